@@ -1,0 +1,1 @@
+"""Chancery: a PKI suite that an organisation can run itself."""

@@ -1,0 +1,1 @@
+"""Bytes to values and back; the only importer of ASN.1 libraries."""

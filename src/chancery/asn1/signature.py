@@ -1,0 +1,162 @@
+"""
+Signature algorithms: one AlgorithmIdentifier per row, beside the clause that fixes its bytes.
+
+A `Signer` here is anything that signs bytes under one algorithm; `KeySigner` makes one from any
+private key with pyca's interface, whether it lives in memory or in a token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Protocol
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+
+from chancery.asn1 import der
+from chancery.errors import ErrorType, PKIError
+
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+HashAlgorithm = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
+
+
+class Scheme(enum.Enum):
+    RSA_PKCS1 = "RSASSA-PKCS1-v1_5"
+    RSA_PSS = "RSASSA-PSS"
+    ECDSA = "ECDSA"
+    ED25519 = "Ed25519"
+
+
+def _pss_identifier(hash_oid: str, salt: int) -> bytes:
+    """AlgorithmIdentifier of RSASSA-PSS with MGF1 over the same hash (RFC 4055 3.1)."""
+    hash_identifier = der.sequence(der.oid(hash_oid), der.null())
+    mgf = der.sequence(der.oid("1.2.840.113549.1.1.8"), hash_identifier)
+    parameters = der.sequence(
+        der.explicit(0, hash_identifier), der.explicit(1, mgf), der.explicit(2, der.integer(salt))
+    )
+    return der.sequence(der.oid("1.2.840.113549.1.1.10"), parameters)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SignatureAlgorithm:
+    """A signature algorithm: its name, its DER AlgorithmIdentifier, and how pyca spells it."""
+
+    name: str
+    identifier: bytes
+    scheme: Scheme
+    hash: HashAlgorithm | None
+
+    def verify(self, public_key: PublicKey, signature: bytes, data: bytes) -> None:
+        """Raise InvalidSignature unless `signature` is this key's over `data`."""
+        if self.scheme is Scheme.ECDSA and isinstance(public_key, ec.EllipticCurvePublicKey) and self.hash:
+            public_key.verify(signature, data, ec.ECDSA(self.hash))
+        elif self.scheme is Scheme.ED25519 and isinstance(public_key, ed25519.Ed25519PublicKey):
+            public_key.verify(signature, data)
+        elif isinstance(public_key, rsa.RSAPublicKey) and self.hash and self.scheme is Scheme.RSA_PKCS1:
+            public_key.verify(signature, data, padding.PKCS1v15(), self.hash)
+        elif isinstance(public_key, rsa.RSAPublicKey) and self.hash and self.scheme is Scheme.RSA_PSS:
+            public_key.verify(signature, data, pss_padding(self.hash), self.hash)
+        else:
+            raise InvalidSignature(f"{self.name} does not fit the key")
+
+
+def pss_padding(hash_: HashAlgorithm) -> padding.PSS:
+    """PSS as RFC 4055 recommends: MGF1 over the same hash, salt as long as the digest."""
+    return padding.PSS(padding.MGF1(hash_), hash_.digest_size)
+
+
+def _rsa(arc: int, null: bytes = b"\x05\x00") -> bytes:
+    return der.sequence(der.oid(f"1.2.840.113549.1.1.{arc}"), null)
+
+
+def _ecdsa(arc: int) -> bytes:
+    return der.sequence(der.oid(f"1.2.840.10045.4.3.{arc}"))
+
+
+_SHA = "2.16.840.1.101.3.4.2"
+ALGORITHMS = {
+    algorithm.name: algorithm
+    for algorithm in (
+        # RFC 4055 5: parameters NULL.
+        SignatureAlgorithm("sha256WithRSAEncryption", _rsa(11), Scheme.RSA_PKCS1, hashes.SHA256()),
+        SignatureAlgorithm("sha384WithRSAEncryption", _rsa(12), Scheme.RSA_PKCS1, hashes.SHA384()),
+        SignatureAlgorithm("sha512WithRSAEncryption", _rsa(13), Scheme.RSA_PKCS1, hashes.SHA512()),
+        SignatureAlgorithm("rsassaPss-sha256", _pss_identifier(f"{_SHA}.1", 32), Scheme.RSA_PSS, hashes.SHA256()),
+        SignatureAlgorithm("rsassaPss-sha384", _pss_identifier(f"{_SHA}.2", 48), Scheme.RSA_PSS, hashes.SHA384()),
+        SignatureAlgorithm("rsassaPss-sha512", _pss_identifier(f"{_SHA}.3", 64), Scheme.RSA_PSS, hashes.SHA512()),
+        # RFC 5758 3.2: parameters absent.
+        SignatureAlgorithm("ecdsa-with-SHA256", _ecdsa(2), Scheme.ECDSA, hashes.SHA256()),
+        SignatureAlgorithm("ecdsa-with-SHA384", _ecdsa(3), Scheme.ECDSA, hashes.SHA384()),
+        SignatureAlgorithm("ecdsa-with-SHA512", _ecdsa(4), Scheme.ECDSA, hashes.SHA512()),
+        # RFC 8410 3: parameters absent.
+        SignatureAlgorithm("Ed25519", der.sequence(der.oid("1.3.101.112")), Scheme.ED25519, None),
+    )
+}
+BY_IDENTIFIER = {algorithm.identifier: algorithm for algorithm in ALGORITHMS.values()}
+
+
+def algorithm_for(public_key: object, *, pss: bool = False) -> SignatureAlgorithm:
+    """
+    Choose the algorithm a key signs with: the digest is as strong as the key.
+
+    Raises PKIError(BAD_ALG) for a key type that this suite does not sign with.
+    """
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        hashes_by_curve = {"secp256r1": "256", "secp384r1": "384", "secp521r1": "512"}
+        if (digest := hashes_by_curve.get(public_key.curve.name)) is not None:
+            return ALGORITHMS[f"ecdsa-with-SHA{digest}"]
+    elif isinstance(public_key, rsa.RSAPublicKey):
+        return ALGORITHMS["rsassaPss-sha256" if pss else "sha256WithRSAEncryption"]
+    elif isinstance(public_key, ed25519.Ed25519PublicKey):
+        return ALGORITHMS["Ed25519"]
+    raise PKIError(ErrorType.BAD_ALG, "a key of a type that is not supported for signing")
+
+
+def algorithm_from_identifier(identifier: bytes) -> SignatureAlgorithm:
+    """Return the algorithm of a DER AlgorithmIdentifier; PKIError(BAD_ALG) when unknown."""
+    try:
+        return BY_IDENTIFIER[identifier]
+    except KeyError:
+        raise PKIError(ErrorType.BAD_ALG, "a signature algorithm that is not supported") from None
+
+
+class Signer(Protocol):
+    """
+    A private key bound to one signature algorithm.
+
+    `sign` returns the signature octets as they stand in the BIT STRING or OCTET STRING (ECDSA as
+    Ecdsa-Sig-Value DER). It may block on a token, is safe to call from many threads, and raises
+    PKIError(SYSTEM_UNAVAIL) when the token does not answer. It is never retried blindly.
+    """
+
+    @property
+    def algorithm(self) -> SignatureAlgorithm: ...
+
+    @property
+    def public_key(self) -> PublicKey: ...
+
+    def sign(self, data: bytes) -> bytes: ...
+
+
+class KeySigner:
+    """A `Signer` over any private key with pyca's interface."""
+
+    def __init__(self, key: PrivateKey, algorithm: SignatureAlgorithm | None = None) -> None:
+        self.key = key
+        self.public_key: PublicKey = key.public_key()
+        self.algorithm = algorithm or algorithm_for(self.public_key)
+
+    def sign(self, data: bytes) -> bytes:
+        """Sign `data` (not yet hashed) and return the signature octets."""
+        key, algorithm = self.key, self.algorithm
+        if isinstance(key, ec.EllipticCurvePrivateKey) and algorithm.hash:
+            return key.sign(data, ec.ECDSA(algorithm.hash))
+        if isinstance(key, ed25519.Ed25519PrivateKey):
+            return key.sign(data)
+        if isinstance(key, rsa.RSAPrivateKey) and algorithm.hash:
+            pss = algorithm.scheme is Scheme.RSA_PSS
+            return key.sign(data, pss_padding(algorithm.hash) if pss else padding.PKCS1v15(), algorithm.hash)
+        raise PKIError(ErrorType.BAD_ALG, f"{algorithm.name} does not fit the key")

@@ -1,0 +1,1 @@
+"""The Merkle journal, its checkpoints and their auditor."""

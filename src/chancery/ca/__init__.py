@@ -1,0 +1,1 @@
+"""Issuing and revoking: the order is the product."""

@@ -1,0 +1,1 @@
+"""The OCSP responder as a function of its arguments, and its cache."""

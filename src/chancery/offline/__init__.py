@@ -1,0 +1,1 @@
+"""The CA without a network, and the signed bundles that leave it."""

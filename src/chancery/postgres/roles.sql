@@ -1,0 +1,34 @@
+-- Grants per process, run after every migration; idempotent. The roles exist already.
+-- chancery_owner owns the schema and is used by `chancery db migrate` alone.
+GRANT USAGE ON SCHEMA chancery TO chancery_ra, chancery_worker, chancery_ocsp, chancery_tsa, chancery_auditor;
+
+-- The web process that the network reaches: it asks, it never issues.
+GRANT SELECT ON chancery.issuer, chancery.profile, chancery.operator, chancery.request, chancery.certificate,
+    chancery.certificate_status, chancery.revocation_request, chancery.crl, chancery.crl_wish TO chancery_ra;
+GRANT INSERT (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at)
+    ON chancery.request TO chancery_ra;
+GRANT INSERT (issuer_id, serial, reason, invalidity_date, requestor, received_at) ON chancery.revocation_request TO chancery_ra;
+GRANT INSERT ON chancery.crl_wish TO chancery_ra;
+GRANT INSERT (fingerprint, name, roles, profiles, added_at), UPDATE (removed_at) ON chancery.operator TO chancery_ra;
+GRANT INSERT (body) ON chancery.journal_event TO chancery_ra;
+
+-- The issuing worker.
+GRANT SELECT ON ALL TABLES IN SCHEMA chancery TO chancery_worker;
+GRANT INSERT ON chancery.issuer, chancery.profile, chancery.serial, chancery.intent, chancery.certificate,
+    chancery.certificate_status, chancery.crl_number, chancery.crl, chancery.journal_leaf,
+    chancery.journal_checkpoint TO chancery_worker;
+GRANT INSERT (body) ON chancery.journal_event TO chancery_worker;
+GRANT UPDATE (state, worker, taken_at, error, detail) ON chancery.request TO chancery_worker;
+GRANT UPDATE (state, detail) ON chancery.revocation_request TO chancery_worker;
+GRANT UPDATE (state, revoked_at, reason, invalidity_date, changed_at) ON chancery.certificate_status TO chancery_worker;
+
+-- The OCSP responder reads.
+GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_status, chancery.crl TO chancery_ocsp;
+
+-- The timestamping authority records.
+GRANT SELECT ON chancery.issuer, chancery.certificate TO chancery_tsa;
+GRANT INSERT, SELECT ON chancery.tsa_token TO chancery_tsa;
+GRANT INSERT (body) ON chancery.journal_event TO chancery_tsa;
+
+-- The auditor reads everything.
+GRANT SELECT ON ALL TABLES IN SCHEMA chancery TO chancery_auditor;

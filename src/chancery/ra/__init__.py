@@ -1,0 +1,1 @@
+"""Many protocols, one enrolment request."""

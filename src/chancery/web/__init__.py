@@ -1,0 +1,1 @@
+"""Transport only, HTTP in, one call, HTTP out."""
