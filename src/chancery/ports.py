@@ -48,6 +48,7 @@ class EventKind(enum.Enum):
     REVOCATION_REQUESTED = "revocation.requested"
     CERTIFICATE_REVOKED = "certificate.revoked"
     REVOCATION_REFUSED = "revocation.refused"
+    CRL_REQUESTED = "crl.requested"
     CRL_INTENT = "crl.intent"
     CRL_PUBLISHED = "crl.published"
     OPERATOR_ENROLLED = "operator.enrolled"
@@ -60,6 +61,7 @@ class EventKind(enum.Enum):
     TOKENS_RECORDED = "tsa.tokens"
     CLOCK_LOST = "tsa.clock-lost"
     CLOCK_REGAINED = "tsa.clock-regained"
+    LEAP_SECOND = "tsa.leap-second"
     BUNDLE_IMPORTED = "bundle.imported"
 
 
@@ -159,9 +161,11 @@ class Intent:
     issuer_id: int
     serial: bytes
     tbs: bytes
+    not_after: datetime.datetime
     profile: str
     profile_version: int
     profile_sha256: bytes
+    recorded_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -264,10 +268,16 @@ class RevokedEntry:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CRLRecord:
+    """
+    A signed CRL. `this_update` is in whole seconds; `covers` is the exact moment from which its entries
+    were read: a status changed later is not in it.
+    """
+
     issuer_id: int
     number: int
     this_update: datetime.datetime
     next_update: datetime.datetime
+    covers: datetime.datetime
     der: bytes
 
 
@@ -282,7 +292,7 @@ class IssuanceStore(Protocol):
         """Take at most `limit` waiting requests for this worker, oldest first; nobody else gets them."""
 
     def record_intents(
-        self, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]
+        self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]
     ) -> None:
         """
         Reserve the serials and record the intents; refuse the refused.
@@ -334,7 +344,10 @@ class RevocationStore(Protocol):
         """
 
     def crl_due(self, at: datetime.datetime) -> list[int]:
-        """Issuers with a publication asked for, a revocation newer than their CRL, or a CRL near its end."""
+        """
+        Issuers that need a CRL: none yet, one asked for or a status revoked after what the latest covers,
+        or the latest near its end.
+        """
 
     def latest_crl(self, issuer_id: int) -> CRLRecord | None: ...
 
@@ -403,10 +416,15 @@ class TokenRecord:
 
 
 class TimestampStore(Protocol):
-    """The timestamping authority's records."""
+    """The timestamping authority's records. Coroutines, for one event loop."""
 
-    def record(self, tokens: Sequence[TokenRecord], events: Sequence[Event]) -> None:
-        """Store all of them, in one transaction. A repeated serial fails the whole batch with SYSTEM_FAILURE."""
+    async def record(self, tokens: Sequence[TokenRecord], events: Sequence[Event]) -> None:
+        """
+        Store all of them, in one transaction; durable on return.
+
+        A repeated serial fails the whole batch with PKIError(SYSTEM_FAILURE). PKIError(SYSTEM_UNAVAIL) when
+        the database is away: then the caller does not know whether it took effect, and must not sign.
+        """
 
 
 class Role(enum.Enum):

@@ -20,6 +20,7 @@ SEQUENCE, SET = 0x30, 0x31
 
 MAX_SIZE = 64 * 1024
 MAX_DEPTH = 32
+MAX_OID = 128
 
 
 def length(size: int) -> bytes:
@@ -121,6 +122,8 @@ def decode_oid(content: bytes) -> str:
     """Dotted form of the content octets of an OBJECT IDENTIFIER."""
     if not content or content[-1] & 0x80:
         raise malformed("an object identifier ends in the middle")
+    if len(content) > MAX_OID:
+        raise malformed(f"an object identifier of more than {MAX_OID} octets")
     arcs: list[int] = []
     value = 0
     for octet in content:

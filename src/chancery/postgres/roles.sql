@@ -32,3 +32,9 @@ GRANT INSERT (body) ON chancery.journal_event TO chancery_tsa;
 
 -- The auditor reads everything.
 GRANT SELECT ON ALL TABLES IN SCHEMA chancery TO chancery_auditor;
+
+-- Nobody creates anything beside the schema, and trigger functions are not for calling.
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chancery FROM PUBLIC;
+GRANT USAGE ON SCHEMA public TO chancery_auditor;
+GRANT SELECT ON chancery_migration TO chancery_auditor;

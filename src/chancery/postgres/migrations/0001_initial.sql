@@ -44,6 +44,20 @@ CREATE TABLE chancery.operator (
     added_at     timestamptz NOT NULL,
     removed_at   timestamptz
 );
+-- Removed for good: neither brought back nor changed.
+CREATE FUNCTION chancery.operator_forwards() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.removed_at IS NOT NULL OR NEW.removed_at IS NULL
+       OR (NEW.fingerprint, NEW.name, NEW.roles, NEW.profiles, NEW.added_at)
+          IS DISTINCT FROM (OLD.fingerprint, OLD.name, OLD.roles, OLD.profiles, OLD.added_at) THEN
+        RAISE EXCEPTION 'operator % can only be removed, once', OLD.name USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER operator_forwards BEFORE UPDATE ON chancery.operator
+    FOR EACH ROW EXECUTE FUNCTION chancery.operator_forwards();
+CREATE TRIGGER operator_kept BEFORE DELETE ON chancery.operator
+    FOR EACH ROW EXECUTE FUNCTION chancery.refuse_change();
 
 CREATE TABLE chancery.request (
     request_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -66,7 +80,16 @@ CREATE TABLE chancery.request (
     CHECK ((state = 'refused') = (error IS NOT NULL))
 );
 CREATE INDEX request_waiting ON chancery.request (request_id) WHERE state = 'waiting';
-CREATE INDEX request_taken ON chancery.request (worker) WHERE state = 'taken';
+-- A refused request may leave an intent behind whose unconfirmed mark was not yet written.
+CREATE INDEX request_held ON chancery.request (worker) WHERE state IN ('taken', 'refused');
+
+-- A settled request stays settled; what was asked is kept by grant.
+CREATE FUNCTION chancery.request_forwards() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'request % is settled', OLD.request_id USING ERRCODE = 'restrict_violation';
+END $$;
+CREATE TRIGGER request_forwards BEFORE UPDATE ON chancery.request
+    FOR EACH ROW WHEN (OLD.state IN ('done', 'refused')) EXECUTE FUNCTION chancery.request_forwards();
 
 CREATE TABLE chancery.serial (
     issuer_id    integer NOT NULL REFERENCES chancery.issuer,
@@ -80,6 +103,7 @@ CREATE TABLE chancery.intent (
     request_id       bigint NOT NULL REFERENCES chancery.request,
     worker           text NOT NULL,
     tbs              bytea NOT NULL,
+    not_after        timestamptz NOT NULL,
     profile          text NOT NULL,
     profile_version  integer NOT NULL,
     profile_sha256   bytea NOT NULL,
@@ -109,6 +133,7 @@ CREATE INDEX certificate_spki ON chancery.certificate (spki_sha256);
 CREATE INDEX certificate_subject ON chancery.certificate (subject text_pattern_ops);
 CREATE INDEX certificate_names ON chancery.certificate USING gin (names);
 CREATE INDEX certificate_serial ON chancery.certificate (serial);
+CREATE INDEX certificate_fingerprint ON chancery.certificate (sha256(der));   -- finds an operator's certificate
 
 CREATE TABLE chancery.certificate_status (
     issuer_id        integer NOT NULL,
@@ -149,6 +174,9 @@ BEGIN
 END $$;
 CREATE TRIGGER status_notify AFTER UPDATE ON chancery.certificate_status
     FOR EACH ROW EXECUTE FUNCTION chancery.status_notify();
+-- A serial is revoked without a status before it when only its intent is known.
+CREATE TRIGGER status_notify_new AFTER INSERT ON chancery.certificate_status
+    FOR EACH ROW WHEN (NEW.state <> 'good') EXECUTE FUNCTION chancery.status_notify();
 
 CREATE TABLE chancery.revocation_request (
     revocation_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -162,6 +190,12 @@ CREATE TABLE chancery.revocation_request (
     detail           text
 );
 CREATE INDEX revocation_waiting ON chancery.revocation_request (revocation_id) WHERE state = 'waiting';
+CREATE FUNCTION chancery.revocation_forwards() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'revocation request % is settled', OLD.revocation_id USING ERRCODE = 'restrict_violation';
+END $$;
+CREATE TRIGGER revocation_forwards BEFORE UPDATE ON chancery.revocation_request
+    FOR EACH ROW WHEN (OLD.state <> 'waiting') EXECUTE FUNCTION chancery.revocation_forwards();
 
 CREATE TABLE chancery.crl_number (
     issuer_id  integer NOT NULL REFERENCES chancery.issuer,
@@ -174,6 +208,7 @@ CREATE TABLE chancery.crl (
     number       bigint NOT NULL,
     this_update  timestamptz NOT NULL,
     next_update  timestamptz NOT NULL CHECK (next_update > this_update),
+    covers       timestamptz NOT NULL,
     der          bytea NOT NULL,
     PRIMARY KEY (issuer_id, number),
     FOREIGN KEY (issuer_id, number) REFERENCES chancery.crl_number
@@ -196,15 +231,20 @@ CREATE TABLE chancery.crl_wish (
     requestor  text NOT NULL,
     asked_at   timestamptz NOT NULL
 );
+CREATE INDEX crl_wish_asked ON chancery.crl_wish (issuer_id, asked_at);
 
--- The leaf of an event is SHA-256(00 || body); everything else about it is derived from the body.
+-- The leaf of an event is SHA-256(00 || body): kind and subject are derived from the body; writer and xid are
+-- not in the leaf. By xid the sequencer knows which events it has not seen: ids are drawn before they commit,
+-- so a lower id may appear after a higher one.
 CREATE TABLE chancery.journal_event (
     event_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     body      text NOT NULL,
     kind      text NOT NULL GENERATED ALWAYS AS ((body::json) ->> 'kind') STORED,
     subject   text NOT NULL GENERATED ALWAYS AS ((body::json) ->> 'subject') STORED,
-    writer    name NOT NULL DEFAULT current_user
+    writer    name NOT NULL DEFAULT current_user,
+    xid       xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
+CREATE INDEX journal_event_xid ON chancery.journal_event (xid);
 CREATE INDEX journal_event_subject ON chancery.journal_event (subject);
 
 CREATE TABLE chancery.journal_leaf (
@@ -237,6 +277,10 @@ BEGIN
                              'journal_event', 'journal_leaf', 'journal_checkpoint', 'tsa_token'] LOOP
         EXECUTE format('CREATE TRIGGER kept BEFORE UPDATE OR DELETE ON chancery.%I
                         FOR EACH ROW EXECUTE FUNCTION chancery.refuse_change()', t);
+        EXECUTE format('CREATE TRIGGER not_emptied BEFORE TRUNCATE ON chancery.%I
+                        FOR EACH STATEMENT EXECUTE FUNCTION chancery.refuse_change()', t);
+    END LOOP;
+    FOREACH t IN ARRAY ARRAY['operator', 'request', 'certificate_status', 'revocation_request'] LOOP
         EXECUTE format('CREATE TRIGGER not_emptied BEFORE TRUNCATE ON chancery.%I
                         FOR EACH STATEMENT EXECUTE FUNCTION chancery.refuse_change()', t);
     END LOOP;

@@ -1,0 +1,47 @@
+# The two commands: `make up` and `make test`. `make help` lists the rest.
+STATE ?= var
+NAME ?= all
+WORKERS ?= 2
+.PHONY: static help up down status test check bench format
+
+help:
+	@echo "make up       install what is missing, start the whole suite in $(STATE), print what to do next"
+	@echo "make down     stop it; the state is kept"
+	@echo "make status   say what runs and how it is"
+	@echo "make test     install what the tests need and run all of them"
+	@echo "make check    the quick loop: ruff, mypy, import contracts, unit tests"
+	@echo "make bench    run every benchmark, or one: make bench NAME=ocsp-cached"
+
+up:
+	@scripts/prepare run
+	@.venv/bin/chancery up --state $(STATE)
+
+down:
+	@.venv/bin/chancery down --state $(STATE)
+
+status:
+	@.venv/bin/chancery status --state $(STATE)
+
+test:
+	@scripts/prepare test
+	@$(MAKE) --no-print-directory static
+	@.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup
+
+check:
+	@scripts/prepare test
+	@$(MAKE) --no-print-directory static
+	@.venv/bin/python -m pytest -q -n $(WORKERS) tests/unit
+
+static:
+	@.venv/bin/ruff check src tests bench
+	@.venv/bin/ruff format --check src tests bench
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+bench:
+	@scripts/prepare test
+	@.venv/bin/python -m bench $(NAME)
+
+format:
+	@.venv/bin/ruff check --fix src tests bench
+	@.venv/bin/ruff format src tests bench

@@ -1,0 +1,1 @@
+"""One program per headline figure; each prints one JSON object with its limit as its last line."""

@@ -1,0 +1,151 @@
+"""The Merkle tree of RFC 9162 section 2.1 (RFC 6962): hashes, a compact range that grows, and proofs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+EMPTY_ROOT = hashlib.sha256(b"").digest()
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """SHA-256(0x00 || data) (RFC 9162 2.1.1)."""
+    return hashlib.sha256(b"\x00" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """SHA-256(0x01 || left || right) (RFC 9162 2.1.1)."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+class CompactRange:
+    """
+    The roots of the perfect subtrees of a tree, largest first: enough to append and to tell the root.
+
+    Holds one hash per set bit of `size`.
+    """
+
+    __slots__ = ("_peaks", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._peaks: list[bytes] = []
+
+    def append(self, leaf: bytes) -> None:
+        """Add the next leaf, given as its hash."""
+        node, size = leaf, self.size
+        while size & 1:
+            node = node_hash(self._peaks.pop(), node)
+            size >>= 1
+        self._peaks.append(node)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """Return MTH of the leaves so far (RFC 9162 2.1.1); SHA-256 of nothing for the empty tree."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        node = self._peaks[-1]
+        for peak in reversed(self._peaks[:-1]):
+            node = node_hash(peak, node)
+        return node
+
+    def copy(self) -> CompactRange:
+        """Return an independent copy."""
+        other = CompactRange()
+        other.size, other._peaks = self.size, list(self._peaks)  # noqa: SLF001 - its own class
+        return other
+
+
+def root_of(leaves: Sequence[bytes]) -> bytes:
+    """Return MTH of these leaf hashes."""
+    tree = CompactRange()
+    for leaf in leaves:
+        tree.append(leaf)
+    return tree.root()
+
+
+def _split(size: int) -> int:
+    """Return the largest power of two below `size`, which is at least 2."""
+    return 1 << (size - 1).bit_length() - 1
+
+
+def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """
+    PATH(index, leaves) of RFC 9162 2.1.3.1: sibling hashes from the leaf upwards.
+
+    Raises IndexError when there is no such leaf.
+    """
+    if not 0 <= index < len(leaves):
+        raise IndexError("no such leaf")
+    if len(leaves) == 1:
+        return []
+    middle = _split(len(leaves))
+    if index < middle:
+        return [*inclusion_proof(leaves[:middle], index), root_of(leaves[middle:])]
+    return [*inclusion_proof(leaves[middle:], index - middle), root_of(leaves[:middle])]
+
+
+def inclusion_holds(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
+    """Tell whether `proof` shows the leaf hash at `index` of the tree of `size` and `root` (RFC 9162 2.1.3.2)."""
+    if not 0 <= index < size:
+        return False
+    fn, sn, node = index, size - 1, leaf
+    for sibling in proof:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            node = node_hash(sibling, node)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            node = node_hash(node, sibling)
+        fn, sn = fn >> 1, sn >> 1
+    return sn == 0 and node == root
+
+
+def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
+    """
+    PROOF(old_size, leaves) of RFC 9162 2.1.4.1; empty when the sizes are equal.
+
+    Raises ValueError unless 0 < old_size <= len(leaves).
+    """
+    if not 0 < old_size <= len(leaves):
+        raise ValueError("the older tree is not empty and not larger")
+    return _subproof(old_size, leaves, whole=True)
+
+
+def _subproof(old_size: int, leaves: Sequence[bytes], *, whole: bool) -> list[bytes]:
+    if old_size == len(leaves):
+        return [] if whole else [root_of(leaves)]
+    middle = _split(len(leaves))
+    if old_size <= middle:
+        return [*_subproof(old_size, leaves[:middle], whole=whole), root_of(leaves[middle:])]
+    return [*_subproof(old_size - middle, leaves[middle:], whole=False), root_of(leaves[:middle])]
+
+
+def consistency_holds(
+    old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]
+) -> bool:
+    """Tell whether `proof` shows that the newer tree continues the older one (RFC 9162 2.1.4.2)."""
+    if not 0 < old_size <= new_size:
+        return False
+    if old_size == new_size:
+        return not proof and old_root == new_root
+    path = [old_root, *proof] if old_size & (old_size - 1) == 0 else list(proof)
+    if not path:
+        return False
+    fn, sn = old_size - 1, new_size - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    old_node = new_node = path[0]
+    for sibling in path[1:]:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            old_node, new_node = node_hash(sibling, old_node), node_hash(sibling, new_node)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            new_node = node_hash(new_node, sibling)
+        fn, sn = fn >> 1, sn >> 1
+    return sn == 0 and old_node == old_root and new_node == new_root

@@ -1,0 +1,13 @@
+"""The client side of the command line: everything that talks to the management interface."""
+
+from __future__ import annotations
+
+import typer
+
+from chancery.cli import commands_certificates, commands_management
+
+
+def register(app: typer.Typer) -> None:
+    """Add the client's commands to the command line."""
+    commands_certificates.register(app)
+    commands_management.register(app)

@@ -1,0 +1,155 @@
+"""`chancery up`, `down` and `processes`: the whole suite on one machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from chancery.cli import bootstrap, guide, health, layout, log, programs, supervisor
+from chancery.cli.layout import Layout
+from chancery.cli.suite import Suite, encode, read_suite
+from chancery.errors import OperatorError
+from chancery.pkcs11.token import find_softhsm_module
+
+State = Annotated[Path, typer.Option(help="The directory that holds everything of this installation.")]
+START_SECONDS, STOP_SECONDS = 60.0, 60.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(processes)
+    app.command(hidden=True)(supervise)
+
+
+def up(
+    state: State = Path("var"),
+    *,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and log to standard output.")] = False,
+    organization: Annotated[
+        str | None, typer.Option(help="Name in the CA certificates (first start only).")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Host name in URLs (first start only).")] = None,
+    ca_port: Annotated[int | None, typer.Option(help="Port of the CA (first start only).")] = None,
+    ocsp_port: Annotated[int | None, typer.Option(help="Port of OCSP and repository (first start only).")] = None,
+    tsa_port: Annotated[
+        int | None, typer.Option(help="Port of the timestamping authority (first start only).")
+    ] = None,
+) -> None:
+    """Bring up the whole suite: database, tokens, CAs, first certificates, processes. Idempotent."""
+    console = Console(soft_wrap=True, highlight=False)
+    place = Layout(state.absolute())
+    began = time.monotonic()
+    chosen = {
+        "organization": organization,
+        "host": host,
+        "ca_port": ca_port,
+        "ocsp_port": ocsp_port,
+        "tsa_port": tsa_port,
+    }
+    suite = _suite(place, {key: value for key, value in chosen.items() if value is not None})
+    if not supervisor.running(place):
+        bootstrap.run(place, suite, console)
+        if foreground:
+            console.print(guide.text(place, suite), markup=False)
+            supervise(state)
+            return
+        _start_supervisor(place)
+    with console.status("waiting until every process is healthy"):
+        health.wait(place, suite, START_SECONDS)
+    console.print(f"every process is healthy after {time.monotonic() - began:.1f} s", markup=False)
+    console.print(guide.text(place, suite), markup=False)
+
+
+def _suite(place: Layout, chosen: dict[str, object]) -> Suite:
+    """Read the installation's settings, or make them on the first start. Later changes go into the file."""
+    if place.suite.exists():
+        suite = read_suite(place)
+        changed = sorted(key for key, value in chosen.items() if getattr(suite, key) != value)
+        if changed:
+            raise OperatorError(
+                f"{', '.join(changed)} cannot change after the first start: certificates carry it",
+                f"start without it, or with another --state than {place.state}",
+            )
+        return suite
+    module = find_softhsm_module()
+    if module is None:
+        raise OperatorError("no SoftHSM2 module is installed", "run `apt-get install softhsm2` and start again")
+    try:
+        suite = msgspec.convert({"module": module, **chosen}, Suite)
+    except msgspec.ValidationError as error:
+        raise OperatorError(f"the settings are wrong: {error}", "correct the option and start again") from None
+    place.state.mkdir(mode=0o755, parents=True, exist_ok=True)
+    layout.write_public(place.suite, encode(suite))
+    return suite
+
+
+def _start_supervisor(place: Layout) -> None:
+    place.log.parent.mkdir(exist_ok=True)
+    with place.log.open("ab") as output:
+        subprocess.Popen(  # noqa: S603 - this same program
+            [*layout.program(), "supervise", "--state", str(place.state)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd="/",
+        )
+
+
+def supervise(state: State = Path("var")) -> None:
+    """Run the processes of a bootstrapped installation, in the foreground."""
+    place = Layout(state.absolute())
+    log.configure("supervisor")
+    suite = read_suite(place)
+    supervisor.Supervisor(place, programs.programs(place, suite), None).run()
+
+
+def down(state: State = Path("var")) -> None:
+    """Stop everything that `chancery up` started; the state is kept."""
+    console = Console(soft_wrap=True, highlight=False)
+    place = Layout(state.absolute())
+    if not supervisor.running(place):
+        console.print(f"nothing runs in {place.state}", markup=False)
+        return
+    # The lock is held before the state is written, so wait for the pid.
+    pid = _wait_for_pid(place)
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    with console.status("stopping"):
+        while supervisor.running(place):
+            if time.monotonic() > deadline:
+                raise OperatorError(f"the supervisor {pid} does not stop", f"look at {place.log}, then kill {pid}")
+            time.sleep(0.05)
+    console.print("stopped; the state is kept", markup=False)
+
+
+def _wait_for_pid(place: Layout) -> int:
+    for _ in range(50):
+        if isinstance(pid := supervisor.state(place).get("pid"), int):
+            return pid
+        time.sleep(0.1)
+    raise OperatorError("the supervisor does not say which process it is", f"look at {place.log}")
+
+
+def processes(state: State = Path("var")) -> None:
+    """Say which processes of this machine run, and whether each is healthy."""
+    console = Console(soft_wrap=True, highlight=False)
+    place = Layout(state.absolute())
+    if not supervisor.running(place):
+        console.print(f"nothing runs in {place.state}; start it with: chancery up --state {state}", markup=False)
+        raise typer.Exit(1)
+    answers = health.look(place, read_suite(place))
+    for name, answer in answers.items():
+        console.print(f"{name:<10} {answer or 'healthy'}", markup=False)
+    if any(answers.values()):
+        raise typer.Exit(1)

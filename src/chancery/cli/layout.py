@@ -1,0 +1,170 @@
+"""Where everything of one machine's installation lives below its state directory, and as whom it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from chancery.errors import OperatorError
+
+TOKENS = ("offline", "issuing", "ocsp", "tsa")
+PROCESSES = ("worker", "ca", "ocsp", "tsa")
+DATABASE_ROLES = {
+    "ca": "ra",
+    "worker": "worker",
+    "ocsp": "ocsp",
+    "tsa": "tsa",
+    "auditor": "auditor",
+    "owner": "owner",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Account:
+    """A system account that a process runs as."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths below the state directory. Nothing here touches the disk."""
+
+    state: Path
+
+    def __post_init__(self) -> None:
+        if not self.state.is_absolute():
+            raise ValueError("the state directory is given as an absolute path")
+
+    def config(self, process: str) -> Path:
+        return self.state / "conf" / f"{process}.toml"
+
+    def token(self, role: str) -> Path:
+        return self.state / "tokens" / role
+
+    def database_password(self, role: str) -> Path:
+        return self.state / "secrets" / f"db-{role}.password"
+
+    @property
+    def suite(self) -> Path:
+        return self.state / "suite.toml"
+
+    @property
+    def pki(self) -> Path:
+        return self.state / "pki"
+
+    @property
+    def admin(self) -> Path:
+        return self.state / "admin"
+
+    @property
+    def tls(self) -> Path:
+        return self.state / "tls"
+
+    @property
+    def offline(self) -> Path:
+        return self.state / "offline"
+
+    @property
+    def run(self) -> Path:
+        return self.state / "run"
+
+    @property
+    def log(self) -> Path:
+        return self.state / "log" / "chancery.log"
+
+    @property
+    def database(self) -> Path:
+        return self.state / "db"
+
+    @property
+    def client(self) -> Path:
+        return self.state / "client.toml"
+
+    @property
+    def done(self) -> Path:
+        return self.state / "bootstrapped"
+
+
+def accounts() -> dict[str, Account]:
+    """
+    Return one system account per process, made where missing, when running as root.
+
+    Without root everything runs as the one account that called, and the dictionary is empty: keys are
+    then kept apart by token, PIN and database role, not by account.
+    """
+    if os.geteuid() != 0:
+        return {}
+    return {process: _account(f"chancery-{process}") for process in PROCESSES}
+
+
+def _account(name: str) -> Account:
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        command = ["useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent"]
+        shell = shutil.which("nologin", path="/usr/sbin:/sbin:/usr/bin") or "/bin/false"
+        try:
+            subprocess.run([*command, "--shell", shell, name], check=True, capture_output=True)  # noqa: S603 - fixed words
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise OperatorError(
+                f"the system account {name} cannot be made", f"run `useradd --system {name}` and start again"
+            ) from error
+        entry = pwd.getpwnam(name)
+    return Account(name, entry.pw_uid, entry.pw_gid)
+
+
+def give(path: Path, account: Account | None) -> None:
+    """Hand a file or a whole directory to an account; nothing when there is none."""
+    if account is None:
+        return
+    os.chown(path, account.uid, account.gid)
+    for directory, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            os.chown(Path(directory) / name, account.uid, account.gid, follow_symlinks=False)
+
+
+def private_directory(path: Path, account: Account | None = None) -> Path:
+    """Make a directory that only its account can enter."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+    if account is not None:
+        os.chown(path, account.uid, account.gid)
+    return path
+
+
+def write_private(path: Path, content: bytes, account: Account | None = None) -> None:
+    """Write a file that only its account can read, whole or not at all, durable on return."""
+    _write(path, content, 0o600, account)
+
+
+def write_public(path: Path, content: bytes, account: Account | None = None) -> None:
+    """Write a file that all may read, whole or not at all, durable on return."""
+    _write(path, content, 0o644, account)
+
+
+def _write(path: Path, content: bytes, mode: int, account: Account | None) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        if account is not None:
+            os.fchown(descriptor, account.uid, account.gid)
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.replace(path)
+
+
+def program() -> list[str]:
+    """Return the words that start this same program again."""
+    return [sys.executable, "-m", "chancery.cli.main"]

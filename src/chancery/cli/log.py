@@ -1,0 +1,36 @@
+"""One JSON object a line on standard error, the process's name in each; warnings included."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+import structlog
+
+
+def configure(process: str) -> None:
+    """Send structlog, the standard logger and Python's warnings through one JSON renderer."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer(sort_keys=True)],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processor=structlog.processors.JSONRenderer(sort_keys=True)
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    # Request lines are logged once, by the servers themselves.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+    warnings.simplefilter("default")

@@ -1,0 +1,188 @@
+"""The whole suite on one machine: its few settings, and each process's strict configuration made from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import tomli_w
+
+from chancery.cli.layout import DATABASE_ROLES, TOKENS, Layout
+from chancery.config import (
+    AuditorConfig,
+    CAConfig,
+    CRLSection,
+    DatabaseSection,
+    Delegate,
+    Deployment,
+    JournalSection,
+    Listen,
+    OCSPConfig,
+    OwnerConfig,
+    Port,
+    ProcessConfig,
+    Section,
+    TLSSection,
+    TokenSection,
+    TSAConfig,
+    URLSection,
+    WorkerConfig,
+    decode,
+)
+
+OID_POLICY = "1.3.6.1.4.1.99999.1.1"
+"""A placeholder arc for a first installation; an organisation sets its own in suite.toml."""
+
+ROOT, ISSUING = "root", "issuing"
+SERIAL_INSTANCE, OFFLINE_INSTANCE, TSA_INSTANCE = 1, 0x70, 1
+
+
+class ExternalDatabase(Section, frozen=True, kw_only=True):
+    """A PostgreSQL server that is already there; `admin` may make roles and a database."""
+
+    host: str
+    port: Port = 5432
+    admin: str
+    admin_database: str = "postgres"
+    admin_password_file: Path | None = None
+
+
+class Suite(Section, frozen=True, kw_only=True):
+    """`suite.toml`: what `chancery up` was told. Ports are TCP on `address`; `host` is what URLs say."""
+
+    deployment: Deployment = "laptop"
+    organization: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] = "Example"
+    host: str = "localhost"
+    address: str = "127.0.0.1"
+    ca_port: Port = 8443
+    ocsp_port: Port = 8080
+    tsa_port: Port = 8081
+    tsa_policy: str = OID_POLICY
+    tsa_accuracy_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1000
+    module: Path
+    database: ExternalDatabase | None = None
+
+    @property
+    def ca_url(self) -> str:
+        return f"https://{self.host}:{self.ca_port}"
+
+    @property
+    def ocsp_url(self) -> str:
+        return f"http://{self.host}:{self.ocsp_port}"
+
+    @property
+    def tsa_url(self) -> str:
+        return f"http://{self.host}:{self.tsa_port}/tsa"
+
+
+def read_suite(layout: Layout) -> Suite:
+    """Return the settings of an installation. OperatorError when the file is missing or wrong."""
+    suite: Suite = decode(layout.suite, Suite)
+    return suite
+
+
+def encode(config: msgspec.Struct) -> bytes:
+    """Return a configuration as TOML text (UTF-8), without the keys that are not set."""
+    plain = msgspec.to_builtins(config, enc_hook=str)
+    return tomli_w.dumps(_without_none(plain)).encode()
+
+
+def _without_none(value: object) -> dict[str, object]:
+    assert isinstance(value, dict)
+    return {
+        key: _without_none(inner) if isinstance(inner, dict) else inner
+        for key, inner in value.items()
+        if inner is not None
+    }
+
+
+def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, ProcessConfig]:
+    """Make each process's configuration; `socket` is the directory of the embedded server's socket."""
+    deployment = suite.deployment
+    return {
+        "ca": CAConfig(
+            deployment=deployment,
+            listen=Listen(host=suite.address, port=suite.ca_port),
+            tls=TLSSection(
+                certificate=layout.tls / "server.pem",
+                key=layout.tls / "server.key",
+                client_ca=layout.pki / "chain.pem",
+            ),
+            database=_database(layout, suite, socket, "ca"),
+        ),
+        "worker": WorkerConfig(
+            deployment=deployment,
+            instance=SERIAL_INSTANCE,
+            default_issuer=ISSUING,
+            health_file=layout.run / "worker" / "health",
+            database=_database(layout, suite, socket, "worker"),
+            token=token_section(layout, suite, "issuing"),
+            urls=URLSection(
+                ocsp=f"{suite.ocsp_url}/ocsp",
+                crl=f"{suite.ocsp_url}/crl/{{issuer}}.crl",
+                ca_issuers=f"{suite.ocsp_url}/ca/{{issuer}}.cer",
+            ),
+            crl=CRLSection(),
+            journal=JournalSection(origin=_origin(suite), checkpoint_file=layout.run / "worker" / "checkpoints"),
+        ),
+        "ocsp": OCSPConfig(
+            deployment=deployment,
+            listen=Listen(host=suite.address, port=suite.ocsp_port),
+            database=_database(layout, suite, socket, "ocsp"),
+            token=token_section(layout, suite, "ocsp"),
+            delegates=[Delegate(issuer=ISSUING, key_label="ocsp-issuing")],
+        ),
+        "tsa": TSAConfig(
+            deployment=deployment,
+            instance=TSA_INSTANCE,
+            listen=Listen(host=suite.address, port=suite.tsa_port),
+            database=_database(layout, suite, socket, "tsa"),
+            token=token_section(layout, suite, "tsa"),
+            key_label="tsa",
+            policy=suite.tsa_policy,
+            accuracy_ms=suite.tsa_accuracy_ms,
+            time_source="kernel" if deployment == "production" else "trust-system-clock",
+        ),
+        "auditor": AuditorConfig(
+            database=_database(layout, suite, socket, "auditor"),
+            origin=_origin(suite),
+            public_key=layout.pki / "journal.pem",
+            checkpoint_file=layout.run / "worker" / "checkpoints",
+        ),
+        "owner": OwnerConfig(database=_database(layout, suite, socket, "owner")),
+    }
+
+
+def _origin(suite: Suite) -> str:
+    return f"{suite.host}/chancery/journal"
+
+
+def _database(layout: Layout, suite: Suite, socket: Path, process: str) -> DatabaseSection:
+    role = DATABASE_ROLES[process]
+    external = suite.database
+    return DatabaseSection(
+        host=external.host if external else str(socket),
+        port=external.port if external else 5432,
+        user=f"chancery_{role}",
+        password_file=layout.database_password(role),
+    )
+
+
+def token_section(layout: Layout, suite: Suite, role: str) -> TokenSection:
+    """Return the settings of one of `TOKENS`, each in a SoftHSM2 directory of its own."""
+    assert role in TOKENS
+    directory = layout.token(role)
+    return TokenSection(
+        module=suite.module,
+        label=f"chancery-{role}",
+        pin_file=directory / "pin",
+        environment={"SOFTHSM2_CONF": str(directory / "softhsm2.conf")},
+        lock_file=directory / "lock",
+    )
+
+
+def subject(suite: Suite, name: str) -> str:
+    """RFC 4514 text of the suite's own certificates."""
+    organization = suite.organization.replace("\\", "\\\\").replace(",", "\\,").replace("+", "\\+")
+    return f"CN={organization} {name},O={organization}"

@@ -1,0 +1,215 @@
+"""Starts the processes of one machine, starts them again when they end, and stops them in order."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from chancery.cli.layout import Account, Layout, write_public
+from chancery.errors import OperatorError
+
+BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+SETTLED_SECONDS = 20.0
+STOP_SECONDS = 15.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Program:
+    """
+    A process to keep running.
+
+    `stop_signal` asks it to end in good order. `ready` blocks until what depends on it may start.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    account: Account | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    ready: Callable[[], None] | None = None
+
+
+class Child:
+    """One program as it runs now."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.process: subprocess.Popen[bytes] | None = None
+        self.restarts = 0
+        self._failures = 0
+        self._started = 0.0
+        self._not_before = 0.0
+
+    def start(self, output: int | None) -> None:
+        """Start it; it is told to stop if this process dies, however it dies."""
+        program = self.program
+
+        def die_with_parent() -> None:
+            _libc.prctl(_PR_SET_PDEATHSIG, int(program.stop_signal))
+
+        account = program.account
+        self.process = subprocess.Popen(  # noqa: S603 - commands come from the composition root
+            program.command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+            cwd="/",
+            env=_environment(),
+            umask=0o077,
+            # One thread runs here, so nothing can be held across the fork.
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - see above
+        )
+        self._started = time.monotonic()
+
+    def look(self) -> bool:
+        """Note an exit, with a growing pause for repeated ones; tell whether the state changed."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        if time.monotonic() - self._started > SETTLED_SECONDS:
+            self._failures = 0
+        pause = BACK_OFF[min(self._failures, len(BACK_OFF) - 1)]
+        self._failures += 1
+        self.restarts += 1
+        self._not_before = time.monotonic() + pause
+        log.error("process-ended", name=self.program.name, code=self.process.returncode, again_in_seconds=pause)
+        self.process = None
+        return True
+
+    def due(self) -> bool:
+        return self.process is None and time.monotonic() >= self._not_before
+
+    def stop(self) -> None:
+        """Ask it to end; after `STOP_SECONDS` insist."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(self.program.stop_signal)
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("process-killed", name=self.program.name, after_seconds=STOP_SECONDS)
+            self.process.kill()
+            self.process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Children inherit nothing but where programs are and how text is encoded."""
+    kept = {key: os.environ[key] for key in ("PATH", "LANG", "TZ", "PYTHONPATH") if key in os.environ}
+    return {**kept, "PYTHONUNBUFFERED": "1"}
+
+
+class Supervisor:
+    """Keeps the programs running, first to last; stops them last to first."""
+
+    def __init__(self, layout: Layout, programs: Sequence[Program], output: int | None) -> None:
+        self._layout = layout
+        self._children = [Child(program) for program in programs]
+        self._output = output
+        self._stopping = False
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT. Raises OperatorError when another supervisor has this state directory."""
+        with single(self._layout):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._stop)
+            try:
+                self._start_all()
+                while not self._stopping:
+                    self._look()
+                    time.sleep(0.1)
+            finally:
+                for child in reversed(self._children):
+                    child.stop()
+                log.info("stopped")
+                self._layout.run.joinpath("supervisor.json").unlink(missing_ok=True)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        log.info("stopping", signal=signal.Signals(number).name)
+        self._stopping = True
+
+    def _start_all(self) -> None:
+        for child in self._children:
+            if self._stopping:
+                return
+            self._start(child)
+            if child.program.ready is not None:
+                child.program.ready()
+
+    def _start(self, child: Child) -> None:
+        child.start(self._output)
+        assert child.process is not None
+        log.info("process-started", name=child.program.name, pid=child.process.pid, restarts=child.restarts)
+        self._write_state()
+
+    def _look(self) -> None:
+        for child in self._children:
+            changed = child.look()
+            if child.due():
+                self._start(child)
+            elif changed:
+                self._write_state()
+
+    def _write_state(self) -> None:
+        state = {
+            "pid": os.getpid(),
+            "processes": {
+                child.program.name: {
+                    "pid": child.process.pid if child.process else None,
+                    "restarts": child.restarts,
+                }
+                for child in self._children
+            },
+        }
+        write_public(self._layout.run / "supervisor.json", json.dumps(state, sort_keys=True).encode())
+
+
+@contextlib.contextmanager
+def single(layout: Layout) -> Iterator[None]:
+    """Hold the state directory's lock; OperatorError when somebody else does."""
+    layout.run.mkdir(parents=True, exist_ok=True)
+    with (layout.run / "supervisor.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OperatorError(
+                f"the suite in {layout.state} is already running", "use `chancery down` to stop it"
+            ) from None
+        yield
+
+
+def running(layout: Layout) -> bool:
+    """Tell whether a supervisor holds this state directory."""
+    path: Path = layout.run / "supervisor.lock"
+    if not path.exists():
+        return False
+    with path.open("r") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def state(layout: Layout) -> dict[str, object]:
+    """Return what the running supervisor last wrote, or an empty dictionary."""
+    try:
+        return dict(json.loads((layout.run / "supervisor.json").read_bytes()))
+    except (OSError, ValueError):
+        return {}

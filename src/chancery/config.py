@@ -1,0 +1,272 @@
+"""
+One strict TOML file per process, decoded into frozen values.
+
+An unknown key, a missing key, a wrong type or a missing file stops the start. `load` says which key is
+wrong and what was expected; `chancery check-config FILE` says the same without starting anything.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from chancery.errors import OperatorError
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+OID = Annotated[str, msgspec.Meta(pattern=r"^[0-2](\.(0|[1-9][0-9]*))+$")]
+HTTPURL = Annotated[str, msgspec.Meta(pattern=r"^http://[^\s]+$")]
+Deployment = Literal["laptop", "production"]
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of a configuration file."""
+
+
+class Listen(Section, frozen=True, kw_only=True):
+    """`host` is an address or a name; `port` is TCP."""
+
+    host: str = "127.0.0.1"
+    port: Port
+
+
+class DatabaseSection(Section, frozen=True, kw_only=True):
+    """
+    How to reach PostgreSQL. `host` is a name, an address, or the directory of a socket.
+
+    The password is read from `password_file` (mode 0600); over a network `sslmode` is `verify-full`
+    with `sslrootcert`, and `sslcert` and `sslkey` for a client certificate.
+    """
+
+    host: str
+    port: Port = 5432
+    dbname: str = "chancery"
+    user: str
+    password_file: Path | None = None
+    sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    sslcert: Path | None = None
+    sslkey: Path | None = None
+    sslrootcert: Path | None = None
+
+
+class TokenSection(Section, frozen=True, kw_only=True):
+    """
+    A PKCS#11 token: the module to load, the token's label, and where its PIN comes from.
+
+    Exactly one of `pin_file` (mode 0600), `pin_credential` (the name of a systemd credential) and
+    `pin_prompt`. `environment` is set before the module is loaded (SoftHSM2 wants SOFTHSM2_CONF).
+    """
+
+    module: Path
+    label: str
+    pin_file: Path | None = None
+    pin_credential: str | None = None
+    pin_prompt: bool = False
+    environment: dict[str, str] = {}
+    lock_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if sum((self.pin_file is not None, self.pin_credential is not None, self.pin_prompt)) != 1:
+            raise ValueError("exactly one of pin_file, pin_credential and pin_prompt is needed")
+
+
+class TLSSection(Section, frozen=True, kw_only=True):
+    """Server certificate chain and key (PEM), and the CA certificates that client certificates chain to."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+
+class CAConfig(Section, frozen=True, kw_only=True, tag="ca", tag_field="process"):
+    """`chancery serve ca`: the management and enrolment interface. It holds no CA key."""
+
+    deployment: Deployment
+    listen: Listen
+    tls: TLSSection
+    database: DatabaseSection
+
+
+class URLSection(Section, frozen=True, kw_only=True):
+    """What issued certificates say of where to look. `{issuer}` stands for the issuer's name."""
+
+    ocsp: HTTPURL
+    crl: HTTPURL
+    ca_issuers: HTTPURL
+
+
+class CRLSection(Section, frozen=True, kw_only=True):
+    """`validity_hours` from thisUpdate to nextUpdate; R15: at most 240."""
+
+    validity_hours: Annotated[int, msgspec.Meta(ge=1, le=240)] = 168
+
+
+class JournalSection(Section, frozen=True, kw_only=True):
+    """
+    The Merkle journal: its origin line, the key that signs checkpoints, and a file outside the database.
+
+    Every checkpoint is also appended to `checkpoint_file`, so that a truncated database shows.
+    """
+
+    origin: str
+    key_label: str = "journal"
+    checkpoint_file: Path | None = None
+
+
+class WorkerConfig(Section, frozen=True, kw_only=True, tag="worker", tag_field="process"):
+    """`chancery serve worker`: holds the CA keys, listens on no socket."""
+
+    deployment: Deployment
+    instance: Annotated[int, msgspec.Meta(ge=1, le=127)]
+    default_issuer: Name
+    batch: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 128
+    signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    health_file: Path | None = None
+    profiles: Path | None = None
+    database: DatabaseSection
+    token: TokenSection
+    urls: URLSection
+    crl: CRLSection = CRLSection()
+    journal: JournalSection
+
+
+class Delegate(Section, frozen=True, kw_only=True):
+    """The key in this responder's token that answers for one issuer."""
+
+    issuer: Name
+    key_label: str
+
+
+class OCSPConfig(Section, frozen=True, kw_only=True, tag="ocsp", tag_field="process"):
+    """`chancery serve ocsp`: OCSP, CRLs and CA certificates over HTTP."""
+
+    deployment: Deployment
+    listen: Listen
+    database: DatabaseSection
+    token: TokenSection
+    delegates: list[Delegate]
+    never_issued: Literal["unknown", "extended-revoked"] = "unknown"
+    validity_hours: Annotated[int, msgspec.Meta(ge=8, le=240)] = 24
+    responder_id: Literal["key", "name"] = "key"
+    cache_mebibytes: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
+    signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+
+
+class TSAConfig(Section, frozen=True, kw_only=True, tag="tsa", tag_field="process"):
+    """`chancery serve tsa`: RFC 3161 timestamps. Accuracy is in milliseconds, at most one second (R23)."""
+
+    deployment: Deployment
+    instance: Annotated[int, msgspec.Meta(ge=1, le=127)]
+    listen: Listen
+    database: DatabaseSection
+    token: TokenSection
+    key_label: str
+    policy: OID
+    accuracy_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1000
+    time_source: Literal["kernel", "trust-system-clock"]
+    signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+
+
+class AuditorConfig(Section, frozen=True, kw_only=True, tag="auditor", tag_field="process"):
+    """`chancery audit …`: reads everything, changes nothing."""
+
+    database: DatabaseSection
+    origin: str
+    public_key: Path
+    checkpoint_file: Path | None = None
+
+
+class OwnerConfig(Section, frozen=True, kw_only=True, tag="owner", tag_field="process"):
+    """`chancery db migrate`: the role that owns the schema."""
+
+    database: DatabaseSection
+
+
+ProcessConfig = CAConfig | WorkerConfig | OCSPConfig | TSAConfig | AuditorConfig | OwnerConfig
+_PATH = re.compile(r"\$((?:\.[\w-]+|\[\.\.\.\]|\[\d+\])+)")
+
+
+def _decode_hook(type_: type, value: object) -> object:
+    if type_ is Path and isinstance(value, str):
+        path = Path(value)
+        if not path.is_absolute():
+            raise ValueError(f"`{value}` is not an absolute path")
+        return path
+    raise TypeError(f"cannot make {type_.__name__} of {type(value).__name__}")
+
+
+def load(file: Path) -> ProcessConfig:
+    """
+    Read and check one process's configuration.
+
+    Raises OperatorError naming the file, the key and what was expected of it.
+    """
+    config: ProcessConfig = decode(file, ProcessConfig)
+    return config
+
+
+def decode(file: Path, type_: Any) -> Any:
+    """Decode a TOML file as this type, or raise OperatorError naming file, key and expected value."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"{file} cannot be read: {error}", "give the path of a readable UTF-8 file") from error
+    try:
+        return msgspec.toml.decode(text, type=type_, dec_hook=_decode_hook)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        found = _PATH.search(str(error))
+        where = f"key `{found[1].lstrip('.')}`" if found else "the file"
+        what = _PATH.sub("", str(error)).removesuffix(" - at ``")
+        raise OperatorError(
+            f"{file}: {where}: {what}", "correct the key and run `chancery check-config` on it"
+        ) from None
+
+
+def problems(config: msgspec.Struct, prefix: str = "") -> list[str]:
+    """
+    Name everything in a decoded configuration that would stop the start: files that are missing or open to others.
+
+    Production refuses what only a laptop may do.
+    """
+    found = []
+    for key in config.__struct_fields__:
+        value, name = getattr(config, key), f"{prefix}{key}"
+        if isinstance(value, msgspec.Struct):
+            found += problems(value, f"{name}.")
+        elif isinstance(value, Path) and key not in {"health_file", "checkpoint_file", "lock_file"}:
+            found += _file_problem(name, value)
+    if (
+        getattr(config, "deployment", "") == "production"
+        and getattr(config, "time_source", "") == "trust-system-clock"
+    ):
+        found.append("time_source: production needs `kernel`, not `trust-system-clock`")
+    return found
+
+
+def _file_problem(name: str, path: Path) -> list[str]:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return [f"{name}: {path}: {error.strerror}"]
+    secret = name.rsplit(".", 1)[-1] in {"pin_file", "password_file", "key", "sslkey"}
+    if secret and stat.S_ISREG(mode) and mode & 0o077:
+        return [f"{name}: {path} can be read by others (mode {mode & 0o777:04o}); run chmod 600 on it"]
+    return []
+
+
+def load_checked(file: Path, type_: type[T]) -> T:
+    """`load`, then refuse another process's file and every problem; OperatorError names them all."""
+    config = load(file)
+    if not isinstance(config, type_):
+        wanted = type_.__struct_config__.tag
+        raise OperatorError(
+            f"{file} is not the configuration of this process", f'give one with process = "{wanted}"'
+        )
+    if found := problems(config):
+        raise OperatorError(f"{file}: " + "; ".join(found), "put these right and start again")
+    return config

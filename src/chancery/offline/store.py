@@ -1,0 +1,263 @@
+"""The offline CA's local store: the ports `IssuanceStore` and `RevocationStore` over the journal file."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+from chancery.errors import OperatorError, PKIError
+from chancery.offline import records
+from chancery.offline.bundle import Bundle, RequestPayload
+from chancery.offline.journal import Journal
+from chancery.offline.state import State, StoredRequest, check_next
+from chancery.ports import (
+    CertificateRecord,
+    CertificateStatus,
+    CRLRecord,
+    EnrolmentRequest,
+    Event,
+    Intent,
+    IssuerRecord,
+    NewRequest,
+    NewRevocation,
+    Refusal,
+    RequestState,
+    RevocationReason,
+    RevocationRequest,
+    RevokedEntry,
+    StatusState,
+)
+
+
+class LocalStore:
+    """
+    The store of one offline CA, by replay of its journal. Every method that records is one journal line.
+
+    Methods raise PKIError(SYSTEM_FAILURE) for what history forbids, and PKIError(SYSTEM_UNAVAIL) when the
+    disk failed: then the directory has to be opened again. For one process and one thread.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        """Replay an open journal; raises OperatorError when its lines contradict each other."""
+        self.journal = journal
+        self.state = State()
+        for number, record in enumerate(journal.records, 1):
+            try:
+                self.state.check(record)
+            except PKIError as error:
+                raise OperatorError(
+                    f"{journal.path}, line {number}: {error.detail}",
+                    "keep the directory as it is, and restore the last good copy",
+                ) from error
+            self.state.apply(record)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.journal.close()
+
+    # The ceremony's own lines.
+
+    def open(self, name: str, subject: str, instance: int, events: Sequence[Event]) -> None:
+        """Write the first line."""
+        self._add(
+            records.Opened(
+                format=records.FORMAT, name=name, subject=subject, instance=instance, events=_bodies(events)
+            )
+        )
+
+    def plan_key(self, label: str, key_kind: str, events: Sequence[Event]) -> None:
+        """Record that the token is about to make this key."""
+        self._add(records.KeyPlanned(label=label, key_kind=key_kind, events=_bodies(events)))
+
+    def record_key(self, label: str, spki: bytes, events: Sequence[Event]) -> None:
+        """Record the key that the token made (SubjectPublicKeyInfo, DER)."""
+        self._add(records.KeyGenerated(label=label, spki=spki, events=_bodies(events)))
+
+    def add_issuer(self, issuer: IssuerRecord, events: Sequence[Event]) -> None:
+        self._add(records.IssuerAdded(issuer=issuer, events=_bodies(events)))
+
+    def submit(self, requests: Sequence[NewRequest], bundle: bytes | None, events: Sequence[Event]) -> None:
+        """Store requests, together with the bundle that brought them. Raises as `check_bundle` does."""
+        following = len(self.state.requests) + 1
+        self._add(
+            records.RequestsReceived(
+                bundle=bundle,
+                requests=tuple(_numbered(request, following + at) for at, request in enumerate(requests)),
+                events=_bodies(events),
+            )
+        )
+
+    def check_bundle(self, bundle: Bundle[RequestPayload]) -> bool:
+        """
+        Tell whether this request bundle was taken in before and waits for its answer (True), or is next.
+
+        Raises PKIError(BAD_REQUEST) for a replay of an older one, a fork or a gap.
+        """
+        chain = self.state.chains.get(bundle.header.signer)
+        if chain is not None and chain.request.sha256 == bundle.sha256:
+            return True
+        check_next(chain, bundle)
+        return False
+
+    def outcome(self, requestor: str, transaction_id: str) -> StoredRequest | None:
+        request_id = self.state.transactions.get((requestor, transaction_id))
+        return None if request_id is None else self.state.requests[request_id]
+
+    def response_to(self, sha256: str) -> bytes | None:
+        """Return the response given to the request bundle with this SHA-256."""
+        return self.state.responses.get(sha256)
+
+    def record_response(self, request: str, response: bytes, events: Sequence[Event]) -> None:
+        """Record the response bundle of the request bundle with this SHA-256, before it leaves."""
+        self._add(records.BundleAnswered(request=request, response=response, events=_bodies(events)))
+
+    def submit_revocation(self, revocation: NewRevocation, issuer_id: int, events: Sequence[Event]) -> None:
+        """Store a wish to revoke, to be settled by `ca.revocation`."""
+        request = RevocationRequest(
+            revocation_id=self.state.last_revocation + 1,
+            issuer_id=issuer_id,
+            serial=revocation.serial,
+            reason=revocation.reason,
+            invalidity_date=revocation.invalidity_date,
+            requestor=revocation.requestor,
+            received_at=revocation.received_at,
+        )
+        self._add(records.RevocationReceived(request=request, events=_bodies(events)))
+
+    # ports.IssuanceStore
+
+    def take(self, worker: str, limit: int, at: datetime.datetime) -> list[EnrolmentRequest]:
+        waiting = [
+            stored.request for stored in self.state.requests.values() if stored.state is RequestState.WAITING
+        ][:limit]
+        if waiting:
+            ids = tuple(request.request_id for request in waiting)
+            # No event: taking has no effect outside this process.
+            self._add(records.RequestsTaken(worker=worker, request_ids=ids, at=at, events=()))
+        return waiting
+
+    def record_intents(
+        self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]
+    ) -> None:
+        self._add(
+            records.IntentsRecorded(
+                worker=worker, intents=tuple(intents), refusals=tuple(refusals), events=_bodies(events)
+            )
+        )
+
+    def record_certificates(
+        self, certificates: Sequence[CertificateRecord], refusals: Sequence[Refusal], events: Sequence[Event]
+    ) -> None:
+        if certificates or refusals or events:
+            self._add(
+                records.CertificatesRecorded(
+                    certificates=tuple(certificates), refusals=tuple(refusals), events=_bodies(events)
+                )
+            )
+
+    def unconfirmed(self, worker: str) -> list[Intent]:
+        return [
+            stored.intent
+            for stored in self.state.intents.values()
+            if stored.worker == worker and not stored.settled
+        ]
+
+    def mark_unconfirmed(self, worker: str, intents: Sequence[Intent], events: Sequence[Event]) -> None:
+        taken = any(
+            stored.state is RequestState.TAKEN and stored.worker == worker
+            for stored in self.state.requests.values()
+        )
+        if intents or taken:
+            serials = tuple((intent.issuer_id, intent.serial) for intent in intents)
+            self._add(records.IntentsUnconfirmed(worker=worker, serials=serials, events=_bodies(events)))
+
+    # ports.RevocationStore
+
+    def take_revocations(self, limit: int) -> list[RevocationRequest]:
+        return list(self.state.revocations.values())[:limit]
+
+    def requestor_may_revoke(self, requestor: str, issuer_id: int, serial: bytes) -> bool:  # noqa: ARG002 - the port's
+        """Return True: who holds the directory and the token's PIN is the officer here."""
+        return True
+
+    def status(self, issuer_id: int, serial: bytes) -> CertificateStatus | None:
+        return self.state.statuses.get((issuer_id, serial))
+
+    def revoke(
+        self,
+        status: CertificateStatus | None,
+        request: RevocationRequest,
+        refusal: str | None,
+        events: Sequence[Event],
+    ) -> None:
+        self._add(
+            records.RevocationSettled(
+                revocation_id=request.revocation_id, status=status, refusal=refusal, events=_bodies(events)
+            )
+        )
+
+    def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
+        return [
+            RevokedEntry(
+                status.serial,
+                status.revoked_at,
+                status.reason if status.reason is not None else RevocationReason.UNSPECIFIED,
+                status.invalidity_date,
+            )
+            for (issuer, _), status in sorted(self.state.statuses.items())
+            if issuer == issuer_id
+            and status.state is StatusState.REVOKED
+            and status.revoked_at is not None
+            and status.not_after >= expired_since
+        ]
+
+    def crl_due(self, at: datetime.datetime) -> list[int]:
+        return [issuer_id for issuer_id in self.state.issuers if self._is_due(issuer_id, at)]
+
+    def latest_crl(self, issuer_id: int) -> CRLRecord | None:
+        return self.state.crls.get(issuer_id)
+
+    def reserve_crl_number(self, issuer_id: int, events: Sequence[Event]) -> int:
+        number = self.state.crl_numbers.get(issuer_id, 0) + 1
+        self._add(records.CRLNumbered(issuer_id=issuer_id, number=number, events=_bodies(events)))
+        return number
+
+    def publish_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:
+        self._add(records.CRLPublished(crl=crl, events=_bodies(events)))
+
+    def _is_due(self, issuer_id: int, at: datetime.datetime) -> bool:
+        crl = self.state.crls.get(issuer_id)
+        if crl is None:
+            return True
+        newer = issuer_id in self.state.revoked_since_crl
+        return newer or at >= crl.this_update + (crl.next_update - crl.this_update) / 2
+
+    def _add(self, record: records.Record) -> None:
+        """One transaction: admitted, durable, then in effect."""
+        self.state.check(record)
+        self.journal.append(record)
+        self.state.apply(record)
+
+
+def _numbered(new: NewRequest, request_id: int) -> EnrolmentRequest:
+    return EnrolmentRequest(
+        request_id=request_id,
+        transaction_id=new.transaction_id,
+        protocol=new.protocol,
+        requestor=new.requestor,
+        profile=new.profile,
+        issuer=new.issuer,
+        csr=new.csr,
+        names=new.names,
+        received_at=new.received_at,
+    )
+
+
+def _bodies(events: Iterable[Event]) -> tuple[str, ...]:
+    return tuple(event.body() for event in events)

@@ -1,0 +1,303 @@
+"""
+The registration core: every enrolment protocol ends in these few coroutines.
+
+What arrives is decoded at the gate, its proof of possession checked, the requestor's right looked up, and
+the wish stored with its journal event; the issuing worker does the rest and trusts none of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import datetime
+import hashlib
+import re
+from collections.abc import Mapping
+
+from chancery.asn1 import der
+from chancery.errors import ErrorType, PKIError
+from chancery.pkix.profile import Profile, requested
+from chancery.ports import (
+    CertificateQuery,
+    Clock,
+    Directory,
+    Entropy,
+    Event,
+    EventDetail,
+    EventKind,
+    IssuerRecord,
+    NewRequest,
+    NewRevocation,
+    Operator,
+    RequestOutcome,
+    RequestQueue,
+    RequestState,
+    RevocationOutcome,
+    RevocationReason,
+    StatusState,
+    StoredCertificate,
+)
+from chancery.ra.requestor import Operation, authorise, authorise_profile, own_name
+
+MAX_NAMES = 100
+_TRANSACTION_ID = re.compile(r"[A-Za-z0-9._~:+/=@-]{1,200}")
+# RFC 7468 7: CERTIFICATE REQUEST, and the older NEW CERTIFICATE REQUEST.
+_CSR_PEM = re.compile(
+    rb"\s*-----BEGIN (NEW )?CERTIFICATE REQUEST-----"
+    rb"\s([A-Za-z0-9+/=\s]+)"
+    rb"-----END (?(1)NEW )CERTIFICATE REQUEST-----\s*"
+)
+FINAL = (RequestState.DONE, RequestState.REFUSED)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RegistrationAuthority:
+    """What registration takes as given: the queue to the CA, the directory, time, entropy, profiles by name."""
+
+    queue: RequestQueue
+    directory: Directory
+    clock: Clock
+    entropy: Entropy
+    profiles: Mapping[str, Profile]
+
+    def event(self, kind: EventKind, actor: str, subject: str, detail: EventDetail) -> Event:
+        """Build an event that happens now."""
+        return Event(kind, self.clock.now(), actor, subject, detail)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Application:
+    """
+    What a requestor asks for: `csr` is PKCS#10 in DER or PEM, `names` as in `ports.EnrolmentRequest`.
+
+    `transaction_id` None: the answer cannot be asked for again by a retry, so one is drawn.
+    """
+
+    protocol: str
+    profile: str
+    csr: bytes
+    names: tuple[str, ...] = ()
+    issuer: str | None = None
+    transaction_id: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RevocationWish:
+    """A certificate to revoke; `issuer` None when the serial alone names it."""
+
+    serial: bytes
+    reason: RevocationReason
+    issuer: str | None = None
+    invalidity_date: datetime.datetime | None = None
+
+
+def csr_der(data: bytes) -> bytes:
+    """
+    Return the DER of a CertificationRequest given as DER or as one PEM block (RFC 7468 7).
+
+    Raises PKIError(BAD_DATA_FORMAT) for anything else.
+    """
+    if data[:1] == bytes((der.SEQUENCE,)):
+        return data
+    if len(data) > 2 * der.MAX_SIZE:
+        raise der.malformed(f"a certification request of more than {der.MAX_SIZE} octets")
+    match = _CSR_PEM.fullmatch(data)
+    if match is None:
+        raise der.malformed("neither DER nor one PEM block of a CERTIFICATE REQUEST")
+    try:
+        return base64.b64decode(re.sub(rb"\s+", b"", match[2]), validate=True)
+    except binascii.Error:
+        raise der.malformed("the PEM block is not base64") from None
+
+
+def serial_octets(text: str) -> bytes:
+    """
+    Return the content octets of the serial number that `text` gives in hexadecimal.
+
+    Raises PKIError(BAD_CERT_ID) when it is not one of 1 to 20 octets (RFC 5280 4.1.2.2).
+    """
+    if not re.fullmatch(r"[0-9A-Fa-f]{1,42}", text) or len(octets := der.integer_octets(int(text, 16))) > 20:
+        raise PKIError(ErrorType.BAD_CERT_ID, "a serial number is 1 to 20 octets in hexadecimal")
+    return octets
+
+
+def serial_text(serial: bytes) -> str:
+    """Upper-case hexadecimal, as OpenSSL prints it."""
+    return serial.hex().upper()
+
+
+async def enrol(
+    ra: RegistrationAuthority, operator: Operator, application: Application, wait_seconds: float
+) -> RequestOutcome:
+    """
+    Check a request at the gate, store it, and wait at most `wait_seconds` for its end.
+
+    Raises PKIError: what the gate says of the CSR; NOT_AUTHORIZED; TRANSACTION_ID_IN_USE; SYSTEM_UNAVAIL.
+    Refusals at the gate are journalled. The outcome may be final or not; a refusal by the CA is returned.
+    """
+    try:
+        request = _check(ra, operator, application)
+    except PKIError as error:
+        detail = {"error": error.type.value, "detail": error.detail, "protocol": application.protocol}
+        event = ra.event(EventKind.REQUEST_REFUSED, operator.name, "request:refused-at-gate", detail)
+        await ra.directory.record([event])
+        raise
+    received = {
+        "protocol": request.protocol,
+        "profile": request.profile,
+        "issuer": request.issuer,
+        "names": list(request.names),
+        "csr_sha256": hashlib.sha256(request.csr).hexdigest(),
+    }
+    subject = f"transaction:{request.transaction_id}"
+    event = ra.event(EventKind.REQUEST_RECEIVED, operator.name, subject, received)
+    outcome = await ra.queue.submit(request, [event])
+    if outcome.state in FINAL or wait_seconds <= 0:
+        return outcome
+    return await ra.queue.wait(outcome.request_id, wait_seconds)
+
+
+def _check(ra: RegistrationAuthority, operator: Operator, application: Application) -> NewRequest:
+    authorise(operator, Operation.SUBMIT)
+    authorise_profile(operator, application.profile)
+    if application.profile not in ra.profiles:
+        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no profile named {application.profile!r}")
+    if len(application.names) > MAX_NAMES:
+        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"more than {MAX_NAMES} names")
+    transaction_id = application.transaction_id
+    if transaction_id is None:
+        transaction_id = ra.entropy.draw(16).hex()
+    elif not _TRANSACTION_ID.fullmatch(transaction_id):
+        raise PKIError(
+            ErrorType.BAD_REQUEST, "a transaction id is 1 to 200 letters, digits or characters of ._~:+/=@-"
+        )
+    csr = csr_der(application.csr)
+    # The signature over the request is the proof of possession (RFC 2986 3); this verifies it.
+    requested(csr, application.names)
+    return NewRequest(
+        transaction_id=transaction_id,
+        protocol=application.protocol,
+        requestor=operator.name,
+        profile=application.profile,
+        issuer=application.issuer,
+        csr=csr,
+        names=application.names,
+        received_at=ra.clock.now(),
+    )
+
+
+async def find_request(ra: RegistrationAuthority, operator: Operator, request_id: int) -> RequestOutcome:
+    """
+    Return where a request stands.
+
+    Raises PKIError(BAD_CERT_ID) when there is none, or none of the operator's own.
+    """
+    own = own_name(operator, authorise(operator, Operation.SEE_REQUEST))
+    outcome = await ra.queue.outcome(request_id) if 0 < request_id < 2**63 else None
+    if outcome is None or (own is not None and outcome.requestor != own):
+        raise PKIError(ErrorType.BAD_CERT_ID, f"no request {request_id} that {operator.name} may see")
+    return outcome
+
+
+async def find_certificate(
+    ra: RegistrationAuthority,
+    operator: Operator,
+    serial: bytes,
+    issuer: str | None,
+    operation: Operation = Operation.SHOW,
+) -> StoredCertificate:
+    """
+    Return the one certificate with this serial that the operator may reach.
+
+    Raises PKIError(BAD_CERT_ID) when there is none, BAD_REQUEST when several issuers used the serial.
+    """
+    own = own_name(operator, authorise(operator, operation))
+    found = await ra.directory.search(CertificateQuery(serial=serial, issuer=issuer, requestor=own, limit=2))
+    if len(found) > 1:
+        raise PKIError(ErrorType.BAD_REQUEST, "several issuers used this serial number: name the issuer")
+    if not found:
+        where = f" of the issuer {issuer}" if issuer else ""
+        whose = "" if own is None else f" that {operator.name} asked for"
+        raise PKIError(ErrorType.BAD_CERT_ID, f"no certificate {serial_text(serial)}{where}{whose}")
+    return found[0]
+
+
+async def find_issuer(ra: RegistrationAuthority, name: str) -> IssuerRecord:
+    """Return the issuer of this name; PKIError(BAD_CERT_ID) when there is none."""
+    for issuer in await ra.directory.issuers():
+        if issuer.name == name:
+            return issuer
+    raise PKIError(ErrorType.BAD_CERT_ID, f"no issuer named {name!r}")
+
+
+async def revoke(
+    ra: RegistrationAuthority, operator: Operator, wish: RevocationWish, wait_seconds: float
+) -> tuple[NewRevocation, RevocationOutcome]:
+    """
+    Store a wish to revoke and wait at most `wait_seconds` until the worker has settled it.
+
+    Raises PKIError: BAD_CERT_ID for what does not exist or is another's, CERT_REVOKED when it is revoked
+    already, BAD_REQUEST for an invalidity date to come or any other refusal, NOT_AUTHORIZED, SYSTEM_UNAVAIL.
+    """
+    now = ra.clock.now()
+    if wish.invalidity_date is not None and wish.invalidity_date > now:
+        # RFC 5280 5.3.2: the date on which it is known or suspected that the key was compromised.
+        raise PKIError(ErrorType.BAD_REQUEST, "the invalidity date lies in the future")
+    issuer, issuer_id = await _revocable(ra, operator, wish)
+    revocation = NewRevocation(issuer, wish.serial, wish.reason, wish.invalidity_date, operator.name, now)
+    detail = {"reason": wish.reason.name.lower(), "issuer": issuer}
+    subject = f"{issuer_id}:{wish.serial.hex()}"
+    event = ra.event(EventKind.REVOCATION_REQUESTED, operator.name, subject, detail)
+    outcome = await ra.queue.submit_revocation(revocation, [event])
+    if outcome.state not in FINAL and wait_seconds > 0:
+        outcome = await ra.queue.wait_revocation(outcome.revocation_id, wait_seconds)
+    if outcome.state is RequestState.REFUSED:
+        raise await _refused_revocation(ra, revocation, outcome)
+    return revocation, outcome
+
+
+async def _revocable(ra: RegistrationAuthority, operator: Operator, wish: RevocationWish) -> tuple[str, int]:
+    """Name and id of the issuer of what is to be revoked: a certificate, or an officer's unconfirmed serial."""
+    try:
+        found = await find_certificate(ra, operator, wish.serial, wish.issuer, Operation.REVOKE)
+    except PKIError as error:
+        reach = own_name(operator, authorise(operator, Operation.REVOKE))
+        if error.type is not ErrorType.BAD_CERT_ID or reach is not None:
+            raise
+        # An unconfirmed serial has no stored certificate (docs/issuance.md); the worker knows it.
+        if wish.issuer is not None:
+            issuer = await find_issuer(ra, wish.issuer)
+        else:
+            local = [one for one in await ra.directory.issuers() if one.key_label is not None]
+            if len(local) != 1:
+                raise
+            issuer = local[0]
+        return issuer.name, issuer.issuer_id
+    if found.status.state is StatusState.REVOKED:
+        when = f"{found.status.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
+        raise PKIError(ErrorType.CERT_REVOKED, f"already revoked at {when}")
+    return found.issuer, found.status.issuer_id
+
+
+async def _refused_revocation(
+    ra: RegistrationAuthority, revocation: NewRevocation, outcome: RevocationOutcome
+) -> PKIError:
+    query = CertificateQuery(serial=revocation.serial, issuer=revocation.issuer, limit=1)
+    found = await ra.directory.search(query)
+    if not found:
+        kind = ErrorType.BAD_CERT_ID
+    elif found[0].status.state is StatusState.REVOKED:
+        kind = ErrorType.CERT_REVOKED
+    else:
+        kind = ErrorType.BAD_REQUEST
+    return PKIError(kind, outcome.detail or "the revocation was refused")
+
+
+async def ask_crl(ra: RegistrationAuthority, operator: Operator, name: str) -> datetime.datetime:
+    """Ask for a fresh CRL of this issuer; return when it was asked. PKIError(BAD_CERT_ID): no such issuer."""
+    authorise(operator, Operation.PUBLISH_CRL)
+    issuer = await find_issuer(ra, name)
+    event = ra.event(EventKind.CRL_REQUESTED, operator.name, f"issuer:{issuer.name}", {})
+    await ra.queue.ask_crl(issuer.name, operator.name, event.at, [event])
+    return event.at

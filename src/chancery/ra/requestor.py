@@ -1,0 +1,84 @@
+"""Who may do what: the one table of operations and roles, and the question put to it before every act."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+from chancery.errors import ErrorType, PKIError
+from chancery.ports import Operator, Role
+
+
+class Operation(enum.Enum):
+    """Everything that the management interface can be asked for; the value completes "may not …"."""
+
+    SUBMIT = "request a certificate"
+    SEE_REQUEST = "see a request"
+    SEARCH = "search certificates"
+    SHOW = "see a certificate"
+    REVOKE = "revoke a certificate"
+    SEE_ISSUERS = "see issuers and their CRLs"
+    PUBLISH_CRL = "have a CRL published"
+    SEE_PROFILES = "see profiles"
+    SEE_OPERATORS = "see operators"
+    ADD_OPERATOR = "enrol an operator"
+    REMOVE_OPERATOR = "remove an operator"
+    STATUS = "see the status"
+
+
+class Reach(enum.Enum):
+    """How far a permission goes: to what the operator asked for itself, or to everything."""
+
+    OWN = "own"
+    ANY = "any"
+
+
+_OWN, _ANY = Reach.OWN, Reach.ANY
+_ADMINISTRATOR, _OFFICER, _REQUESTOR, _AUDITOR = Role.ADMINISTRATOR, Role.OFFICER, Role.REQUESTOR, Role.AUDITOR
+
+PERMISSIONS: Mapping[Operation, Mapping[Role, Reach]] = {
+    Operation.SUBMIT: {_REQUESTOR: _OWN, _OFFICER: _ANY},
+    Operation.SEE_REQUEST: {_REQUESTOR: _OWN, _OFFICER: _ANY, _AUDITOR: _ANY},
+    Operation.SEARCH: {_REQUESTOR: _OWN, _OFFICER: _ANY, _AUDITOR: _ANY},
+    Operation.SHOW: {_REQUESTOR: _OWN, _OFFICER: _ANY, _AUDITOR: _ANY},
+    Operation.REVOKE: {_REQUESTOR: _OWN, _OFFICER: _ANY},
+    # Public by nature: a requestor needs them to ask for, and to install, its certificate.
+    Operation.SEE_ISSUERS: dict.fromkeys(Role, _ANY),
+    Operation.SEE_PROFILES: dict.fromkeys(Role, _ANY),
+    Operation.PUBLISH_CRL: {_ADMINISTRATOR: _ANY},
+    Operation.SEE_OPERATORS: {_ADMINISTRATOR: _ANY, _AUDITOR: _ANY},
+    Operation.ADD_OPERATOR: {_ADMINISTRATOR: _ANY},
+    Operation.REMOVE_OPERATOR: {_ADMINISTRATOR: _ANY},
+    Operation.STATUS: {_ADMINISTRATOR: _ANY, _AUDITOR: _ANY},
+}
+
+
+def authorise(operator: Operator, operation: Operation) -> Reach:
+    """
+    Return how far this operator may go with the operation, by the strongest of its roles.
+
+    Raises PKIError(NOT_AUTHORIZED) naming the roles that would do.
+    """
+    row = PERMISSIONS[operation]
+    granted = {row[role] for role in operator.roles if role in row}
+    if not granted:
+        wanted = " or ".join(role.value for role in Role if role in row)
+        raise PKIError(
+            ErrorType.NOT_AUTHORIZED, f"{operator.name} may not {operation.value}: the role {wanted} is needed"
+        )
+    return Reach.ANY if Reach.ANY in granted else Reach.OWN
+
+
+def authorise_profile(operator: Operator, profile: str) -> None:
+    """Raise PKIError(NOT_AUTHORIZED) unless this operator may request under this profile."""
+    if operator.profiles is not None and profile not in operator.profiles:
+        allowed = ", ".join(sorted(operator.profiles)) or "none"
+        raise PKIError(
+            ErrorType.NOT_AUTHORIZED,
+            f"{operator.name} may not request the profile {profile!r}; allowed: {allowed}",
+        )
+
+
+def own_name(operator: Operator, reach: Reach) -> str | None:
+    """Return the requestor's name that results have to be limited to, or None for no limit."""
+    return operator.name if reach is Reach.OWN else None

@@ -1,0 +1,93 @@
+"""From request bytes to response bytes: batches are recorded, then signed, while the next batch is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+
+from chancery.asn1 import tsp
+from chancery.batching import Batcher
+from chancery.errors import ErrorType, PKIError
+from chancery.tsa.authority import Accepted, Authority, Recorded, Recorder
+from chancery.tsa.timekeeping import ClockGuard
+
+Report = Callable[[BaseException], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """A TimeStampResp (DER); `error` is None when it grants a token."""
+
+    der: bytes
+    error: ErrorType | None
+
+
+def refusal(type_: ErrorType, detail: str) -> Answer:
+    """Return the TimeStampResp that says no, with RFC 3161's word for this kind of error."""
+    return Answer(tsp.rejection(tsp.FAIL_INFO[type_], detail), type_)
+
+
+class TokenService:
+    """
+    Answers timestamp requests; whatever happens, with a well-formed TimeStampResp.
+
+    At most `max_pending` requests wait to be recorded and as many to be signed; the next is refused with
+    SYSTEM_UNAVAIL. `executor` runs the signatures of a batch on `threads` threads. `report` gets every
+    exception that is not a `PKIError`, for the log.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        recorder: Recorder,
+        guard: ClockGuard,
+        *,
+        executor: Executor,
+        threads: int,
+        report: Report,
+        max_batch: int = 256,
+        max_pending: int = 2048,
+    ) -> None:
+        self._authority = authority
+        self._guard = guard
+        self._executor = executor
+        self._threads = threads
+        self._report = report
+        self._records: Batcher[Accepted, Recorded] = Batcher(recorder.record, max_batch, max_pending)
+        self._signatures: Batcher[Recorded, Answer] = Batcher(self._sign, max_batch, max_pending)
+
+    async def respond(self, request: bytes, client: str) -> Answer:
+        """Answer one TimeStampReq from `client` (an address, for the record)."""
+        try:
+            accepted = self._authority.accept(request, client)
+            recorded = await self._records.submit(accepted)
+            return await self._signatures.submit(recorded)
+        except PKIError as error:
+            return refusal(error.type, error.detail)
+        except Exception as error:  # noqa: BLE001 - the one handler: anything else is an internal error without detail
+            self._report(error)
+            return refusal(ErrorType.SYSTEM_FAILURE, "the request could not be handled")
+
+    async def _sign(self, batch: Sequence[Recorded]) -> list[Answer]:
+        """Sign a batch in equal parts on the threads, if the clock is still fit to sign by."""
+        self._guard.now()
+        loop = asyncio.get_running_loop()
+        size = -(-len(batch) // self._threads)
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        done = await asyncio.gather(*(loop.run_in_executor(self._executor, self._issue, part) for part in parts))
+        return [answer for part in done for answer in part]
+
+    def _issue(self, part: Sequence[Recorded]) -> list[Answer]:
+        return [self._issue_one(recorded) for recorded in part]
+
+    def _issue_one(self, recorded: Recorded) -> Answer:
+        """Issue one token; a failure is this request's alone."""
+        try:
+            return Answer(self._authority.issue(recorded), None)
+        except PKIError as error:
+            return refusal(error.type, error.detail)
+        except Exception as error:  # noqa: BLE001 - as in `respond`
+            self._report(error)
+            return refusal(ErrorType.SYSTEM_FAILURE, "the request could not be handled")

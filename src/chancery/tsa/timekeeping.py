@@ -1,0 +1,215 @@
+"""
+Whether the clock is fit to sign by.
+
+A `ClockGuard` says yes only while a recent measurement vouches for the wall clock and the wall clock has
+kept step with the monotonic clock since. Everything else is no: never measured, out of accuracy, a jump, a
+measurement that failed, a monitor that died.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import enum
+from typing import Protocol
+
+from chancery.errors import ErrorType, PKIError
+from chancery.ports import Clock, Event, EventDetail, EventKind
+
+
+class Leap(enum.Enum):
+    """A leap second at the end of this UTC day, as the source announces it."""
+
+    NONE = "none"
+    INSERT = "insert"
+    DELETE = "delete"
+    NOW = "now"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measurement:
+    """
+    What a time source says of the wall clock.
+
+    UTC is within `offset_s` + `uncertainty_s` of it, if `synchronised`. `independent` tells whether the
+    source would notice a step of the wall clock; one that does not cannot excuse a jump.
+    """
+
+    synchronised: bool
+    offset_s: float
+    uncertainty_s: float
+    source: str
+    independent: bool
+    leap: Leap = Leap.NONE
+
+
+class TimeSource(Protocol):
+    """Where trust in the wall clock comes from."""
+
+    def measure(self) -> Measurement:
+        """Compare the wall clock with UTC. May block for a while; raises OSError when it cannot tell."""
+
+
+class TimeState(enum.Enum):
+    UNMEASURED = "unmeasured"
+    FIT = "fit"
+    LOST = "lost"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TimeStatus:
+    """What the guard last concluded. A FIT status holds until the monotonic clock reads `expires_at_monotonic`."""
+
+    state: TimeState
+    offset_s: float
+    uncertainty_s: float
+    source: str
+    expires_at_monotonic: float
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reading:
+    """Both clocks, read together."""
+
+    wall: datetime.datetime
+    monotonic: float
+
+    def drift(self, later: Reading) -> float:
+        """Seconds by which the wall clock left the monotonic clock's side from here to `later`."""
+        return abs((later.wall - self.wall).total_seconds() - (later.monotonic - self.monotonic))
+
+
+class ClockGuard:
+    """
+    Answers with the time, or refuses.
+
+    `accuracy` is the declared one: |offset| + uncertainty + `resolution` (what genTime cuts off) + the drift of
+    the wall clock against the monotonic clock since the measurement must stay within it (R23). A
+    measurement is good for `lifetime_s` seconds of the monotonic clock. For one thread; only `measure`
+    may run in another.
+    """
+
+    MAX_PENDING_EVENTS = 1000
+
+    def __init__(
+        self,
+        clock: Clock,
+        source: TimeSource,
+        *,
+        accuracy: datetime.timedelta,
+        resolution: datetime.timedelta = datetime.timedelta(0),
+        lifetime_s: float = 60.0,
+        actor: str = "tsa",
+    ) -> None:
+        self._clock = clock
+        self._source = source
+        self._budget_s = (accuracy - resolution).total_seconds()
+        self._lifetime_s = lifetime_s
+        self._actor = actor
+        self._anchor: Reading | None = None
+        self._jumped_at: float | None = None
+        self._leap = Leap.NONE
+        self._events: collections.deque[Event] = collections.deque(maxlen=self.MAX_PENDING_EVENTS)
+        self.status = TimeStatus(TimeState.UNMEASURED, 0.0, 0.0, "none", 0.0, "never measured")
+
+    def measure(self) -> tuple[Measurement, Reading]:
+        """Read the clocks, then ask the source; return its answer and the reading. May block; any thread."""
+        before = self._read()
+        try:
+            return self._source.measure(), before
+        except OSError as error:
+            failed = Measurement(
+                synchronised=False,
+                offset_s=0.0,
+                uncertainty_s=0.0,
+                source=f"failed: {type(error).__name__}",
+                independent=True,
+            )
+            return failed, before
+
+    def observe(self, measurement: Measurement, before: Reading) -> TimeStatus:
+        """
+        Take a measurement that was begun at the reading `before` into account, and return the status.
+
+        After a jump, only an independent measurement begun after the jump was seen restores the status (or
+        the wall clock's return to where it would be without the jump).
+        """
+        now = self._read()
+        self._note_leap(measurement.leap, now)
+        if self._jumped_at is not None and measurement.independent and before.monotonic > self._jumped_at:
+            self._anchor, self._jumped_at = None, None
+        drift = max(before.drift(now), self._anchor.drift(now) if self._anchor else 0.0)
+        error = abs(measurement.offset_s) + measurement.uncertainty_s
+        if not measurement.synchronised:
+            self._lose(measurement, "not synchronised", now)
+        elif error > self._budget_s:
+            self._lose(measurement, "the error is larger than the declared accuracy", now)
+        elif error + drift > self._budget_s:
+            self._jump(measurement, drift, now)
+        else:
+            self._anchor, self._jumped_at = before, None
+            self._set(TimeState.FIT, measurement, before.monotonic + self._lifetime_s, "measured", now)
+        return self.status
+
+    def now(self) -> datetime.datetime:
+        """
+        Return the time, fit to sign by.
+
+        Raises PKIError(TIME_NOT_AVAILABLE) while the clock is not.
+        """
+        now, status = self._read(), self.status
+        if status.state is TimeState.FIT and self._anchor is not None:
+            drift = self._anchor.drift(now)
+            if now.monotonic >= status.expires_at_monotonic:
+                self._lose(status, "the last measurement has expired", now)
+            elif abs(status.offset_s) + status.uncertainty_s + drift > self._budget_s:
+                self._jump(status, drift, now)
+            else:
+                return now.wall
+        raise PKIError(ErrorType.TIME_NOT_AVAILABLE, "the clock is not known to be within the declared accuracy")
+
+    def pending_events(self) -> tuple[Event, ...]:
+        """Losses, returns and leap seconds not yet journalled (R26); `forget` them once they are."""
+        return tuple(self._events)
+
+    def forget(self, events: tuple[Event, ...]) -> None:
+        """Drop events that are durably journalled."""
+        for event in events:
+            if self._events and self._events[0] is event:
+                self._events.popleft()
+
+    def _read(self) -> Reading:
+        return Reading(self._clock.now(), self._clock.monotonic())
+
+    def _jump(self, seen: Measurement | TimeStatus, drift: float, now: Reading) -> None:
+        # Kept from the first sighting: a measurement begun after it has seen the clock as it is now.
+        if self._jumped_at is None:
+            self._jumped_at = now.monotonic
+        self._lose(seen, f"the wall clock moved {drift:.6f} s against the monotonic clock", now)
+
+    def _lose(self, seen: Measurement | TimeStatus, reason: str, now: Reading) -> None:
+        self._set(TimeState.LOST, seen, 0.0, reason, now)
+
+    def _set(
+        self, state: TimeState, seen: Measurement | TimeStatus, expires: float, reason: str, now: Reading
+    ) -> None:
+        before = self.status.state
+        self.status = TimeStatus(state, seen.offset_s, seen.uncertainty_s, seen.source, expires, reason)
+        if state is not before:
+            detail: EventDetail = {
+                "offset_us": round(seen.offset_s * 1e6),
+                "uncertainty_us": round(seen.uncertainty_s * 1e6),
+                "reason": reason,
+                "source": seen.source,
+            }
+            self._note(EventKind.CLOCK_REGAINED if state is TimeState.FIT else EventKind.CLOCK_LOST, detail, now)
+
+    def _note_leap(self, leap: Leap, now: Reading) -> None:
+        if leap is not self._leap:
+            self._leap = leap
+            self._note(EventKind.LEAP_SECOND, {"leap": leap.value}, now)
+
+    def _note(self, kind: EventKind, detail: EventDetail, now: Reading) -> None:
+        self._events.append(Event(kind, now.wall, self._actor, "clock", detail))

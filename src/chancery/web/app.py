@@ -1,0 +1,90 @@
+"""The management and enrolment interface as an ASGI application: transport only."""
+
+from __future__ import annotations
+
+import http
+import importlib.metadata
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from chancery.errors import PKIError
+from chancery.ra.enrolment import RegistrationAuthority
+from chancery.ra.requestor import Reach, authorise
+from chancery.web import openapi
+from chancery.web.access import Gate, Peer
+from chancery.web.failures import PROBLEM_JSON, Failure, of_error, of_status
+from chancery.web.guard import Guard
+from chancery.web.routes import ENDPOINTS
+from chancery.web.service import Call, Endpoint, Issuers, Service
+
+
+def create_app(ra: RegistrationAuthority) -> Starlette:
+    """
+    Return the application over this registration authority; `app.state.gate` is its door.
+
+    The server puts a `Peer` per connection into `scope["state"]["peer"]`; without one nobody is authenticated.
+    """
+    gate = Gate(ra.directory, ra.clock)
+    version = importlib.metadata.version("chancery")
+    description = msgspec.json.encode(openapi.describe(ENDPOINTS, version))
+    service = Service(ra, gate, Issuers(ra), version, description)
+    app = Starlette(
+        routes=_routes(service),
+        middleware=[Middleware(Guard, clock=ra.clock)],
+        exception_handlers={PKIError: _on_error, HTTPException: _on_http_error},
+    )
+    app.router.redirect_slashes = False
+    app.state.gate = gate
+    return app
+
+
+def _routes(service: Service) -> list[Route]:
+    grouped: dict[str, list[Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        grouped.setdefault(endpoint.path, []).append(endpoint)
+    return [
+        Route(path, _dispatch(service, endpoints), methods=[endpoint.method for endpoint in endpoints])
+        for path, endpoints in grouped.items()
+    ]
+
+
+def _dispatch(service: Service, endpoints: Sequence[Endpoint]) -> Callable[[Request], Awaitable[Response]]:
+    """One path: authenticate, authorise, hand over. HEAD is GET without a body (RFC 9110 9.3.2)."""
+    by_method = {endpoint.method: endpoint for endpoint in endpoints}
+    if "GET" in by_method:
+        by_method["HEAD"] = by_method["GET"]
+
+    async def handle(request: Request) -> Response:
+        endpoint = by_method[request.method]
+        if endpoint.public is not None:
+            return await endpoint.public(service)
+        assert endpoint.handler is not None
+        peer: Peer | None = request.scope.get("state", {}).get("peer")
+        operator = await service.gate.admit(peer, request.client.host if request.client else "unknown")
+        request.scope.setdefault("state", {})["operator"] = operator.name
+        reach = Reach.OWN if endpoint.operation is None else authorise(operator, endpoint.operation)
+        return await endpoint.handler(Call(service, operator, reach, request))
+
+    return handle
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    return _response(of_error(error))
+
+
+async def _on_http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    title = http.HTTPStatus(error.status_code).phrase
+    detail = None if error.detail == title else error.detail
+    return _response(of_status(error.status_code, title, detail, tuple((error.headers or {}).items())))
+
+
+def _response(failure: Failure) -> Response:
+    return Response(failure.body, failure.status, dict(failure.headers), media_type=PROBLEM_JSON)

@@ -1,0 +1,101 @@
+"""Around every request: a limit on how many and how long, security headers, one log line, no traceback out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chancery.errors import ErrorType, PKIError
+from chancery.ports import Clock
+from chancery.web.failures import PROBLEM_JSON, Failure, of_error
+
+REQUEST_SECONDS: Final = 90.0
+MAX_REQUESTS: Final = 2048
+SECURITY_HEADERS: Final = (
+    (b"strict-transport-security", b"max-age=31536000"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+_log = structlog.get_logger("chancery.web.access")
+_error_log = structlog.get_logger("chancery.web.error")
+
+
+class Guard:
+    """
+    ASGI middleware. The log line has no body, no query and no header: they may hold names.
+
+    `state["operator"]` in the scope, set where the operator is admitted, is the name that is logged.
+    """
+
+    def __init__(
+        self, app: ASGIApp, clock: Clock, max_requests: int = MAX_REQUESTS, seconds: float = REQUEST_SECONDS
+    ) -> None:
+        self._app = app
+        self._clock = clock
+        self._max_requests = max_requests
+        self._seconds = seconds
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = self._clock.monotonic(), 0
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS]
+            await send(message)
+
+        self._running += 1
+        try:
+            failure = await self._run(scope, receive, send_on)
+            if failure is not None and status == 0:
+                await send_failure(failure, send_on)
+        finally:
+            self._running -= 1
+            _write_line(scope, status, self._clock.monotonic() - began)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> Failure | None:
+        if self._running > self._max_requests:
+            return of_error(PKIError(ErrorType.SYSTEM_UNAVAIL, "too many requests at once"))
+        try:
+            async with asyncio.timeout(self._seconds) as timeout:
+                await self._app(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - the one handler: rule 5 of the house
+            if isinstance(error, TimeoutError) and timeout.expired():
+                return of_error(PKIError(ErrorType.SYSTEM_UNAVAIL, "the request took too long"))
+            _error_log.error("unexpected", exc_info=error, path=scope["path"][:200])
+            return of_error(error)
+        return None
+
+
+def _write_line(scope: Scope, status: int, seconds: float) -> None:
+    state: MutableMapping[str, Any] = scope.get("state") or {}
+    client = scope.get("client")
+    _log.info(
+        "request",
+        method=scope["method"],
+        path=scope["path"][:200],
+        status=status,
+        milliseconds=round(seconds * 1000, 1),
+        operator=state.get("operator"),
+        address=client[0] if client else None,
+    )
+
+
+async def send_failure(failure: Failure, send: Send) -> None:
+    """Send a problem as the whole answer."""
+    headers = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", b"%d" % len(failure.body))]
+    headers += [(name.encode(), value.encode()) for name, value in failure.headers]
+    await send({"type": "http.response.start", "status": failure.status, "headers": headers})
+    await send({"type": "http.response.body", "body": failure.body})

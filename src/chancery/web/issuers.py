@@ -1,0 +1,119 @@
+"""REST: issuers, their certificates and CRLs; profiles."""
+
+from __future__ import annotations
+
+import asyncio
+
+from cryptography import x509
+from starlette.responses import Response
+
+from chancery.asn1 import der
+from chancery.errors import ErrorType, PKIError
+from chancery.ports import CRLRecord, IssuerRecord
+from chancery.ra import enrolment
+from chancery.ra.enrolment import serial_text
+from chancery.web.bodies import read_query
+from chancery.web.certificates import PEM_CHAIN, PKIX_CERT
+from chancery.web.profiles import profile_view
+from chancery.web.service import API, Call, download, json
+from chancery.web.views import (
+    CRLAsked,
+    IssuerList,
+    IssuerView,
+    NoQuery,
+    ProfileList,
+    crl_view,
+    pem,
+)
+
+PKIX_CRL = "application/pkix-crl"
+
+
+async def list_issuers(call: Call) -> Response:
+    """Every issuer with its current CRL."""
+    read_query(call.request, NoQuery)
+    records = await call.ra.directory.issuers()
+    crls = await asyncio.gather(*(call.ra.directory.latest_crl(record.name) for record in records))
+    views = [_issuer_view(call, record, records, crl) for record, crl in zip(records, crls, strict=True)]
+    return json(IssuerList(issuers=views))
+
+
+async def show_issuer(call: Call) -> Response:
+    """One issuer with its certificate (PEM) and current CRL."""
+    record = await _find(call)
+    records = await call.ra.directory.issuers()
+    crl = await call.ra.directory.latest_crl(record.name)
+    return json(_issuer_view(call, record, records, crl, whole=True))
+
+
+async def fetch_issuer_pem(call: Call) -> Response:
+    """The issuer's certificate in PEM."""
+    record = await _find(call)
+    return download(pem(record.certificate).encode(), PEM_CHAIN, f"{record.name}.pem")
+
+
+async def fetch_issuer_der(call: Call) -> Response:
+    """The issuer's certificate in DER."""
+    record = await _find(call)
+    return download(record.certificate, PKIX_CERT, f"{record.name}.der")
+
+
+async def fetch_crl(call: Call) -> Response:
+    """The issuer's current CRL in DER (RFC 5280 5)."""
+    record = await _find(call)
+    crl = await call.ra.directory.latest_crl(record.name)
+    if crl is None:
+        raise PKIError(ErrorType.BAD_CERT_ID, f"the issuer {record.name} has no CRL yet")
+    return download(crl.der, PKIX_CRL, f"{record.name}.crl")
+
+
+async def publish_crl(call: Call) -> Response:
+    """Ask the worker for a fresh CRL; it shows as a higher number of the issuer's CRL."""
+    read_query(call.request, NoQuery)
+    name = call.path("name")
+    asked_at = await enrolment.ask_crl(call.ra, call.operator, name)
+    return json(CRLAsked(issuer=name, asked_at=asked_at), 202, {"location": f"{API}/issuers/{name}"})
+
+
+async def list_profiles(call: Call) -> Response:
+    """The profiles that the caller may request."""
+    read_query(call.request, NoQuery)
+    limit = call.operator.profiles
+    names = sorted(name for name in call.ra.profiles if limit is None or name in limit)
+    return json(ProfileList(profiles=[profile_view(call.ra.profiles[name], whole=False) for name in names]))
+
+
+async def show_profile(call: Call) -> Response:
+    """One profile, its source included."""
+    read_query(call.request, NoQuery)
+    profile = call.ra.profiles.get(call.path("name"))
+    if profile is None:
+        raise PKIError(ErrorType.BAD_CERT_ID, "no such profile")
+    return json(profile_view(profile, whole=True))
+
+
+async def _find(call: Call) -> IssuerRecord:
+    read_query(call.request, NoQuery)
+    return await enrolment.find_issuer(call.ra, call.path("name")[:64])
+
+
+def _issuer_view(
+    call: Call,
+    record: IssuerRecord,
+    records: list[IssuerRecord],
+    crl: CRLRecord | None,
+    *,
+    whole: bool = False,
+) -> IssuerView:
+    certificate = x509.load_der_x509_certificate(record.certificate)
+    return IssuerView(
+        name=record.name,
+        subject=certificate.subject.rfc4514_string(),
+        serial=serial_text(der.integer_octets(certificate.serial_number)),
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        parent=next((one.name for one in records if one.issuer_id == record.parent_id), None),
+        issues=record.key_label is not None,
+        crl=crl_view(crl, call.ra.clock.now()),
+        certificate=pem(record.certificate) if whole else None,
+    )

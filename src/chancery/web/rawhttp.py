@@ -1,0 +1,588 @@
+"""
+HTTP/1.1 for the hot paths: one `asyncio.Protocol` over httptools, with every bound of RFC 9112 that keeps a
+process alive.
+
+A handler that answers at once costs no task; one that returns an awaitable gets one, and answers leave in the
+order in which the requests came (RFC 9112 9.3.2). One timer per server watches every connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import email.utils
+import math
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+import httptools
+import structlog
+
+from chancery.ports import Clock
+from chancery.web.rawmessage import (
+    PHRASES,
+    Answer,
+    Handler,
+    Limits,
+    Request,
+    Response,
+    text,
+    to_wire,
+)
+
+__all__ = ["Answer", "Handler", "Limits", "RawServer", "Request", "Response", "text", "to_wire"]
+
+log = structlog.get_logger(__name__)
+
+_METHODS = {b"GET": "GET", b"HEAD": "HEAD", b"POST": "POST"}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# After a refusal the rest of what the peer is sending is read and dropped for a while: closing at once would
+# reset the connection and take the answer with it (RFC 9112 9.6).
+LINGER_BYTES = 1024 * 1024
+LINGER_SECONDS = 2.0
+# Parts, not requests: a corked batch is written when it has this many.
+_WRITE_BUFFER = 256 * 1024
+
+
+class _RefusedError(Exception):
+    """Raised inside a parser callback to stop parsing; the connection holds the status."""
+
+
+class _Slot:
+    """The place of one answer in the order of a connection."""
+
+    __slots__ = ("head", "last", "wire")
+
+    def __init__(self, *, head: bool, last: bool) -> None:
+        self.head = head
+        self.last = last
+        self.wire: bytes | None = None
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; the parser calls its `on_*` methods."""
+
+    __slots__ = (
+        "_backlog",
+        "_began",
+        "_body",
+        "_body_size",
+        "_corked",
+        "_discarded",
+        "_eof",
+        "_expects",
+        "_fields",
+        "_header_bytes",
+        "_headers",
+        "_in_headers",
+        "_last_admitted",
+        "_lingering",
+        "_out",
+        "_out_answers",
+        "_parser",
+        "_peer",
+        "_reading",
+        "_server",
+        "_slots",
+        "_status",
+        "_target",
+        "_tasks",
+        "_transport",
+        "_undelimited",
+        "_write_paused",
+        "busy",
+        "read_deadline",
+        "write_deadline",
+    )
+
+    def __init__(self, server: RawServer) -> None:
+        self._server = server
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._peer = ""
+        self._slots: collections.deque[_Slot] = collections.deque()
+        self._backlog: collections.deque[tuple[Request | bytes, bool]] = collections.deque()
+        self._tasks: set[asyncio.Future[Answer]] = set()
+        self._out: list[bytes] = []
+        self._out_answers = 0
+        self._corked = False
+        self._reading = True
+        self._write_paused = False
+        self._lingering = False
+        self._eof = False
+        self._last_admitted = False
+        self._discarded = 0
+        self._status = 400
+        self._in_headers = False
+        self._began = False
+        self._undelimited = 0
+        self.busy = False
+        self.read_deadline = server.now + server.limits.header_timeout
+        self.write_deadline = math.inf
+        self._reset()
+
+    def _reset(self) -> None:
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._header_bytes = 0
+        self._fields = 0
+        self._expects = False
+
+    # -- the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+        peer = transport.get_extra_info("peername")
+        self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
+        if not self._server.admit(self):
+            self._parser = None
+            self._linger(text(503, "too many connections; try again later", (b"Retry-After", b"1")))
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - how it ended changes nothing
+        self._server.forget(self)
+        self._transport = self._parser = None
+        for task in self._tasks:
+            task.cancel()
+        self._slots.clear()
+        self._backlog.clear()
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            self._discarded += len(data)
+            if self._discarded > LINGER_BYTES:
+                self.abort()
+            return
+        self._corked, self._began = True, False
+        self._feed(data)
+        if self._in_headers and self._parser is not None:
+            # A part-read name or value sits in the parser, unseen by on_header; what was read bounds it.
+            self._undelimited = 0 if self._began else self._undelimited + len(data)
+            if self._undelimited > self._server.limits.max_header_bytes:
+                self._refuse(431)
+        self._uncork()
+
+    def _feed(self, data: bytes) -> None:
+        while data and (parser := self._parser) is not None:
+            try:
+                parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                # An offer to upgrade (h2c) may be ignored (RFC 9110 7.8): answer, and read on in HTTP/1.1.
+                data = data[upgrade.args[0] :]
+                if self._parser is not None:
+                    self._parser = httptools.HttpRequestParser(self)
+            except httptools.HttpParserCallbackError as error:
+                if not isinstance(error.__context__, _RefusedError):
+                    log.exception("http.parser_callback")
+                    self._status = 500
+                self._refuse(self._status)
+            except httptools.HttpParserError:
+                if not self._last_admitted:
+                    self._refuse(400)
+                self._parser = None
+            else:
+                return
+
+    def eof_received(self) -> bool:
+        """Serve what a half-closed peer has asked for; a request cut short is a bad one."""
+        if self._lingering:
+            return False
+        self._eof = True
+        if self._partial():
+            self._refuse(400)
+            return True
+        self._parser = None
+        if self._slots or self._backlog:
+            self._last_admitted = True
+            self.read_deadline = math.inf
+            return True
+        return False
+
+    def _partial(self) -> bool:
+        """Tell whether a request has begun to arrive and has not ended."""
+        return self._parser is not None and (self._in_headers or bool(self._target))
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self.write_deadline = self._server.now + self._server.limits.body_timeout
+        self._hold()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self.write_deadline = math.inf
+        self._pump()
+
+    # -- the parser calls
+
+    def on_message_begin(self) -> None:
+        if self._last_admitted:
+            raise _RefusedError
+        self._in_headers = self._began = True
+        self.read_deadline = self._server.now + self._server.limits.header_timeout
+
+    def on_url(self, url: bytes) -> None:
+        self._target = self._target + url if self._target else url
+        if len(self._target) > self._server.limits.max_header_bytes:
+            self._stop(414)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        self._header_bytes += len(name) + len(value) + 4
+        limits = self._server.limits
+        if self._fields > limits.max_headers or self._header_bytes + len(self._target) > limits.max_header_bytes:
+            self._stop(431)
+        name = name.lower()
+        if name in self._server.kept:
+            self._headers[name] = value
+        elif name == b"content-length":
+            # llhttp has refused what is not a number; one that is too long to convert is too large as well.
+            if len(value) > 18 or int(value) > limits.max_body:
+                self._stop(413)
+        elif name == b"expect":
+            if value.lower() != b"100-continue":
+                self._stop(417)
+            self._expects = True
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        if parser is None:
+            raise _RefusedError
+        if parser.get_method() not in _METHODS:
+            self._stop(405)
+        self._in_headers = False
+        self._undelimited = 0
+        self.read_deadline = self._server.now + self._server.limits.body_timeout
+        if self._expects and parser.get_http_version() == "1.1":
+            self._continue()
+
+    def _continue(self) -> None:
+        if self._slots or self._backlog:
+            self._admit(_CONTINUE, last=False)
+        else:
+            self._out.append(_CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_size += len(body)
+        if self._body_size > self._server.limits.max_body:
+            self._stop(413)
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        parser = self._parser
+        if parser is None:
+            raise _RefusedError
+        body = self._body
+        request = Request(
+            _METHODS[parser.get_method()],
+            self._target,
+            self._headers,
+            b"" if not body else body[0] if len(body) == 1 else b"".join(body),
+            self._peer,
+        )
+        # An HTTP/1.0 peer is answered once: it does not promise to understand persistence.
+        last = not parser.should_keep_alive() or parser.get_http_version() == "1.0" or self._server.closing
+        self._last_admitted = last
+        self._reset()
+        self.read_deadline = math.inf if last else self._server.now + self._server.limits.idle_timeout
+        self._admit(request, last=last)
+
+    def _admit(self, request: Request | bytes, *, last: bool) -> None:
+        if self._backlog or self._full():
+            self._backlog.append((request, last))
+            self._hold()
+        else:
+            self._dispatch(request, last=last)
+
+    def _stop(self, status: int) -> None:
+        self._status = status
+        raise _RefusedError
+
+    # -- answers
+
+    def _full(self) -> bool:
+        bound = self._server.limits.max_pipelined
+        return self._write_paused or len(self._slots) >= bound or self._out_answers >= bound
+
+    def _dispatch(self, request: Request | bytes, *, last: bool) -> None:
+        """Have a request answered; `bytes` are an answer of the connection itself, in its turn."""
+        self.busy = True
+        if isinstance(request, bytes):
+            head, answer = False, cast("Answer | Awaitable[Answer]", request)
+        else:
+            head, answer = request.method == "HEAD", self._server.answer(request)
+        if isinstance(answer, bytes) and not head and not last and not self._slots and answer is not _CONTINUE:
+            self._out_answers += 1
+            self._server.dated(answer, self._out)
+            return
+        slot = _Slot(head=head, last=last)
+        self._slots.append(slot)
+        if isinstance(answer, (bytes, Response)):
+            slot.wire = answer if isinstance(answer, bytes) else to_wire(answer)
+            self._flush_slots()
+            return
+        task = asyncio.ensure_future(answer)
+        self._tasks.add(task)
+        self.read_deadline = math.inf
+        task.add_done_callback(lambda done: self._settle(slot, done))
+
+    def _settle(self, slot: _Slot, task: asyncio.Future[Answer]) -> None:
+        self._tasks.discard(task)
+        result = self._server.settle(task)
+        slot.wire = result if isinstance(result, bytes) else to_wire(result)
+        if self._transport is not None:
+            self._corked = True
+            self._flush_slots()
+            self._uncork()
+            self._pump()
+
+    def _flush_slots(self) -> None:
+        slots = self._slots
+        while slots and (wire := slots[0].wire) is not None:
+            slot = slots.popleft()
+            end = wire.index(b"\r\n\r\n")
+            if slot.head:
+                wire = wire[: end + 4]
+            if slot.last:
+                wire = wire[:end] + b"\r\nConnection: close" + wire[end:]
+            self._out_answers += 1
+            if wire is _CONTINUE:
+                self._out.append(wire)
+            else:
+                self._server.dated(wire, self._out)
+
+    def _uncork(self) -> None:
+        """Write everything answered in this tick with one call, and go on with what had to wait."""
+        self._corked = False
+        transport = self._transport
+        if transport is None:
+            return
+        if self._out:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            self._out_answers = 0
+            transport.write(data)
+        if self._slots or self._backlog:
+            if self._backlog and not self._full():
+                asyncio.get_running_loop().call_soon(self._pump)
+            return
+        self.busy = self._partial()
+        if self._last_admitted:
+            self._finish()
+        elif not self.busy and self._server.closing:
+            transport.close()
+        elif self.read_deadline == math.inf:
+            self.read_deadline = self._server.now + self._server.limits.idle_timeout
+
+    def _pump(self) -> None:
+        if self._transport is None:
+            return
+        self._corked = True
+        while self._backlog and not self._full():
+            request, last = self._backlog.popleft()
+            self._dispatch(request, last=last)
+        self._uncork()
+        if not self._backlog and not self._full() and not self._reading and self._transport is not None:
+            self._reading = True
+            if self._partial():
+                self.read_deadline = self._server.now + self._server.limits.body_timeout
+            self._transport.resume_reading()
+
+    def _hold(self) -> None:
+        if self._reading and self._transport is not None and self._parser is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    # -- endings
+
+    def _refuse(self, status: int) -> None:
+        """Answer after everything asked before, and hear no more from this peer."""
+        self._parser = None
+        if self._lingering or self._last_admitted:
+            return
+        self._in_headers = False
+        words = {405: "the methods here are GET, HEAD and POST", 417: "only 100-continue is understood"}
+        phrase = PHRASES[status].decode()
+        fields = ((b"Allow", b"GET, HEAD, POST"),) if status == 405 else ()
+        self._last_admitted = True
+        self._reset()
+        self.read_deadline = math.inf
+        self._admit(to_wire(text(status, words.get(status, phrase), *fields)), last=True)
+        if not self._corked:
+            self._uncork()
+
+    def _linger(self, response: Response) -> None:
+        self._last_admitted = True
+        if self._transport is not None:
+            self._transport.write(to_wire(response).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+            self._finish()
+
+    def _finish(self) -> None:
+        """Everything is answered: send FIN, and drain what the peer still sends for a moment."""
+        transport = self._transport
+        if transport is None or self._lingering:
+            return
+        self._lingering = True
+        self._parser = None
+        self.busy = False
+        if self._eof or self._server.closing:
+            transport.close()
+            return
+        self.read_deadline = self._server.now + LINGER_SECONDS
+        if transport.can_write_eof():
+            transport.write_eof()
+        if not self._reading:
+            self._reading = True
+            transport.resume_reading()
+
+    def expire(self) -> None:
+        """The server's timer found a deadline passed."""
+        if self._lingering or self.write_deadline <= self._server.now:
+            self.abort()
+        elif self._slots or self._backlog or not self._reading:
+            self.read_deadline = math.inf
+        elif self._partial():
+            self._refuse(408)
+        elif self._transport is not None:
+            self.read_deadline = math.inf
+            self._transport.close()
+
+    def close_if_idle(self) -> None:
+        if not self.busy and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class RawServer:
+    """
+    Serves `handler` on TCP within `limits`.
+
+    `kept` names the header fields (lower case) that requests carry. `health` answers GET /health. With a
+    `clock`, responses carry Date. An exception of the handler is logged and answered 500 without detail.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        limits: Limits,
+        *,
+        clock: Clock | None = None,
+        health: Callable[[], Response] | None = None,
+        kept: frozenset[bytes] = frozenset({b"content-type", b"if-none-match", b"if-modified-since"}),
+    ) -> None:
+        self.limits = limits
+        self.kept = kept
+        self.now = 0.0
+        self.closing = False
+        self._handler = handler
+        self._health = health
+        self._clock = clock
+        self._date = b""
+        self._connections: set[_Connection] = set()
+        self._inflight = 0
+        self._emptied = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        shortest = min(limits.header_timeout, limits.body_timeout, limits.idle_timeout, LINGER_SECONDS)
+        self._period = min(1.0, shortest / 2)
+
+    async def serve(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+        """Listen, and return the port (useful when 0 was asked for). `close` ends it."""
+        loop = asyncio.get_running_loop()
+        self._tick(loop)
+        self._server = await loop.create_server(
+            lambda: _Connection(self), host, port, backlog=1024, reuse_port=reuse_port or None
+        )
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self, grace: float = 5.0) -> None:
+        """Stop listening, let answers in flight finish for `grace` seconds, then end every connection."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.close_if_idle()
+        self._emptied.clear()
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), grace)
+        for connection in list(self._connections):
+            connection.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._server is not None:
+            await self._server.wait_closed()
+            self._server = None
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    @property
+    def inflight(self) -> int:
+        return self._inflight
+
+    def admit(self, connection: _Connection) -> bool:
+        """Take a new connection in; False when there are too many."""
+        full = len(self._connections) >= self.limits.max_connections
+        self._connections.add(connection)
+        return not full
+
+    def forget(self, connection: _Connection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._emptied.set()
+
+    def answer(self, request: Request) -> Answer | Awaitable[Answer]:
+        """Ask the handler; whatever it raises becomes a 500."""
+        try:
+            if self._health is not None and request.target == b"/health" and request.method != "POST":
+                return self._health()
+            answer = self._handler(request)
+        except Exception as error:  # noqa: BLE001 - one bad request must not end the process
+            return self._failed(error)
+        if isinstance(answer, (bytes, Response)):
+            return answer
+        if self._inflight >= self.limits.max_inflight:
+            if asyncio.iscoroutine(answer):
+                answer.close()
+            return text(503, "too many requests in flight; try again later", (b"Retry-After", b"1"))
+        self._inflight += 1
+        return answer
+
+    def settle(self, task: asyncio.Future[Answer]) -> Answer:
+        """Return what a finished handler answered, or a 500."""
+        self._inflight -= 1
+        if task.cancelled():
+            return text(503, "the server is stopping", (b"Retry-After", b"1"))
+        if (error := task.exception()) is not None:
+            return self._failed(error)
+        return task.result()
+
+    @staticmethod
+    def _failed(error: BaseException) -> Response:
+        log.error("http.handler_failed", exc_info=error)
+        return text(500, "internal error")
+
+    def dated(self, wire: bytes, out: list[bytes]) -> None:
+        """Append the response to `out`, with a Date field after its status line (RFC 9110 6.6.1)."""
+        if not self._date:
+            out.append(wire)
+            return
+        at = wire.index(b"\n") + 1
+        out += (wire[:at], self._date, wire[at:])
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now = now = loop.time()
+        if self._clock is not None:
+            self._date = b"Date: %b\r\n" % email.utils.format_datetime(self._clock.now(), usegmt=True).encode()
+        for connection in [c for c in self._connections if c.read_deadline <= now or c.write_deadline <= now]:
+            connection.expire()
+        self._timer = loop.call_later(self._period, self._tick, loop)

@@ -1,0 +1,252 @@
+"""Every endpoint of the REST interface, once: the application serves this table and OpenAPI describes it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from chancery.ra.requestor import Operation
+from chancery.web import certificates, issuers, management
+from chancery.web.certificates import PEM_CHAIN, PKCS7, PKIX_CERT
+from chancery.web.issuers import PKIX_CRL
+from chancery.web.service import API, JSON, Answer, Endpoint
+from chancery.web.views import (
+    CertificateList,
+    CertificateRequest,
+    CertificateSearch,
+    CertificateView,
+    CRLAsked,
+    HealthView,
+    IssuerChoice,
+    IssuerList,
+    IssuerView,
+    OperatorAsked,
+    OperatorList,
+    OperatorView,
+    ProfileList,
+    ProfileView,
+    RequestView,
+    RevocationAsked,
+    RevocationView,
+    StatusView,
+)
+
+_ONE: Final = f"{API}/certificates/{{serial}}"
+_ISSUER: Final = f"{API}/issuers/{{name}}"
+
+_CERTIFICATES = (
+    Endpoint(
+        "POST",
+        f"{API}/certificates",
+        "Request a certificate",
+        (
+            Answer(201, "Issued; the same transaction id gives the same certificate again.", RequestView),
+            Answer(202, "Not yet; Location says where to ask again.", RequestView),
+        ),
+        Operation.SUBMIT,
+        certificates.request_certificate,
+        body=CertificateRequest,
+        headers=(("Idempotency-Key", "The transaction id, in place of `transaction_id`."),),
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/certificates",
+        "Search certificates",
+        (Answer(200, "One page, newest first.", CertificateList),),
+        Operation.SEARCH,
+        certificates.search,
+        query=CertificateSearch,
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/requests/{{request_id}}",
+        "See where a request stands",
+        (Answer(200, "The request.", RequestView),),
+        Operation.SEE_REQUEST,
+        certificates.see_request,
+    ),
+    # Longest suffix first: the first path that matches is taken.
+    Endpoint(
+        "GET",
+        f"{_ONE}.chain.pem",
+        "Fetch a certificate and the CAs above it (PEM)",
+        (Answer(200, "Certificate first, without the trust anchor.", PEM_CHAIN),),
+        Operation.SHOW,
+        certificates.fetch_chain,
+        query=IssuerChoice,
+    ),
+    Endpoint(
+        "GET",
+        f"{_ONE}.pem",
+        "Fetch a certificate (PEM)",
+        (Answer(200, "The certificate.", PEM_CHAIN),),
+        Operation.SHOW,
+        certificates.fetch_pem,
+        query=IssuerChoice,
+    ),
+    Endpoint(
+        "GET",
+        f"{_ONE}.der",
+        "Fetch a certificate (DER)",
+        (Answer(200, "The certificate.", PKIX_CERT),),
+        Operation.SHOW,
+        certificates.fetch_der,
+        query=IssuerChoice,
+    ),
+    Endpoint(
+        "GET",
+        f"{_ONE}.p7c",
+        "Fetch a certificate and the CAs above it (PKCS#7)",
+        (Answer(200, "certs-only SignedData, without the trust anchor.", PKCS7),),
+        Operation.SHOW,
+        certificates.fetch_pkcs7,
+        query=IssuerChoice,
+    ),
+    Endpoint(
+        "GET",
+        _ONE,
+        "See a certificate and its status",
+        (Answer(200, "The certificate.", CertificateView),),
+        Operation.SHOW,
+        certificates.show,
+        query=IssuerChoice,
+    ),
+    Endpoint(
+        "POST",
+        f"{_ONE}/revocation",
+        "Revoke a certificate",
+        (
+            Answer(200, "Revoked.", RevocationView),
+            Answer(202, "Not settled yet; the certificate's state will say.", RevocationView),
+        ),
+        Operation.REVOKE,
+        certificates.revoke,
+        body=RevocationAsked,
+    ),
+)
+
+_ISSUERS = (
+    Endpoint(
+        "GET",
+        f"{API}/issuers",
+        "List issuers",
+        (Answer(200, "Every issuer.", IssuerList),),
+        Operation.SEE_ISSUERS,
+        issuers.list_issuers,
+    ),
+    Endpoint(
+        "GET",
+        f"{_ISSUER}/crl",
+        "Fetch an issuer's CRL (DER)",
+        (Answer(200, "The current CRL.", PKIX_CRL),),
+        Operation.SEE_ISSUERS,
+        issuers.fetch_crl,
+    ),
+    Endpoint(
+        "POST",
+        f"{_ISSUER}/crl",
+        "Have a fresh CRL published",
+        (Answer(202, "Asked for.", CRLAsked),),
+        Operation.PUBLISH_CRL,
+        issuers.publish_crl,
+    ),
+    Endpoint(
+        "GET",
+        f"{_ISSUER}.pem",
+        "Fetch an issuer's certificate (PEM)",
+        (Answer(200, "The certificate.", PEM_CHAIN),),
+        Operation.SEE_ISSUERS,
+        issuers.fetch_issuer_pem,
+    ),
+    Endpoint(
+        "GET",
+        f"{_ISSUER}.der",
+        "Fetch an issuer's certificate (DER)",
+        (Answer(200, "The certificate.", PKIX_CERT),),
+        Operation.SEE_ISSUERS,
+        issuers.fetch_issuer_der,
+    ),
+    Endpoint(
+        "GET",
+        _ISSUER,
+        "See an issuer",
+        (Answer(200, "The issuer.", IssuerView),),
+        Operation.SEE_ISSUERS,
+        issuers.show_issuer,
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/profiles",
+        "List profiles",
+        (Answer(200, "The profiles that the caller may request.", ProfileList),),
+        Operation.SEE_PROFILES,
+        issuers.list_profiles,
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/profiles/{{name}}",
+        "See a profile",
+        (Answer(200, "The profile.", ProfileView),),
+        Operation.SEE_PROFILES,
+        issuers.show_profile,
+    ),
+)
+
+_MANAGEMENT = (
+    Endpoint(
+        "GET",
+        f"{API}/operators",
+        "List operators",
+        (Answer(200, "Every operator.", OperatorList),),
+        Operation.SEE_OPERATORS,
+        management.list_operators,
+    ),
+    Endpoint(
+        "POST",
+        f"{API}/operators",
+        "Enrol an operator",
+        (Answer(201, "Enrolled.", OperatorView),),
+        Operation.ADD_OPERATOR,
+        management.add_operator,
+        body=OperatorAsked,
+    ),
+    Endpoint(
+        "DELETE",
+        f"{API}/operators/{{name}}",
+        "Remove an operator",
+        (Answer(204, "Removed.", None),),
+        Operation.REMOVE_OPERATOR,
+        management.remove_operator,
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/status",
+        "See the status",
+        (Answer(200, "Counts and CRLs.", StatusView),),
+        Operation.STATUS,
+        management.status,
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/whoami",
+        "See who the caller is taken for",
+        (Answer(200, "The caller.", OperatorView),),
+        None,
+        management.whoami,
+    ),
+    Endpoint(
+        "GET",
+        "/health",
+        "See whether the process can work",
+        (Answer(200, "It can.", HealthView),),
+        public=management.health,
+    ),
+    Endpoint(
+        "GET",
+        "/openapi.json",
+        "This description",
+        (Answer(200, "The OpenAPI document.", JSON),),
+        public=management.description,
+    ),
+)
+
+ENDPOINTS: Final = (*_CERTIFICATES, *_ISSUERS, *_MANAGEMENT)

@@ -1,0 +1,123 @@
+"""What every handler works with, and what an endpoint is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from chancery.ports import IssuerRecord, Operator
+from chancery.ra.enrolment import RegistrationAuthority
+from chancery.ra.requestor import Operation, Reach
+from chancery.web.access import Gate
+
+REMEMBER_ISSUERS_SECONDS = 5.0
+API = "/api/v1"
+JSON = "application/json"
+
+
+class Issuers:
+    """The issuers, asked for at most every five seconds: they are needed for each chain and hardly ever change."""
+
+    def __init__(self, ra: RegistrationAuthority) -> None:
+        self._ra = ra
+        self._records: Mapping[str, IssuerRecord] = {}
+        self._until = float("-inf")
+
+    async def by_name(self) -> Mapping[str, IssuerRecord]:
+        if self._ra.clock.monotonic() >= self._until:
+            until = self._ra.clock.monotonic() + REMEMBER_ISSUERS_SECONDS
+            self._records = {record.name: record for record in await self._ra.directory.issuers()}
+            self._until = until
+        return self._records
+
+    async def chain(self, name: str) -> list[bytes]:
+        """
+        Certificates (DER) from this issuer upwards, without the trust anchor.
+
+        An issuer that is its own anchor, or that is not known, gives an empty chain.
+        """
+        records = await self.by_name()
+        by_id = {record.issuer_id: record for record in records.values()}
+        found: list[bytes] = []
+        record = records.get(name)
+        while record is not None and record.parent_id is not None and len(found) < len(by_id):
+            found.append(record.certificate)
+            record = by_id.get(record.parent_id)
+        return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Service:
+    """The registration core and what is kept beside it in this process; `description` is the OpenAPI document."""
+
+    ra: RegistrationAuthority
+    gate: Gate
+    issuers: Issuers
+    version: str
+    description: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """One authenticated and authorised request."""
+
+    service: Service
+    operator: Operator
+    reach: Reach
+    request: Request
+
+    @property
+    def ra(self) -> RegistrationAuthority:
+        return self.service.ra
+
+    def path(self, name: str) -> str:
+        """Return a path parameter."""
+        return str(self.request.path_params[name])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer that an endpoint may give besides a problem: a structure as JSON, or bytes of a media type."""
+
+    status: int
+    description: str
+    body: type[msgspec.Struct] | str | None
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+PublicHandler = Callable[[Service], Awaitable[Response]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Endpoint:
+    """
+    One method of one path. `operation` None: every operator may.
+
+    `public` endpoints need no certificate; they have another kind of handler.
+    """
+
+    method: str
+    path: str
+    summary: str
+    answers: tuple[Answer, ...]
+    operation: Operation | None = None
+    handler: Handler | None = None
+    public: PublicHandler | None = None
+    body: type[msgspec.Struct] | None = None
+    query: type[msgspec.Struct] | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def json(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a structure as JSON."""
+    return Response(msgspec.json.encode(value), status, headers, media_type=JSON)
+
+
+def download(content: bytes, media_type: str, name: str) -> Response:
+    """Return a file."""
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(content, 200, headers, media_type=media_type)

@@ -1,0 +1,298 @@
+"""Serving the application over HTTPS with mutual TLS: uvicorn, with the peer's certificate and with limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from chancery.errors import OperatorError
+from chancery.web.access import Gate, Peer
+from chancery.web.failures import PROBLEM_JSON, of_status
+
+MAX_HEAD: Final = 32 * 1024
+# A whole message, trailers included; bodies are limited closer in `bodies`.
+MAX_MESSAGE: Final = 1024 * 1024
+HEAD_SECONDS: Final = 10.0
+KEEP_ALIVE_SECONDS: Final = 30
+HANDSHAKE_SECONDS: Final = 10.0
+_log = structlog.get_logger("chancery.web.tls")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TLSFiles:
+    """PEM files: the server's certificate chain and key, and the CAs that client certificates chain to."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """`connections` at once, idle ones included; `drain_seconds` for requests under way when stopping."""
+
+    connections: int = 1024
+    drain_seconds: int = 10
+
+
+def server_context(files: TLSFiles, on_refused: Callable[[str], None]) -> ssl.SSLContext:
+    """
+    Return a context for TLS 1.2 and 1.3 that asks for a client certificate but does without.
+
+    A certificate that does not verify (unknown CA, expired, not for clientAuth) fails the handshake;
+    `on_refused` is then called with the reason. Raises OperatorError naming the file that cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_OPTIONAL
+    # The file may hold the issuing CA alone; an operator's certificate never chains to anything else.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    # No resumption: every connection shows its certificate.
+    context.num_tickets = 0
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(files.certificate, files.key)
+    except (OSError, ssl.SSLError) as error:
+        raise OperatorError(
+            f"{files.certificate} and {files.key} are no certificate chain and key: {error}",
+            "name the PEM files of the server's certificate and its key",
+        ) from error
+    try:
+        context.load_verify_locations(files.client_ca)
+    except (OSError, ssl.SSLError) as error:
+        raise OperatorError(
+            f"{files.client_ca} holds no CA certificates: {error}", "name the PEM file of the issuing CA"
+        ) from error
+    context.sslobject_class = _reporting(on_refused)
+    return context
+
+
+def _reporting(on_refused: Callable[[str], None]) -> type[ssl.SSLObject]:
+    class ReportingSSLObject(ssl.SSLObject):
+        """Tells of client certificates that do not verify: the application never sees them."""
+
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except ssl.SSLCertVerificationError as error:
+                on_refused(error.verify_message)
+                raise
+
+    return ReportingSSLObject
+
+
+def protocol_class(limits: Limits) -> type[HttpToolsProtocol]:
+    """Return uvicorn's protocol with the peer's certificate in `scope["state"]["peer"]` and limits on the head."""
+
+    class Protocol(HttpToolsProtocol):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._peer = Peer(None)
+            self._received = 0
+            self._head_open = True
+            self._head_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # - as uvicorn does
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                transport.close()
+                return
+            tls = transport.get_extra_info("ssl_object")
+            if tls is not None:
+                self._peer = Peer(tls.getpeercert(binary_form=True))
+            self._watch_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._unwatch_head()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self.parser is None or self.transport.is_closing():
+                return
+            self._received += len(data)
+            super().data_received(data)
+            if self._head_open and self._received > MAX_HEAD:
+                self._refuse(431, "Request Header Fields Too Large")
+            elif self._received > MAX_MESSAGE:
+                self.transport.close()
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self.scope["state"]["peer"] = self._peer
+            self._received, self._head_open = 0, True
+            self._watch_head()
+
+        def on_headers_complete(self) -> None:
+            self._unwatch_head()
+            self._head_open = False
+            if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+                self._refuse(431, "Request Header Fields Too Large")
+                return
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            if not self.transport.is_closing():
+                super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            # Between messages nothing is expected within seconds; uvicorn's keep-alive timer watches.
+            self._head_open = False
+            if not self.transport.is_closing():
+                super().on_message_complete()
+
+        def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words are not sent
+            self._refuse(400, "Bad Request")
+
+        def _watch_head(self) -> None:
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(HEAD_SECONDS, self._refuse, 408, "Request Timeout")
+
+        def _unwatch_head(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+        def _refuse(self, status: int, title: str) -> None:
+            self._unwatch_head()
+            if self.transport.is_closing():
+                return
+            # While an earlier request of this connection is being answered, nothing may come in between.
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(_raw_answer(status, title))
+            self.transport.close()
+
+    return Protocol
+
+
+def _raw_answer(status: int, title: str) -> bytes:
+    body = of_status(status, title).body
+    head = f"HTTP/1.1 {status} {title}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\n"
+    return head.encode() + b"connection: close\r\n\r\n" + body
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the caller, and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+async def serve_api(
+    app: Starlette,
+    host: str,
+    port: int,
+    files: TLSFiles,
+    *,
+    limits: Limits | None = None,
+    stop: asyncio.Event | None = None,
+    listening: Callable[[int], None] | None = None,
+) -> None:
+    """
+    Serve `app` over HTTPS on TCP `port` (0: any) of `host` until `stop` is set, then finish what is under way.
+
+    Without `stop`, SIGTERM and SIGINT stop it. `listening` is called with the port once connections are
+    accepted. Raises OperatorError when the address cannot be bound or a file cannot be used.
+    """
+    limits = limits or Limits()
+    gate: Gate = app.state.gate
+    background: set[asyncio.Task[None]] = set()
+    loop = asyncio.get_running_loop()
+
+    def on_refused(why: str) -> None:
+        task = loop.create_task(gate.refused("unknown", f"client certificate: {why}", None))
+        background.add(task)
+        task.add_done_callback(background.discard)
+
+    context = server_context(files, on_refused)
+    sockets = _bind(host, port)
+    bound = sockets[0].getsockname()[1]
+
+    def on_started() -> None:
+        _log.info("listening", host=host, port=bound)
+        if listening is not None:
+            listening(bound)
+
+    server = _Server(_config(app, context, limits), on_started)
+    try:
+        with _stopping(loop, stop) as asked:
+            running = asyncio.create_task(server.serve(sockets))
+            watcher = asyncio.create_task(asked.wait())
+            await asyncio.wait({running, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            server.should_exit = True
+            await running
+            watcher.cancel()
+    finally:
+        for one in sockets:
+            one.close()
+        await asyncio.gather(*background, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _stopping(loop: asyncio.AbstractEventLoop, stop: asyncio.Event | None) -> Generator[asyncio.Event, None, None]:
+    if stop is not None:
+        yield stop
+        return
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    try:
+        yield asked
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _config(app: Starlette, context: ssl.SSLContext, limits: Limits) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=protocol_class(limits),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # X-Forwarded-For is nobody's word about a TLS peer.
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=limits.drain_seconds,
+        ssl_context_factory=lambda _config, _default: context,
+    )
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    """Listen on every address of `host` (one for each of IPv4 and IPv6)."""
+    found: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            if family in {socket.AF_INET, socket.AF_INET6}:
+                found.append(socket.create_server(address[:2], family=family, backlog=1024))
+    except OSError as error:
+        for one in found:
+            one.close()
+        raise OperatorError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}",
+            "stop what uses that port, or configure another address",
+        ) from error
+    return found

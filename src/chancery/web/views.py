@@ -1,0 +1,293 @@
+"""The JSON of the REST interface: what comes in and what goes out, as strict structures."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import enum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from chancery.ports import (
+    CRLRecord,
+    Operator,
+    RequestState,
+    RevocationReason,
+    Role,
+    StatusState,
+    StoredCertificate,
+)
+from chancery.ra.enrolment import serial_text
+
+MAX_WAIT_SECONDS = 60.0
+ShortName = Annotated[str, Meta(min_length=1, max_length=64)]
+SerialText = Annotated[str, Meta(pattern="^[0-9A-Fa-f]{1,42}$", description="Serial number in hexadecimal.")]
+Moment = Annotated[datetime.datetime, Meta(tz=True)]
+Wait = Annotated[
+    float,
+    Meta(ge=0, le=MAX_WAIT_SECONDS, description="How long to wait for the end before answering 202, in seconds."),
+]
+
+
+class Reason(enum.Enum):
+    """CRLReason (RFC 5280 5.3.1)."""
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "keyCompromise"
+    CA_COMPROMISE = "cACompromise"
+    AFFILIATION_CHANGED = "affiliationChanged"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessationOfOperation"
+    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
+    AA_COMPROMISE = "aACompromise"
+
+    def code(self) -> RevocationReason:
+        return RevocationReason[self.name]
+
+
+class Asked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that came in: an unknown field is refused."""
+
+
+class View(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that goes out: what is unknown is left out."""
+
+
+class CertificateRequest(Asked, frozen=True, kw_only=True):
+    """`csr`: PKCS#10 in PEM. `names`: subjectAltNames beside the CSR's own, as dns:…, ip:…, email:… or uri:…."""
+
+    profile: ShortName
+    csr: Annotated[str, Meta(max_length=131072)]
+    names: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=100)] = []
+    issuer: ShortName | None = None
+    transaction_id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    wait_seconds: Wait = 10.0
+
+
+class RevocationAsked(Asked, frozen=True, kw_only=True):
+    """Why a certificate is to be revoked, and since when its key is not to be trusted."""
+
+    reason: Reason
+    invalidity_date: Moment | None = None
+    issuer: ShortName | None = None
+    wait_seconds: Wait = 10.0
+
+
+class OperatorAsked(Asked, frozen=True, kw_only=True):
+    """An operator to enrol: by its `certificate` (PEM), or by `serial` (and `issuer` where that is ambiguous)."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    roles: Annotated[list[Role], Meta(min_length=1, max_length=4)]
+    profiles: Annotated[list[ShortName], Meta(max_length=100)] | None = None
+    certificate: Annotated[str, Meta(max_length=131072)] | None = None
+    serial: SerialText | None = None
+    issuer: ShortName | None = None
+
+
+class CertificateSearch(Asked, frozen=True, kw_only=True):
+    """`subject` matches a prefix, `name` one whole subjectAltName; newest first, below certificate_id `before`."""
+
+    subject: Annotated[str, Meta(max_length=1000)] | None = None
+    name: Annotated[str, Meta(max_length=1000)] | None = None
+    serial: SerialText | None = None
+    state: StatusState | None = None
+    profile: ShortName | None = None
+    issuer: ShortName | None = None
+    before: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+
+
+class IssuerChoice(Asked, frozen=True, kw_only=True):
+    """Which issuer's serial is meant, where several used it."""
+
+    issuer: ShortName | None = None
+
+
+class NoQuery(Asked, frozen=True, kw_only=True):
+    """No parameters."""
+
+
+class RequestView(View, frozen=True, kw_only=True):
+    """A request: with its certificate and chain (PEM) when done, with its error when refused."""
+
+    request_id: int
+    transaction_id: str
+    state: RequestState
+    issuer: str | None = None
+    serial: str | None = None
+    certificate: str | None = None
+    chain: list[str] = []
+    error: str | None = None
+    detail: str | None = None
+
+
+class CertificateView(View, frozen=True, kw_only=True):
+    """A stored certificate; `certificate` (PEM) only where one is shown by itself."""
+
+    certificate_id: int
+    serial: str
+    issuer: str
+    subject: str
+    names: list[str]
+    not_before: datetime.datetime
+    not_after: datetime.datetime
+    profile: str
+    requestor: str
+    issued_at: datetime.datetime
+    state: StatusState
+    revoked_at: datetime.datetime | None = None
+    reason: Reason | None = None
+    invalidity_date: datetime.datetime | None = None
+    certificate: str | None = None
+
+
+class CertificateList(View, frozen=True, kw_only=True):
+    """One page; `next` is the `before` of the following one."""
+
+    certificates: list[CertificateView]
+    next: int | None = None
+
+
+class RevocationView(View, frozen=True, kw_only=True):
+    """A revocation: `done`, or still `waiting` for the worker."""
+
+    revocation_id: int
+    issuer: str
+    serial: str
+    reason: Reason
+    state: RequestState
+
+
+class CRLView(View, frozen=True, kw_only=True):
+    """An issuer's current CRL; `overdue` when its nextUpdate has passed."""
+
+    number: int
+    this_update: datetime.datetime
+    next_update: datetime.datetime
+    overdue: bool = False
+
+
+class CRLAsked(View, frozen=True, kw_only=True):
+    """A fresh CRL has been asked for; it shows as a higher `number` of the issuer's `crl`."""
+
+    issuer: str
+    asked_at: datetime.datetime
+
+
+class IssuerView(View, frozen=True, kw_only=True):
+    """An issuer; `issues` tells whether a token of this installation holds its key."""
+
+    name: str
+    subject: str
+    serial: str
+    not_before: datetime.datetime
+    not_after: datetime.datetime
+    parent: str | None = None
+    issues: bool
+    crl: CRLView | None = None
+    certificate: str | None = None
+
+
+class IssuerList(View, frozen=True, kw_only=True):
+    """Every issuer, CAs elsewhere included."""
+
+    issuers: list[IssuerView]
+
+
+class ProfileView(View, frozen=True, kw_only=True):
+    """A profile; `source` (TOML) only where one is shown by itself."""
+
+    name: str
+    version: int
+    sha256: str
+    description: str | None = None
+    default_issuer: str | None = None
+    source: str | None = None
+
+
+class ProfileList(View, frozen=True, kw_only=True):
+    """The profiles that the caller may request."""
+
+    profiles: list[ProfileView]
+
+
+class OperatorView(View, frozen=True, kw_only=True):
+    """An operator; `profiles` left out means every profile."""
+
+    name: str
+    roles: list[Role]
+    certificate_sha256: str
+    profiles: list[str] | None = None
+
+
+class OperatorList(View, frozen=True, kw_only=True):
+    """Every operator that has not been removed."""
+
+    operators: list[OperatorView]
+
+
+class StatusView(View, frozen=True, kw_only=True):
+    """Counts of requests, certificates and journal events, and each issuer's CRL."""
+
+    version: str
+    time: datetime.datetime
+    counts: dict[str, int]
+    crls: dict[str, CRLView | None]
+
+
+class HealthView(View, frozen=True, kw_only=True):
+    """`ok`: the process answers and its database does."""
+
+    status: str
+
+
+def pem(certificate: bytes) -> str:
+    """PEM of a certificate (DER), 64 characters a line (RFC 7468 2)."""
+    text = base64.b64encode(certificate).decode("ascii")
+    lines = "\n".join(text[at : at + 64] for at in range(0, len(text), 64))
+    return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
+
+
+def certificate_view(stored: StoredCertificate, *, whole: bool) -> CertificateView:
+    """Return what is shown of a certificate, its PEM included when `whole`."""
+    status = stored.status
+    return CertificateView(
+        certificate_id=stored.certificate_id,
+        serial=serial_text(stored.serial),
+        issuer=stored.issuer,
+        subject=stored.subject,
+        names=list(stored.names),
+        not_before=stored.not_before,
+        not_after=stored.not_after,
+        profile=stored.profile,
+        requestor=stored.requestor,
+        issued_at=stored.issued_at,
+        state=status.state,
+        revoked_at=status.revoked_at,
+        reason=None if status.reason is None else Reason[status.reason.name],
+        invalidity_date=status.invalidity_date,
+        certificate=pem(stored.der) if whole else None,
+    )
+
+
+def crl_view(crl: CRLRecord | None, now: datetime.datetime) -> CRLView | None:
+    """Return what is shown of a CRL beside its bytes."""
+    if crl is None:
+        return None
+    return CRLView(
+        number=crl.number,
+        this_update=crl.this_update,
+        next_update=crl.next_update,
+        overdue=crl.next_update < now,
+    )
+
+
+def operator_view(operator: Operator) -> OperatorView:
+    """Return what is shown of an operator."""
+    return OperatorView(
+        name=operator.name,
+        roles=sorted(operator.roles, key=lambda role: role.value),
+        certificate_sha256=operator.fingerprint.hex(),
+        profiles=None if operator.profiles is None else sorted(operator.profiles),
+    )

@@ -1,0 +1,263 @@
+"""Fakes with a failing mode: they keep the ports' contracts, and fail the Nth call before or after its effect."""
+
+from __future__ import annotations
+
+import datetime
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from chancery.asn1.signature import Signer
+from chancery.errors import ErrorType, PKIError
+from chancery.ports import (
+    CertificateRecord,
+    CertificateStatus,
+    CRLRecord,
+    EnrolmentRequest,
+    Event,
+    Intent,
+    Refusal,
+    RequestState,
+    RevocationRequest,
+    RevokedEntry,
+    StatusState,
+)
+
+START = datetime.datetime(2026, 11, 24, 12, 0, tzinfo=datetime.UTC)
+
+
+class FakeClock:
+    """Stands still until told to move."""
+
+    def __init__(self, now: datetime.datetime = START) -> None:
+        self.time = now
+        self.seconds = 1000.0
+
+    def now(self) -> datetime.datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def advance(self, seconds: float) -> None:
+        self.time += datetime.timedelta(seconds=seconds)
+        self.seconds += seconds
+
+
+class FakeEntropy:
+    """A seeded stream: the same seed is the same run."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)
+
+    def draw(self, size: int) -> bytes:
+        return self._random.randbytes(size)
+
+
+class Killed(BaseException):
+    """The process died here: nothing of the caller's runs any more."""
+
+
+class Faults:
+    """Counts port calls; at call `at` does `mode`: fail-before, fail-after, kill-before or kill-after."""
+
+    def __init__(self, at: int | None = None, mode: str = "fail-before") -> None:
+        self.calls = 0
+        self.at = at
+        self.mode = mode
+
+    def around(self, call: Callable[[], Any]) -> Any:
+        self.calls += 1
+        hit = self.calls == self.at
+        if hit and self.mode == "fail-before":
+            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the port failed")
+        if hit and self.mode == "kill-before":
+            raise Killed
+        result = call()
+        if hit and self.mode == "fail-after":
+            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the port failed after it took effect")
+        if hit and self.mode == "kill-after":
+            raise Killed
+        return result
+
+
+class CountingSigner:
+    """A signer that remembers what it was asked to sign; `signed` is the token's own use."""
+
+    def __init__(self, signer: Signer, faults: Faults | None = None) -> None:
+        self._signer = signer
+        self._faults = faults or Faults()
+        self.signed: list[bytes] = []
+
+    @property
+    def algorithm(self):
+        return self._signer.algorithm
+
+    @property
+    def public_key(self):
+        return self._signer.public_key
+
+    def sign(self, data: bytes) -> bytes:
+        def act() -> bytes:
+            signature = self._signer.sign(data)
+            self.signed.append(data)
+            return signature
+
+        return self._faults.around(act)
+
+
+class MemoryStore:
+    """Both the issuance and the revocation store, transactional, in memory; outlives a killed worker."""
+
+    def __init__(self, faults: Faults | None = None) -> None:
+        self.faults = faults or Faults()
+        self.requests: dict[int, EnrolmentRequest] = {}
+        self.states: dict[int, RequestState] = {}
+        self.refusals: dict[int, Refusal] = {}
+        self.taken_by: dict[int, str] = {}
+        self.serials: set[tuple[int, bytes]] = set()
+        self.intents: dict[tuple[int, bytes], tuple[str, Intent]] = {}
+        self.certificates: dict[tuple[int, bytes], CertificateRecord] = {}
+        self.statuses: dict[tuple[int, bytes], CertificateStatus] = {}
+        self.revocations: list[RevocationRequest] = []
+        self.revocation_refusals: dict[int, str] = {}
+        self.crl_numbers: dict[int, int] = {}
+        self.crls: list[CRLRecord] = []
+        self.may_revoke = True
+        self.events: list[Event] = []
+
+    def add(self, request: EnrolmentRequest) -> None:
+        self.requests[request.request_id] = request
+        self.states[request.request_id] = RequestState.WAITING
+
+    def take(self, worker: str, limit: int, at: datetime.datetime) -> list[EnrolmentRequest]:
+        def act() -> list[EnrolmentRequest]:
+            found = [i for i, state in sorted(self.states.items()) if state is RequestState.WAITING][:limit]
+            for request_id in found:
+                self.states[request_id] = RequestState.TAKEN
+                self.taken_by[request_id] = worker
+            return [self.requests[request_id] for request_id in found]
+
+        return self.faults.around(act)
+
+    def record_intents(self, worker, intents, refusals, events) -> None:
+        def act() -> None:
+            new = {(intent.issuer_id, intent.serial) for intent in intents}
+            if len(new) != len(intents) or new & self.serials:
+                raise PKIError(ErrorType.SYSTEM_FAILURE, "a serial was used before")
+            self.serials |= new
+            self.intents.update({(i.issuer_id, i.serial): (worker, i) for i in intents})
+            self._refuse(refusals)
+            self.events += events
+
+        self.faults.around(act)
+
+    def record_certificates(self, certificates, refusals, events) -> None:
+        def act() -> None:
+            for certificate in certificates:
+                key = (certificate.issuer_id, certificate.serial)
+                assert key in self.intents, "a certificate without an intent"
+                assert key not in self.certificates, "a certificate stored twice"
+                assert self.states[certificate.request_id] is RequestState.TAKEN
+                self.certificates[key] = certificate
+                self.statuses[key] = CertificateStatus(*key, StatusState.GOOD, certificate.not_after)
+                self.states[certificate.request_id] = RequestState.DONE
+            self._refuse(refusals)
+            self.events += events
+
+        self.faults.around(act)
+
+    def _refuse(self, refusals: Sequence[Refusal]) -> None:
+        for refusal in refusals:
+            self.states[refusal.request_id] = RequestState.REFUSED
+            self.refusals[refusal.request_id] = refusal
+
+    def unconfirmed(self, worker: str) -> list[Intent]:
+        return self.faults.around(
+            lambda: [
+                intent
+                for key, (owner, intent) in self.intents.items()
+                if owner == worker and key not in self.certificates and key not in self.statuses
+            ]
+        )
+
+    def mark_unconfirmed(self, worker, intents, events) -> None:
+        def act() -> None:
+            for intent in intents:
+                key = (intent.issuer_id, intent.serial)
+                assert key not in self.statuses
+                self.statuses[key] = CertificateStatus(*key, StatusState.UNCONFIRMED, intent.not_after)
+            for request_id, state in self.states.items():
+                if state is RequestState.TAKEN and self.taken_by[request_id] == worker:
+                    self.states[request_id] = RequestState.WAITING
+            self.events += events
+
+        self.faults.around(act)
+
+    def take_revocations(self, limit: int) -> list[RevocationRequest]:
+        return self.faults.around(lambda: self.revocations[:limit])
+
+    def requestor_may_revoke(self, requestor: str, issuer_id: int, serial: bytes) -> bool:
+        return self.may_revoke
+
+    def status(self, issuer_id: int, serial: bytes) -> CertificateStatus | None:
+        return self.faults.around(lambda: self.statuses.get((issuer_id, serial)))
+
+    def revoke(self, status, request, refusal, events) -> None:
+        def act() -> None:
+            if status is not None:
+                before = self.statuses[status.issuer_id, status.serial]
+                assert before.state is not StatusState.REVOKED, "status goes forwards only"
+                self.statuses[status.issuer_id, status.serial] = status
+            else:
+                self.revocation_refusals[request.revocation_id] = refusal
+            self.revocations.remove(request)
+            self.events += events
+
+        self.faults.around(act)
+
+    def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
+        return self.faults.around(
+            lambda: [
+                RevokedEntry(serial, status.revoked_at, status.reason, status.invalidity_date)
+                for (issuer, serial), status in sorted(self.statuses.items())
+                if issuer == issuer_id
+                and status.state is StatusState.REVOKED
+                and status.revoked_at is not None
+                and status.reason is not None
+                and status.not_after >= expired_since
+            ]
+        )
+
+    def crl_due(self, at: datetime.datetime) -> list[int]:
+        issuers = {issuer for issuer, _ in self.statuses}
+        return [
+            issuer
+            for issuer in sorted(issuers)
+            if (crl := self.latest_crl(issuer)) is None
+            or crl.next_update <= at
+            or any(
+                key[0] == issuer and status.revoked_at is not None and status.revoked_at > crl.this_update
+                for key, status in self.statuses.items()
+            )
+        ]
+
+    def latest_crl(self, issuer_id: int) -> CRLRecord | None:
+        return max((c for c in self.crls if c.issuer_id == issuer_id), key=lambda c: c.number, default=None)
+
+    def reserve_crl_number(self, issuer_id: int, events: Sequence[Event]) -> int:
+        def act() -> int:
+            self.crl_numbers[issuer_id] = self.crl_numbers.get(issuer_id, 0) + 1
+            self.events += events
+            return self.crl_numbers[issuer_id]
+
+        return self.faults.around(act)
+
+    def publish_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:
+        def act() -> None:
+            latest = self.latest_crl(crl.issuer_id)
+            assert latest is None or crl.number > latest.number
+            self.crls.append(crl)
+            self.events += events
+
+        self.faults.around(act)

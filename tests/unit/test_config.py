@@ -1,0 +1,86 @@
+"""Configuration is strict: what is wrong is named, with the key and what was expected."""
+
+from __future__ import annotations
+
+import pytest
+
+from chancery.config import AuditorConfig, TSAConfig, load, load_checked, problems
+from chancery.errors import OperatorError
+
+TSA = """
+process = "tsa"
+deployment = "laptop"
+instance = 1
+key_label = "tsa"
+policy = "1.3.6.1.4.1.99999.1"
+time_source = "trust-system-clock"
+[listen]
+port = 8081
+[database]
+host = "/run/postgresql"
+user = "chancery_tsa"
+[token]
+module = "/usr/lib/softhsm/libsofthsm2.so"
+label = "tsa"
+pin_file = "/nowhere/pin"
+"""
+
+
+def _file(tmp_path, text):
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file_is_decoded(tmp_path):
+    config = load(_file(tmp_path, TSA))
+    assert isinstance(config, TSAConfig)
+    assert (8081, "127.0.0.1", 1000) == (config.listen.port, config.listen.host, config.accuracy_ms)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("port = 8081", "port = 70000"), "key `listen.port`: Expected `int` <= 65535"),
+        (("port = 8081", 'port = "8081"'), "key `listen.port`: Expected `int`, got `str`"),
+        (("port = 8081", "prot = 8081"), "prot"),
+        (('key_label = "tsa"\n', ""), "missing required field `key_label`"),
+        (('policy = "1.3.6.1.4.1.99999.1"', 'policy = "policy"'), "key `policy`"),
+        (('process = "tsa"', 'process = "tsb"'), "key `process`: Invalid value 'tsb'"),
+        (('pin_file = "/nowhere/pin"', ""), "exactly one of pin_file, pin_credential and pin_prompt"),
+        (('pin_file = "/nowhere/pin"', 'pin_file = "pin"'), "key `token.pin_file`: `pin` is not an absolute path"),
+        (("[listen]", "[listen"), "the file"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_key(tmp_path, change, message):
+    with pytest.raises(OperatorError, match="chancery check-config") as caught:
+        load(_file(tmp_path, TSA.replace(*change)))
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(OperatorError, match=r"gone\.toml cannot be read"):
+        load(tmp_path / "gone.toml")
+
+
+def test_another_process_s_file_is_refused(tmp_path):
+    with pytest.raises(OperatorError, match='give one with process = "auditor"'):
+        load_checked(_file(tmp_path, TSA), AuditorConfig)
+
+
+def test_problems_name_missing_and_open_files(tmp_path):
+    pin = tmp_path / "pin"
+    pin.write_text("1234")
+    pin.chmod(0o644)
+    module = tmp_path / "module.so"
+    text = TSA.replace("/nowhere/pin", str(pin)).replace("/usr/lib/softhsm/libsofthsm2.so", str(module))
+    found = problems(load(_file(tmp_path, text)))
+    assert [
+        f"token.module: {module}: No such file or directory",
+        f"token.pin_file: {pin} can be read by others (mode 0644); run chmod 600 on it",
+    ] == found
+
+
+def test_production_refuses_an_unwatched_clock(tmp_path):
+    found = problems(load(_file(tmp_path, TSA.replace('"laptop"', '"production"'))))
+    assert "time_source: production needs `kernel`, not `trust-system-clock`" in found
