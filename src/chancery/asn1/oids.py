@@ -1,0 +1,73 @@
+"""Every object identifier once, beside the clause it comes from."""
+
+from __future__ import annotations
+
+# X.520 attribute types (RFC 5280 appendix A.1), by the names RFC 4514 and openssl use
+ATTRIBUTES = {
+    "CN": "2.5.4.3",
+    "SN": "2.5.4.4",
+    "serialNumber": "2.5.4.5",
+    "C": "2.5.4.6",
+    "L": "2.5.4.7",
+    "ST": "2.5.4.8",
+    "street": "2.5.4.9",
+    "O": "2.5.4.10",
+    "OU": "2.5.4.11",
+    "title": "2.5.4.12",
+    "GN": "2.5.4.42",
+    "organizationIdentifier": "2.5.4.97",
+    "emailAddress": "1.2.840.113549.1.9.1",
+    "DC": "0.9.2342.19200300.100.1.25",
+    "UID": "0.9.2342.19200300.100.1.1",
+}
+
+# Certificate and CRL extensions (RFC 5280 4.2, 5.2, 5.3)
+SUBJECT_KEY_IDENTIFIER = "2.5.29.14"
+KEY_USAGE = "2.5.29.15"
+PRIVATE_KEY_USAGE_PERIOD = "2.5.29.16"
+SUBJECT_ALT_NAME = "2.5.29.17"
+BASIC_CONSTRAINTS = "2.5.29.19"
+CRL_NUMBER = "2.5.29.20"
+CRL_REASON = "2.5.29.21"
+INVALIDITY_DATE = "2.5.29.24"
+NAME_CONSTRAINTS = "2.5.29.30"
+CRL_DISTRIBUTION_POINTS = "2.5.29.31"
+CERTIFICATE_POLICIES = "2.5.29.32"
+AUTHORITY_KEY_IDENTIFIER = "2.5.29.35"
+EXTENDED_KEY_USAGE = "2.5.29.37"
+AUTHORITY_INFO_ACCESS = "1.3.6.1.5.5.7.1.1"
+AD_OCSP = "1.3.6.1.5.5.7.48.1"
+AD_CA_ISSUERS = "1.3.6.1.5.5.7.48.2"
+
+# Extended key usages (RFC 5280 4.2.1.12)
+EXTENDED_KEY_USAGES = {
+    "serverAuth": "1.3.6.1.5.5.7.3.1",
+    "clientAuth": "1.3.6.1.5.5.7.3.2",
+    "codeSigning": "1.3.6.1.5.5.7.3.3",
+    "emailProtection": "1.3.6.1.5.5.7.3.4",
+    "timeStamping": "1.3.6.1.5.5.7.3.8",
+    "OCSPSigning": "1.3.6.1.5.5.7.3.9",
+}
+
+# OCSP (RFC 6960 4.2.1, 4.4)
+OCSP_BASIC = "1.3.6.1.5.5.7.48.1.1"
+OCSP_NONCE = "1.3.6.1.5.5.7.48.1.2"
+OCSP_NOCHECK = "1.3.6.1.5.5.7.48.1.5"
+OCSP_EXTENDED_REVOKE = "1.3.6.1.5.5.7.48.1.9"
+
+# CMS (RFC 5652) and timestamping (RFC 3161, 5816)
+SIGNED_DATA = "1.2.840.113549.1.7.2"
+CONTENT_TYPE = "1.2.840.113549.1.9.3"
+MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
+SIGNING_TIME = "1.2.840.113549.1.9.5"
+TST_INFO = "1.2.840.113549.1.9.16.1.4"
+SIGNING_CERTIFICATE_V2 = "1.2.840.113549.1.9.16.2.47"
+
+# Digests (RFC 5754, RFC 8702)
+SHA1 = "1.3.14.3.2.26"
+SHA256 = "2.16.840.1.101.3.4.2.1"
+SHA384 = "2.16.840.1.101.3.4.2.2"
+SHA512 = "2.16.840.1.101.3.4.2.3"
+SHA3_256 = "2.16.840.1.101.3.4.2.8"
+SHA3_384 = "2.16.840.1.101.3.4.2.9"
+SHA3_512 = "2.16.840.1.101.3.4.2.10"

@@ -1,0 +1,258 @@
+"""What the core asks of the world. A port's docstring is its contract."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from chancery.ports.values import (
+    CRLRecord,
+    CertificateQuery,
+    CertificateRecord,
+    CertificateStatus,
+    Checkpoint,
+    EnrolmentRequest,
+    Event,
+    Intent,
+    IssuerRecord,
+    Leaf,
+    NewIssuer,
+    NewRequest,
+    NewRevocation,
+    Operator,
+    Refusal,
+    RequestOutcome,
+    RevocationOutcome,
+    RevocationRequest,
+    RevokedEntry,
+    StoredCertificate,
+    TokenRecord,
+)
+
+
+class Clock(Protocol):
+    """Time as the process believes it. `now` is aware UTC; `monotonic` is seconds that never go back."""
+
+    def now(self) -> datetime.datetime: ...
+
+    def monotonic(self) -> float: ...
+
+
+class Entropy(Protocol):
+    """`draw(n)` returns n octets from a CSPRNG."""
+
+    def draw(self, size: int) -> bytes: ...
+
+
+class IssuanceStore(Protocol):
+    """
+    What the issuing worker needs to remember. Each method is one transaction: when it returns, all of
+    it is durable, events included; when it raises PKIError(SYSTEM_UNAVAIL) the caller does not know
+    whether it took effect, stops using the batch, and recovers through `unconfirmed`.
+    """
+
+    def take(self, worker: str, limit: int, at: datetime.datetime) -> list[EnrolmentRequest]:
+        """Take at most `limit` waiting requests for this worker, oldest first; nobody else gets them."""
+
+    def record_intents(
+        self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]
+    ) -> None:
+        """
+        Reserve the serials and record the intents; refuse the refused.
+
+        Raises PKIError(SYSTEM_FAILURE) and records nothing if any (issuer, serial) was ever used before.
+        """
+
+    def record_certificates(
+        self, certificates: Sequence[CertificateRecord], refusals: Sequence[Refusal], events: Sequence[Event]
+    ) -> None:
+        """Store certificates with status good and mark their requests done; refuse the refused."""
+
+    def unconfirmed(self, worker: str) -> list[Intent]:
+        """Return intents of this worker that have neither a certificate nor an unconfirmed mark."""
+
+    def mark_unconfirmed(self, worker: str, intents: Sequence[Intent], events: Sequence[Event]) -> None:
+        """
+        Give each intent's serial the status UNCONFIRMED, and put every request that this worker had taken
+        and not finished back to waiting.
+        """
+
+
+class RevocationStore(Protocol):
+    """What revoking and CRL making need. Transactions as in `IssuanceStore`."""
+
+    def take_revocations(self, limit: int) -> list[RevocationRequest]:
+        """Return waiting revocation requests, oldest first. They stay waiting until `revoke` settles them."""
+
+    def requestor_may_revoke(self, requestor: str, issuer_id: int, serial: bytes) -> bool:
+        """Tell whether this operator has a role to revoke, or asked for that certificate itself."""
+
+    def status(self, issuer_id: int, serial: bytes) -> CertificateStatus | None:
+        """Return the status of a serial, or None when it was never used."""
+
+    def revoke(
+        self,
+        status: CertificateStatus | None,
+        request: RevocationRequest,
+        refusal: str | None,
+        events: Sequence[Event],
+    ) -> None:
+        """Settle a request: set the status to revoked, or (`status` None) mark it refused with these words."""
+
+    def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
+        """
+        Every revoked serial of the issuer whose certificate had not expired at `expired_since`, in serial
+        order. R16: the caller passes the previous CRL's thisUpdate, so that an entry appears once more
+        after its certificate expired.
+        """
+
+    def crl_due(self, at: datetime.datetime) -> list[int]:
+        """
+        Issuers that need a CRL: none yet, one asked for or a status revoked after what the latest covers,
+        or the latest near its end.
+        """
+
+    def latest_crl(self, issuer_id: int) -> CRLRecord | None: ...
+
+    def reserve_crl_number(self, issuer_id: int, events: Sequence[Event]) -> int:
+        """Return the next CRLNumber, strictly greater than any returned before (R15), and record the intent."""
+
+    def publish_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:
+        """Make this the issuer's current CRL. Refuses a number not above the current one."""
+
+
+class JournalStore(Protocol):
+    """The Merkle log's own storage. One sequencer at a time, held by a lock of the database."""
+
+    def unsequenced(self, limit: int) -> list[tuple[int, str]]:
+        """Committed events without a leaf: (event id, body), by id."""
+
+    def tree_size(self) -> int: ...
+
+    def leaf_hashes(self, start: int, limit: int) -> list[bytes]: ...
+
+    def append(self, leaves: Sequence[tuple[int, int, bytes]], checkpoint: Checkpoint) -> None:
+        """Store (index, event id, leaf hash) rows and the checkpoint over all leaves, in one transaction."""
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every checkpoint, by tree size."""
+
+    def latest_checkpoint(self) -> Checkpoint | None: ...
+
+    def leaves(self, start: int, limit: int) -> list[Leaf]:
+        """Leaves from `start` by index, each with its event's body as it now stands (None: the row is gone)."""
+
+    def events_without_leaf(self) -> list[tuple[int, str]]:
+        """Events that no leaf names, whenever they were written."""
+
+
+class TimestampStore(Protocol):
+    """The timestamping authority's records. Coroutines, for one event loop."""
+
+    async def record(self, tokens: Sequence[TokenRecord], events: Sequence[Event]) -> None:
+        """
+        Store all of them, in one transaction; durable on return.
+
+        A repeated serial fails the whole batch with PKIError(SYSTEM_FAILURE). PKIError(SYSTEM_UNAVAIL) when
+        the database is away: then the caller does not know whether it took effect, and must not sign.
+        """
+
+
+class RequestQueue(Protocol):
+    """
+    The registration side of the table that joins RA and CA. Coroutines, for one event loop.
+
+    A submission is durable when the call returns. Raises PKIError(SYSTEM_UNAVAIL) when the database is
+    away; then the caller may retry with the same transaction id without harm.
+    """
+
+    async def submit(self, request: NewRequest, events: Sequence[Event]) -> RequestOutcome:
+        """
+        Store a request, or return the outcome of the one already stored under (requestor, transaction id).
+
+        Raises PKIError(TRANSACTION_ID_IN_USE) when that one asked for something else.
+        """
+
+    async def outcome(self, request_id: int) -> RequestOutcome | None: ...
+
+    async def wait(self, request_id: int, seconds: float) -> RequestOutcome:
+        """Return the outcome as soon as it is final, else as it stands after `seconds`."""
+
+    async def submit_revocation(self, request: NewRevocation, events: Sequence[Event]) -> RevocationOutcome:
+        """Store a revocation request. Raises PKIError(BAD_CERT_ID) for an issuer that does not exist."""
+
+    async def wait_revocation(self, revocation_id: int, seconds: float) -> RevocationOutcome: ...
+
+    async def ask_crl(self, issuer: str, requestor: str, at: datetime.datetime, events: Sequence[Event]) -> None:
+        """Ask the worker to publish a fresh CRL of this issuer."""
+
+
+class Directory(Protocol):
+    """What the management interface reads and keeps about operators. Coroutines, for one event loop."""
+
+    async def operator(self, fingerprint: bytes) -> Operator | None:
+        """Return the operator with this certificate, unless removed, revoked, unconfirmed or expired."""
+
+    async def operators(self) -> list[Operator]: ...
+
+    async def add_operator(self, operator: Operator, at: datetime.datetime, events: Sequence[Event]) -> None:
+        """Raises PKIError(BAD_REQUEST) when the name or the certificate is taken."""
+
+    async def remove_operator(self, name: str, at: datetime.datetime, events: Sequence[Event]) -> None:
+        """Raises PKIError(BAD_CERT_ID) when there is none, BAD_REQUEST for the last administrator."""
+
+    async def issuers(self) -> list[IssuerRecord]: ...
+
+    async def search(self, query: CertificateQuery) -> list[StoredCertificate]: ...
+
+    async def latest_crl(self, issuer: str) -> CRLRecord | None: ...
+
+    async def counts(self) -> Mapping[str, int]:
+        """Requests waiting, requests taken, certificates, revoked, unconfirmed, for `chancery status`."""
+
+    async def record(self, events: Sequence[Event]) -> None:
+        """Journal events that have no other effect (logins, refusals)."""
+
+
+class StatusReader(Protocol):
+    """What the OCSP responder and the repository read. Coroutines, for one event loop."""
+
+    async def statuses(self, keys: Sequence[tuple[int, bytes]]) -> Mapping[tuple[int, bytes], CertificateStatus]:
+        """
+        Return the status of each (issuer_id, serial) that was ever used, in one statement; a serial that was
+        never used is absent. Raises PKIError(SYSTEM_UNAVAIL) when the database is away.
+        """
+
+    async def issuers(self) -> list[IssuerRecord]: ...
+
+    async def latest_crl(self, issuer_id: int) -> CRLRecord | None: ...
+
+    async def certificates_of_key(self, spki_sha256: bytes) -> list[bytes]:
+        """
+        Certificates (DER) issued for this public key that are good now, newest first: how a process finds
+        the certificate of its own token key, and its successor without a restart.
+        """
+
+
+class IssuerStore(Protocol):
+    """How issuers, profiles and operators come into an installation. Each method is one transaction."""
+
+    def issuers(self) -> list[IssuerRecord]: ...
+
+    def add_issuer(self, issuer: NewIssuer, at: datetime.datetime, events: Sequence[Event]) -> int:
+        """
+        Store an issuer and return its id; the same (name, certificate) again returns the id and stores nothing.
+
+        Raises PKIError(BAD_REQUEST) when the name is taken by another certificate, or the parent is unknown.
+        """
+
+    def import_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:
+        """
+        Reserve this number and publish a CRL that was signed elsewhere (the offline root's).
+
+        The same CRL again is no change; PKIError(BAD_REQUEST) for a number not above the current one.
+        """
+
+    def add_profile(self, name: str, version: int, sha256: bytes, source: str, at: datetime.datetime) -> None:
+        """Record a profile's text under its hash, once, with a PROFILE_LOADED event when it is new."""
