@@ -1,41 +1,28 @@
 """
-HTTP/1.1 for the hot paths: one `asyncio.Protocol` over httptools, with every bound of RFC 9112 that keeps a
+One HTTP/1.1 connection of the hot server: an `asyncio.Protocol` over httptools, with every bound that keeps a
 process alive.
 
 A handler that answers at once costs no task; one that returns an awaitable gets one, and answers leave in the
-order in which the requests came (RFC 9112 9.3.2). One timer per server watches every connection.
+order in which the requests came (RFC 9112 9.3.2).
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
-import email.utils
 import math
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Awaitable
+from typing import Protocol, cast
 
 import httptools
 import structlog
 
-from chancery.ports import Clock
-from chancery.web.rawmessage import (
-    PHRASES,
-    Answer,
-    Handler,
-    Limits,
-    Request,
-    Response,
-    text,
-    to_wire,
-)
-
-__all__ = ["Answer", "Handler", "Limits", "RawServer", "Request", "Response", "text", "to_wire"]
+from chancery.web.hotmessage import PHRASES, Answer, Limits, Reply, Request, text, to_wire
 
 log = structlog.get_logger(__name__)
 
-_METHODS = {b"GET": "GET", b"HEAD": "HEAD", b"POST": "POST"}
+_METHODS = frozenset({b"GET", b"HEAD", b"POST"})
+RETRY = ("Retry-After", "1")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # After a refusal the rest of what the peer is sending is read and dropped for a while: closing at once would
 # reset the connection and take the answer with it (RFC 9112 9.6).
@@ -43,6 +30,28 @@ LINGER_BYTES = 1024 * 1024
 LINGER_SECONDS = 2.0
 # Parts, not requests: a corked batch is written when it has this many.
 _WRITE_BUFFER = 256 * 1024
+
+
+class Host(Protocol):
+    """The server as its connections see it."""
+
+    now: float
+    closing: bool
+    limits: Limits
+
+    def admit(self, connection: Connection) -> bool:
+        """Take a new connection in; False when there are too many."""
+
+    def forget(self, connection: Connection) -> None: ...
+
+    def answer(self, request: Request) -> bytes | Awaitable[Reply]:
+        """Ask the handler; whatever it raises becomes its error answer."""
+
+    def settle(self, request: Request, task: asyncio.Future[Reply]) -> bytes:
+        """Return what a finished handler answered, or its error answer."""
+
+    def dated(self, wire: bytes, out: list[bytes]) -> None:
+        """Append the answer to `out`, with a Date field after its status line (RFC 9110 6.6.1)."""
 
 
 class _RefusedError(Exception):
@@ -60,7 +69,7 @@ class _Slot:
         self.wire: bytes | None = None
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection; the parser calls its `on_*` methods."""
 
     __slots__ = (
@@ -68,13 +77,16 @@ class _Connection(asyncio.Protocol):
         "_began",
         "_body",
         "_body_size",
+        "_content_type",
         "_corked",
         "_discarded",
         "_eof",
         "_expects",
         "_fields",
         "_header_bytes",
-        "_headers",
+        "_hosts",
+        "_if_modified_since",
+        "_if_none_match",
         "_in_headers",
         "_last_admitted",
         "_lingering",
@@ -96,14 +108,14 @@ class _Connection(asyncio.Protocol):
         "write_deadline",
     )
 
-    def __init__(self, server: RawServer) -> None:
+    def __init__(self, server: Host) -> None:
         self._server = server
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._peer = ""
         self._slots: collections.deque[_Slot] = collections.deque()
         self._backlog: collections.deque[tuple[Request | bytes, bool]] = collections.deque()
-        self._tasks: set[asyncio.Future[Answer]] = set()
+        self._tasks: set[asyncio.Future[Reply]] = set()
         self._out: list[bytes] = []
         self._out_answers = 0
         self._corked = False
@@ -124,7 +136,10 @@ class _Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._target = b""
-        self._headers: dict[bytes, bytes] = {}
+        self._hosts = 0
+        self._content_type: bytes | None = None
+        self._if_none_match: bytes | None = None
+        self._if_modified_since: bytes | None = None
         self._body: list[bytes] = []
         self._body_size = 0
         self._header_bytes = 0
@@ -140,7 +155,7 @@ class _Connection(asyncio.Protocol):
         self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
         if not self._server.admit(self):
             self._parser = None
-            self._linger(text(503, "too many connections; try again later", (b"Retry-After", b"1")))
+            self._linger(text(503, "too many connections; try again later", RETRY))
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - how it ended changes nothing
         self._server.forget(self)
@@ -225,7 +240,7 @@ class _Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._target = self._target + url if self._target else url
-        if len(self._target) > self._server.limits.max_header_bytes:
+        if len(self._target) > self._server.limits.max_target:
             self._stop(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -235,8 +250,16 @@ class _Connection(asyncio.Protocol):
         if self._fields > limits.max_headers or self._header_bytes + len(self._target) > limits.max_header_bytes:
             self._stop(431)
         name = name.lower()
-        if name in self._server.kept:
-            self._headers[name] = value
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"content-type":
+            self._content_type = value
+        elif name == b"if-none-match":
+            # RFC 9110 5.3: several fields of a list are one list.
+            before = self._if_none_match
+            self._if_none_match = value if before is None else before + b", " + value
+        elif name == b"if-modified-since":
+            self._if_modified_since = value
         elif name == b"content-length":
             # llhttp has refused what is not a number; one that is too long to convert is too large as well.
             if len(value) > 18 or int(value) > limits.max_body:
@@ -252,6 +275,9 @@ class _Connection(asyncio.Protocol):
             raise _RefusedError
         if parser.get_method() not in _METHODS:
             self._stop(405)
+        # RFC 9112 3.2: exactly one Host in HTTP/1.1.
+        if self._hosts > 1 or (not self._hosts and parser.get_http_version() == "1.1"):
+            self._stop(400)
         self._in_headers = False
         self._undelimited = 0
         self.read_deadline = self._server.now + self._server.limits.body_timeout
@@ -276,11 +302,13 @@ class _Connection(asyncio.Protocol):
             raise _RefusedError
         body = self._body
         request = Request(
-            _METHODS[parser.get_method()],
-            self._target,
-            self._headers,
+            parser.get_method(),
+            self._target if self._target.startswith(b"/") else _origin_form(self._target),
             b"" if not body else body[0] if len(body) == 1 else b"".join(body),
             self._peer,
+            self._content_type,
+            self._if_none_match,
+            self._if_modified_since,
         )
         # An HTTP/1.0 peer is answered once: it does not promise to understand persistence.
         last = not parser.should_keep_alive() or parser.get_http_version() == "1.0" or self._server.closing
@@ -310,28 +338,32 @@ class _Connection(asyncio.Protocol):
         """Have a request answered; `bytes` are an answer of the connection itself, in its turn."""
         self.busy = True
         if isinstance(request, bytes):
-            head, answer = False, cast("Answer | Awaitable[Answer]", request)
-        else:
-            head, answer = request.method == "HEAD", self._server.answer(request)
-        if isinstance(answer, bytes) and not head and not last and not self._slots and answer is not _CONTINUE:
+            self._order(request, head=False, last=last)
+            return
+        head, answer = request.method == b"HEAD", self._server.answer(request)
+        if isinstance(answer, bytes) and not head and not last and not self._slots:
             self._out_answers += 1
             self._server.dated(answer, self._out)
-            return
-        slot = _Slot(head=head, last=last)
-        self._slots.append(slot)
-        if isinstance(answer, (bytes, Response)):
-            slot.wire = answer if isinstance(answer, bytes) else to_wire(answer)
-            self._flush_slots()
-            return
-        task = asyncio.ensure_future(answer)
-        self._tasks.add(task)
-        self.read_deadline = math.inf
-        task.add_done_callback(lambda done: self._settle(slot, done))
+        elif isinstance(answer, bytes):
+            self._order(answer, head=head, last=last)
+        else:
+            slot = _Slot(head=head, last=last)
+            self._slots.append(slot)
+            task = asyncio.ensure_future(answer)
+            self._tasks.add(task)
+            self.read_deadline = math.inf
+            task.add_done_callback(lambda done: self._settle(slot, request, done))
 
-    def _settle(self, slot: _Slot, task: asyncio.Future[Answer]) -> None:
+    def _order(self, wire: bytes, *, head: bool, last: bool) -> None:
+        """Put an answer that is there into its turn."""
+        slot = _Slot(head=head, last=last)
+        slot.wire = wire
+        self._slots.append(slot)
+        self._flush_slots()
+
+    def _settle(self, slot: _Slot, request: Request, task: asyncio.Future[Reply]) -> None:
         self._tasks.discard(task)
-        result = self._server.settle(task)
-        slot.wire = result if isinstance(result, bytes) else to_wire(result)
+        slot.wire = self._server.settle(request, task)
         if self._transport is not None:
             self._corked = True
             self._flush_slots()
@@ -405,7 +437,7 @@ class _Connection(asyncio.Protocol):
         self._in_headers = False
         words = {405: "the methods here are GET, HEAD and POST", 417: "only 100-continue is understood"}
         phrase = PHRASES[status].decode()
-        fields = ((b"Allow", b"GET, HEAD, POST"),) if status == 405 else ()
+        fields = (("Allow", "GET, HEAD, POST"),) if status == 405 else ()
         self._last_admitted = True
         self._reset()
         self.read_deadline = math.inf
@@ -413,10 +445,10 @@ class _Connection(asyncio.Protocol):
         if not self._corked:
             self._uncork()
 
-    def _linger(self, response: Response) -> None:
+    def _linger(self, answer: Answer) -> None:
         self._last_admitted = True
         if self._transport is not None:
-            self._transport.write(to_wire(response).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+            self._transport.write(to_wire(answer).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
             self._finish()
 
     def _finish(self) -> None:
@@ -458,131 +490,9 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-class RawServer:
-    """
-    Serves `handler` on TCP within `limits`.
-
-    `kept` names the header fields (lower case) that requests carry. `health` answers GET /health. With a
-    `clock`, responses carry Date. An exception of the handler is logged and answered 500 without detail.
-    """
-
-    def __init__(
-        self,
-        handler: Handler,
-        limits: Limits,
-        *,
-        clock: Clock | None = None,
-        health: Callable[[], Response] | None = None,
-        kept: frozenset[bytes] = frozenset({b"content-type", b"if-none-match", b"if-modified-since"}),
-    ) -> None:
-        self.limits = limits
-        self.kept = kept
-        self.now = 0.0
-        self.closing = False
-        self._handler = handler
-        self._health = health
-        self._clock = clock
-        self._date = b""
-        self._connections: set[_Connection] = set()
-        self._inflight = 0
-        self._emptied = asyncio.Event()
-        self._server: asyncio.Server | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        shortest = min(limits.header_timeout, limits.body_timeout, limits.idle_timeout, LINGER_SECONDS)
-        self._period = min(1.0, shortest / 2)
-
-    async def serve(self, host: str, port: int, *, reuse_port: bool = False) -> int:
-        """Listen, and return the port (useful when 0 was asked for). `close` ends it."""
-        loop = asyncio.get_running_loop()
-        self._tick(loop)
-        self._server = await loop.create_server(
-            lambda: _Connection(self), host, port, backlog=1024, reuse_port=reuse_port or None
-        )
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
-
-    async def close(self, grace: float = 5.0) -> None:
-        """Stop listening, let answers in flight finish for `grace` seconds, then end every connection."""
-        self.closing = True
-        if self._server is not None:
-            self._server.close()
-        for connection in list(self._connections):
-            connection.close_if_idle()
-        self._emptied.clear()
-        if self._connections:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._emptied.wait(), grace)
-        for connection in list(self._connections):
-            connection.abort()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._server is not None:
-            await self._server.wait_closed()
-            self._server = None
-
-    @property
-    def connections(self) -> int:
-        return len(self._connections)
-
-    @property
-    def inflight(self) -> int:
-        return self._inflight
-
-    def admit(self, connection: _Connection) -> bool:
-        """Take a new connection in; False when there are too many."""
-        full = len(self._connections) >= self.limits.max_connections
-        self._connections.add(connection)
-        return not full
-
-    def forget(self, connection: _Connection) -> None:
-        self._connections.discard(connection)
-        if not self._connections:
-            self._emptied.set()
-
-    def answer(self, request: Request) -> Answer | Awaitable[Answer]:
-        """Ask the handler; whatever it raises becomes a 500."""
-        try:
-            if self._health is not None and request.target == b"/health" and request.method != "POST":
-                return self._health()
-            answer = self._handler(request)
-        except Exception as error:  # noqa: BLE001 - one bad request must not end the process
-            return self._failed(error)
-        if isinstance(answer, (bytes, Response)):
-            return answer
-        if self._inflight >= self.limits.max_inflight:
-            if asyncio.iscoroutine(answer):
-                answer.close()
-            return text(503, "too many requests in flight; try again later", (b"Retry-After", b"1"))
-        self._inflight += 1
-        return answer
-
-    def settle(self, task: asyncio.Future[Answer]) -> Answer:
-        """Return what a finished handler answered, or a 500."""
-        self._inflight -= 1
-        if task.cancelled():
-            return text(503, "the server is stopping", (b"Retry-After", b"1"))
-        if (error := task.exception()) is not None:
-            return self._failed(error)
-        return task.result()
-
-    @staticmethod
-    def _failed(error: BaseException) -> Response:
-        log.error("http.handler_failed", exc_info=error)
-        return text(500, "internal error")
-
-    def dated(self, wire: bytes, out: list[bytes]) -> None:
-        """Append the response to `out`, with a Date field after its status line (RFC 9110 6.6.1)."""
-        if not self._date:
-            out.append(wire)
-            return
-        at = wire.index(b"\n") + 1
-        out += (wire[:at], self._date, wire[at:])
-
-    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.now = now = loop.time()
-        if self._clock is not None:
-            self._date = b"Date: %b\r\n" % email.utils.format_datetime(self._clock.now(), usegmt=True).encode()
-        for connection in [c for c in self._connections if c.read_deadline <= now or c.write_deadline <= now]:
-            connection.expire()
-        self._timer = loop.call_later(self._period, self._tick, loop)
+def _origin_form(target: bytes) -> bytes:
+    """Return what follows the authority of an absolute-form target (RFC 9112 3.2.2); others as they are."""
+    if target[:7].lower() != b"http://":
+        return target
+    slash = target.find(b"/", 7)
+    return target[slash:] if slash >= 0 else b"/"
