@@ -7,6 +7,7 @@ import functools
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
+from asn1crypto import cms, core, tsp
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -26,6 +27,38 @@ SHA1 = "1.3.14.3.2.26"
 SHA256 = "2.16.840.1.101.3.4.2.1"
 YEAR = datetime.timedelta(days=365)
 CRITICAL_TIME_STAMPING = (([ExtendedKeyUsageOID.TIME_STAMPING]), True)
+
+
+class PKIFailureInfo(core.BitString):
+    """RFC 3161 2.4.2; asn1crypto spells bit 16 in the plural."""
+
+    _map = {  # noqa: RUF012 - how asn1crypto declares a type
+        0: "bad_alg",
+        2: "bad_request",
+        5: "bad_data_format",
+        14: "time_not_available",
+        15: "unaccepted_policy",
+        16: "unaccepted_extension",
+        17: "add_info_not_available",
+        25: "system_failure",
+    }
+
+
+class PKIStatusInfo(core.Sequence):
+    _fields = [  # noqa: RUF012 - how asn1crypto declares a type
+        ("status", tsp.PKIStatus),
+        ("status_string", tsp.PKIFreeText, {"optional": True}),
+        ("fail_info", PKIFailureInfo, {"optional": True}),
+    ]
+
+
+class TimeStampResp(core.Sequence):
+    """RFC 3161 2.4.2; asn1crypto's own asks for a token in a refusal too."""
+
+    _fields = [  # noqa: RUF012 - how asn1crypto declares a type
+        ("status", PKIStatusInfo),
+        ("time_stamp_token", cms.ContentInfo, {"optional": True}),
+    ]
 
 
 @functools.cache

@@ -5,7 +5,6 @@ import datetime
 import hashlib
 
 import pytest
-from asn1crypto import tsp as peer
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from fakes import START, CountingSigner, FakeClock, Faults
@@ -16,6 +15,8 @@ from unit.tsa.kit import (
     SHA1,
     TSA,
     YEAR,
+    PKIFailureInfo,
+    TimeStampResp,
     as_der,
     certificate,
     key,
@@ -32,15 +33,15 @@ EXTENSION = der.explicit(0, der.sequence(der.oid("1.2.3.4"), der.octet_string(b"
 CRITICAL = der.explicit(0, der.sequence(der.oid("1.2.3.4"), der.boolean(value=True), der.octet_string(b"\x05\x00")))
 
 
-def parse(data: bytes) -> peer.TimeStampResp:
+def parse(data: bytes) -> TimeStampResp:
     """Parsed by another implementation, which must write the same bytes again."""
-    response = peer.TimeStampResp.load(data, strict=True)
+    response = TimeStampResp.load(data, strict=True)
     assert response.native
     assert data == response.dump(force=True)
     return response
 
 
-def tst_info(response: peer.TimeStampResp):
+def tst_info(response: TimeStampResp):
     return response["time_stamp_token"]["content"]["encap_content_info"]["content"].parsed
 
 
@@ -179,7 +180,7 @@ def test_every_error_type_has_a_fail_info():
 @pytest.mark.parametrize("bit", list(tsp.FailInfo))
 def test_a_rejection_carries_one_bit(bit):
     assert len(fail_info(tsp.rejection(bit, "no"))) == 1
-    assert peer.PKIFailureInfo({bit.name.lower()}).native == fail_info(tsp.rejection(bit, "no"))
+    assert PKIFailureInfo({bit.name.lower()}).native == fail_info(tsp.rejection(bit, "no"))
 
 
 def test_no_time_no_token():
