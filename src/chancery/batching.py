@@ -15,22 +15,22 @@ R = TypeVar("R")
 
 class Batcher(Generic[T, R]):
     """
-    Hands items to `handle` in batches of at most `max_batch`, in the order in which they were submitted.
+    Hands items to `flush` in batches of at most `max_batch`, in the order in which they were submitted.
 
-    `handle` returns one result per item, in the same order. At most `concurrency` batches are in flight,
+    `flush` returns one result per item, in the same order. At most `concurrency` batches are in flight,
     and at most `max_pending` items wait or are in flight. For one event loop.
     """
 
     def __init__(
         self,
-        handle: Callable[[list[T]], Awaitable[list[R]]],
+        flush: Callable[[list[T]], Awaitable[list[R]]],
         max_batch: int = 256,
         max_pending: int = 8192,
         concurrency: int = 1,
     ) -> None:
         if min(max_batch, max_pending, concurrency) < 1:
             raise ValueError("max_batch, max_pending and concurrency are at least 1")
-        self._handle = handle
+        self._flush = flush
         self._max_batch = max_batch
         self._max_pending = max_pending
         self._concurrency = concurrency
@@ -42,9 +42,9 @@ class Batcher(Generic[T, R]):
 
     async def submit(self, item: T) -> R:
         """
-        Return what `handle` made of this item.
+        Return what `flush` made of this item.
 
-        Raises PKIError(SYSTEM_UNAVAIL) when too much waits already, and whatever `handle` raised for the
+        Raises PKIError(SYSTEM_UNAVAIL) when too much waits already, and whatever `flush` raised for the
         item's batch. Cancelled before its batch starts, the item is not handled; later it is, unheard.
         """
         if len(self._waiting) + self._in_flight >= self._max_pending:
@@ -71,7 +71,7 @@ class Batcher(Generic[T, R]):
 
     async def _settle(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         try:
-            results = await self._handle([item for item, _ in batch])
+            results = await self._flush([item for item, _ in batch])
             pairs = list(zip(batch, results, strict=True))
         except asyncio.CancelledError:
             for _, future in batch:
@@ -95,6 +95,6 @@ class Batcher(Generic[T, R]):
         return batch
 
     async def close(self) -> None:
-        """Wait until everything submitted so far has been handled."""
+        """Wait until everything submitted so far has been flushed. Items may still be submitted afterwards."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
