@@ -1,0 +1,263 @@
+"""What is requested and what is granted are two values; the profile stands between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+
+from cryptography import x509
+
+from chancery.asn1 import der
+from chancery.asn1 import x509 as template
+from chancery.asn1.oids import ATTRIBUTES, EXTENDED_KEY_USAGES
+from chancery.errors import ErrorType, PKIError
+from chancery.pkix import name as names_
+from chancery.pkix.key import check_key, key_kind, proof_of_possession, spki_der
+from chancery.pkix.rules import KEY_USAGES, REPEATABLE, Extensions, Names, Subject, Validity, duration
+
+_SHORT = {oid: short for short, oid in ATTRIBUTES.items()}
+SECOND = datetime.timedelta(seconds=1)
+MAX_ATTRIBUTES = 32
+Attributes = tuple[tuple[str, str], ...]
+"""(Dotted attribute type, value), most significant first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Profile:
+    """
+    What a certificate of this kind may hold. `sha256` is over `source`, the TOML text it was read from.
+
+    `ceremony`: signed by the offline CA alone (R8). The signature algorithm is the issuer's, never the profile's.
+    """
+
+    name: str
+    version: int
+    sha256: bytes
+    source: str
+    description: str
+    keys: frozenset[str]
+    ceremony: bool
+    default_issuer: str | None
+    validity: Validity
+    subject: Subject
+    names: Names
+    extensions: Extensions
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Requested:
+    """What somebody asked for: a public key, a subject, and canonical text names."""
+
+    public_key: object
+    subject: Attributes
+    csr_names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class IssuerLimits:
+    """What the issuer's own certificate allows. `path_length` None: no limit (RFC 5280 4.2.1.9)."""
+
+    not_after: datetime.datetime
+    path_length: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Granted:
+    """
+    What will stand in the certificate, apart from what the issuer adds: serial, its name, AKI and pointers.
+
+    `subject`, `spki` and each of `extensions` are DER; `names` are canonical text names.
+    """
+
+    subject: bytes
+    subject_text: str
+    spki: bytes
+    not_before: datetime.datetime
+    not_after: datetime.datetime
+    names: tuple[str, ...]
+    extensions: tuple[bytes, ...]
+    ocsp: bool
+    crl: bool
+    ca_issuers: bool
+
+
+def _refuse(detail: str) -> PKIError:
+    return PKIError(ErrorType.BAD_CERT_TEMPLATE, detail)
+
+
+def requested(csr: bytes, names: tuple[str, ...] = ()) -> Requested:
+    """
+    Read a PKCS#10 request (DER), its proof of possession verified, and the names asked for beside it.
+
+    Of the extensions that the CSR asks for only subjectAltName is read (RFC 2985 5.4.2). Raises PKIError as
+    `proof_of_possession` does, and BAD_CERT_TEMPLATE for a name that is malformed or of an unsupported type.
+    """
+    request = proof_of_possession(csr)
+    info = der.Reader(csr).enter().enter()
+    info.take(der.INTEGER)
+    return Requested(
+        public_key=request.public_key(),
+        subject=template.read_name(info.raw(der.SEQUENCE)),
+        csr_names=_csr_names(request),
+        names=names_.canonical_names(names),
+    )
+
+
+def _csr_names(request: x509.CertificateSigningRequest) -> tuple[str, ...]:
+    try:
+        san = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        raise der.malformed("the CSR's extensionRequest cannot be read (RFC 2985 5.4.2)") from None
+    return names_.canonical_names(names_.names_of(san))
+
+
+def grant(profile: Profile, asked: Requested, limits: IssuerLimits, at: datetime.datetime) -> Granted:
+    """
+    Apply a profile to what was asked for, at this moment, under an issuer with these limits.
+
+    Raises PKIError(BAD_CERT_TEMPLATE or BAD_ALG) with the first thing that the profile does not grant.
+    """
+    check_key(asked.public_key, profile.keys)
+    subject = _subject(profile.subject, asked.subject)
+    names = _names(profile.names, asked)
+    _check_common_name(profile.subject, subject, names)
+    not_before, not_after = _validity(profile, limits, at)
+    _check_path_length(profile.extensions, limits)
+    spki = spki_der(asked.public_key)
+    pointers = profile.extensions.pointers
+    return Granted(
+        subject=template.name(subject),
+        subject_text=names_.text_of(subject),
+        spki=spki,
+        not_before=not_before,
+        not_after=not_after,
+        names=names,
+        extensions=_extensions(profile.extensions, asked.public_key, spki, names, not_before, empty=not subject),
+        ocsp="ocsp" in pointers,
+        crl="crl" in pointers,
+        ca_issuers="ca-issuers" in pointers,
+    )
+
+
+def _subject(rule: Subject, asked: Attributes) -> Attributes:
+    if len(asked) > MAX_ATTRIBUTES:
+        raise _refuse(f"a subject of more than {MAX_ATTRIBUTES} attributes")
+    granted = [(ATTRIBUTES[short], value) for short, value in rule.fixed.items()]
+    seen: set[str] = set()
+    for oid, value in asked:
+        short = _SHORT.get(oid, oid)
+        if short in rule.fixed:
+            if value != rule.fixed[short]:
+                raise _refuse(f"the profile fixes the subject's {short} to {rule.fixed[short]!r}")
+            continue
+        if short not in rule.required and short not in rule.optional:
+            raise _refuse(f"the profile grants no {short} in the subject")
+        if short in seen and short not in REPEATABLE:
+            raise _refuse(f"the subject has more than one {short}")
+        _check_value(short, value, rule.bound(short))
+        seen.add(short)
+        granted.append((oid, value))
+    if missing := [short for short in rule.required if short not in seen]:
+        raise _refuse(f"the profile wants {', '.join(missing)} in the subject")
+    return tuple(granted)
+
+
+def _check_value(short: str, value: str, bound: int) -> None:
+    if not 1 <= len(value) <= bound:
+        raise _refuse(f"the subject's {short} has 1 to {bound} characters (RFC 5280 appendix A)")
+    if value != value.strip() or not value.isprintable():
+        raise _refuse(f"the subject's {short} has white space at an end, or a control character in it")
+    if short == "C" and not (value.isascii() and value.isalpha() and value.isupper() and len(value) == 2):
+        raise _refuse("the subject's C is two capital letters (ISO 3166-1)")
+    if short == "emailAddress":
+        names_.email_address(value)
+    try:
+        template.rdn(ATTRIBUTES[short], value)
+    except ValueError:
+        raise _refuse(f"the subject's {short} has characters that its string type does not hold") from None
+
+
+def _names(rule: Names, asked: Requested) -> tuple[str, ...]:
+    wanted = (*(asked.csr_names if rule.from_csr else ()), *asked.names)
+    names = tuple(dict.fromkeys(wanted))
+    if len(names) > rule.max:
+        raise _refuse(f"the profile grants at most {rule.max} names; {len(names)} were asked for")
+    for one in names:
+        kind, _, value = one.partition(":")
+        if kind not in rule.types:
+            raise _refuse(f"the profile grants no subjectAltName of type {kind} ({one!r})")
+        if value.startswith("*") and not rule.wildcards:
+            raise _refuse(f"the profile grants no wildcard ({one!r})")
+    if rule.required and not names:
+        kinds = " or ".join(f"{kind}:…" for kind in rule.types)
+        raise _refuse(f"the profile wants a subjectAltName: put {kinds} into the CSR or beside it")
+    return names
+
+
+def _check_common_name(rule: Subject, subject: Attributes, names: tuple[str, ...]) -> None:
+    if rule.common_name == "any":
+        return
+    values = {one.partition(":")[2] for one in names}
+    for oid, value in subject:
+        if oid == ATTRIBUTES["CN"] and value.lower() not in values and value not in values:
+            raise _refuse(f"the CN {value!r} is not one of the subjectAltNames")
+
+
+def _validity(
+    profile: Profile, limits: IssuerLimits, at: datetime.datetime
+) -> tuple[datetime.datetime, datetime.datetime]:
+    """R12: both ends are seconds in which the certificate is valid (RFC 5280 4.1.2.5)."""
+    not_before = at.replace(microsecond=0) - profile.validity.backdating()
+    not_after = not_before + profile.validity.length() - SECOND
+    if not_after > limits.not_after:
+        if profile.validity.past_issuer == "refuse" or limits.not_after <= not_before:
+            raise _refuse(
+                f"the certificate would outlive its issuer's, which ends {limits.not_after:%Y-%m-%d %H:%M:%S} UTC"
+            )
+        not_after = limits.not_after
+    return not_before, not_after
+
+
+def _check_path_length(rule: Extensions, limits: IssuerLimits) -> None:
+    if not rule.ca or limits.path_length is None:
+        return
+    if rule.path_length is None or rule.path_length >= limits.path_length:
+        raise _refuse(
+            f"the issuer allows {limits.path_length} CA certificates below it (RFC 5280 4.2.1.9); "
+            "the profile wants more"
+        )
+
+
+def _extensions(
+    rule: Extensions,
+    public_key: object,
+    spki: bytes,
+    names: tuple[str, ...],
+    not_before: datetime.datetime,
+    *,
+    empty: bool,
+) -> tuple[bytes, ...]:
+    """DER of every extension that does not depend on the issuer, in the order in which they will stand."""
+    family = key_kind(public_key).partition("-")[0]
+    more = {"rsa": rule.key_usage_rsa, "ec": rule.key_usage_ec}.get(family, ())
+    bits = tuple(sorted(KEY_USAGES.index(one) for one in {*rule.key_usage, *more}))
+    found = [template.basic_constraints(ca=rule.ca, path_length=rule.path_length)]
+    if bits:
+        found.append(template.key_usage(bits))
+    if rule.extended_key_usage:
+        usages = tuple(EXTENDED_KEY_USAGES.get(one, one) for one in rule.extended_key_usage)
+        found.append(template.extended_key_usage(usages, critical=rule.extended_key_usage_critical))
+    if names:
+        found.append(template.subject_alt_name(names, critical=empty))
+    if rule.policies:
+        found.append(template.certificate_policies(rule.policies))
+    if rule.private_key_usage is not None:
+        end = not_before + duration(rule.private_key_usage) - SECOND
+        found.append(template.private_key_usage_period(not_before, end))
+    if rule.ocsp_nocheck:
+        found.append(template.ocsp_nocheck())
+    found.append(template.subject_key_identifier(template.key_identifier(spki)))
+    return tuple(found)

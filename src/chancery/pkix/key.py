@@ -1,0 +1,163 @@
+"""Subject keys: which are acceptable (R3, R4), and the proof that the requestor holds the private one."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from chancery.asn1 import der
+from chancery.asn1.signature import algorithm_from_identifier
+from chancery.errors import ErrorType, PKIError
+
+KINDS = frozenset({"rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519"})
+"""What a profile may allow."""
+
+MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 16384
+MAX_EXPONENT = 1 << 256
+SMALLEST_FACTOR = 752
+_CURVES = {"secp256r1": "ec-p256", "secp384r1": "ec-p384", "secp521r1": "ec-p521"}
+
+
+def _primes(limit: int) -> list[int]:
+    return [n for n in range(2, limit) if all(n % d for d in range(2, math.isqrt(n) + 1))]
+
+
+_SMALL_PRIMES = _primes(SMALLEST_FACTOR)
+_PRIMORIAL = math.prod(_SMALL_PRIMES)
+
+
+def key_kind(public_key: object) -> str:
+    """
+    Name a key's kind, as in `KINDS`; an RSA key of another size is `rsa-` and its bits.
+
+    Raises PKIError(BAD_ALG) for another type of key or another curve.
+    """
+    if isinstance(public_key, rsa.RSAPublicKey):
+        return f"rsa-{public_key.key_size}"
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        if (kind := _CURVES.get(public_key.curve.name)) is not None:
+            return kind
+        raise PKIError(ErrorType.BAD_ALG, f"the curve {public_key.curve.name} is not accepted (R3)")
+    if isinstance(public_key, ed25519.Ed25519PublicKey):
+        return "ed25519"
+    raise PKIError(ErrorType.BAD_ALG, "a type of public key that is not supported")
+
+
+def check_key(public_key: object, allowed: frozenset[str]) -> None:
+    """
+    Accept a sound key of an allowed kind (R3, R4).
+
+    Raises PKIError: BAD_ALG for a type or size that is never accepted, BAD_CERT_TEMPLATE for a key that
+    is unsound or that this profile does not allow. An EC point is on its curve, and the curve a named one,
+    or it would not have become a value.
+    """
+    kind = key_kind(public_key)
+    if isinstance(public_key, rsa.RSAPublicKey):
+        size = public_key.key_size
+        if size < MIN_RSA_BITS or size % 8 or size > MAX_RSA_BITS:
+            raise PKIError(
+                ErrorType.BAD_ALG,
+                f"an RSA key of {size} bits: at least {MIN_RSA_BITS} and a multiple of 8 (R3)",
+            )
+    if kind not in allowed:
+        raise PKIError(
+            ErrorType.BAD_CERT_TEMPLATE, f"the profile takes {', '.join(sorted(allowed))}; the key is {kind}"
+        )
+    if isinstance(public_key, rsa.RSAPublicKey):
+        numbers = public_key.public_numbers()
+        _check_rsa(numbers.n, numbers.e)
+
+
+@functools.lru_cache(maxsize=256)
+def _check_rsa(modulus: int, exponent: int) -> None:
+    """R4, after SP 800-89 5.3.3."""
+    if exponent < 3 or exponent % 2 == 0 or exponent >= MAX_EXPONENT:
+        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "an RSA exponent that is not odd, 3 or more, below 2^256 (R4)")
+    if math.gcd(modulus, _PRIMORIAL) != 1:
+        raise PKIError(
+            ErrorType.BAD_CERT_TEMPLATE,
+            f"an RSA modulus that is even or has a factor below {SMALLEST_FACTOR} (R4)",
+        )
+    if is_power(modulus):
+        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "an RSA modulus that is a power of one number (R4)")
+
+
+@functools.lru_cache(maxsize=1)
+def _residue_tests() -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """For each prime k, three primes q with k dividing q - 1: a k-th power is one modulo each of them."""
+    tests = []
+    # A factor is at least 752 > 2^9, so a power of up to 16384 bits has an exponent below 16384 / 9.
+    for k in _primes(MAX_RSA_BITS // 9)[1:]:
+        found: list[int] = []
+        q = 2 * k + 1
+        while len(found) < 3:
+            if all(q % d for d in range(3, math.isqrt(q) + 1, 2)):
+                found.append(q)
+            q += 2 * k
+        tests.append((k, tuple(found)))
+    return tuple(tests)
+
+
+def is_power(n: int) -> bool:
+    """Tell whether the odd number `n`, which has no factor below 752, is a power (2nd or higher) of a number."""
+    if math.isqrt(n) ** 2 == n:
+        return True
+    for k, moduli in _residue_tests():
+        if 9 * k > n.bit_length():
+            return False
+        # The residues rule out nearly every n at the cost of a few small powers; what is left is computed.
+        if all(pow(n % q, (q - 1) // k, q) <= 1 for q in moduli) and _root(n, k) ** k == n:
+            return True
+    return False
+
+
+def _root(n: int, k: int) -> int:
+    """Integer part of the k-th root, by Newton's method from above."""
+    x = 1 << -(-n.bit_length() // k)
+    while (y := ((k - 1) * x + n // x ** (k - 1)) // k) < x:
+        x = y
+    return x
+
+
+def spki_der(public_key: object) -> bytes:
+    """SubjectPublicKeyInfo (RFC 5280 4.1.2.7) of a supported public key, in its one DER form."""
+    key_kind(public_key)
+    assert isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey)
+    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def proof_of_possession(csr: bytes) -> x509.CertificateSigningRequest:
+    """
+    Pass a PKCS#10 request (DER, RFC 2986) through the gate and verify its signature.
+
+    Raises PKIError: BAD_DATA_FORMAT for bytes that are not one canonical CertificationRequest; BAD_ALG for a
+    key or signature algorithm that is not supported, or a key in another than its usual encoding (explicit
+    curve parameters, compressed points, RSASSA-PSS keys); BAD_POP when the signature does not verify.
+    """
+    der.check(csr)
+    whole = der.Reader(csr).enter()
+    info = whole.enter()
+    algorithm_from_identifier(whole.raw(der.SEQUENCE))
+    info.take(der.INTEGER)
+    info.raw(der.SEQUENCE)
+    spki = info.raw(der.SEQUENCE)
+    try:
+        request = x509.load_der_x509_csr(csr)
+    except ValueError:
+        raise PKIError(ErrorType.BAD_DATA_FORMAT, "not a PKCS#10 certification request (RFC 2986)") from None
+    try:
+        public_key = request.public_key()
+        valid = request.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm):
+        raise PKIError(ErrorType.BAD_ALG, "the request's public key cannot be used") from None
+    if spki_der(public_key) != spki:
+        raise PKIError(ErrorType.BAD_ALG, "the public key is not in its usual encoding (RFC 3279, 5480, 8410)")
+    if not valid:
+        raise PKIError(ErrorType.BAD_POP, "the request's signature does not verify under its own key")
+    return request
