@@ -1,4 +1,4 @@
-"""The Time-Stamp Protocol's values (RFC 3161, RFC 5816): requests in, TSTInfo and responses out."""
+"""The Time-Stamp Protocol's values (RFC 3161, RFC 5816), both ways: requests, TSTInfo and responses."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import dataclasses
 import datetime
 import enum
 import functools
+import re
+from collections.abc import Mapping
 
-from chancery.asn1 import der
+from chancery.asn1 import der, oids
 from chancery.errors import ErrorType
 
-ID_CT_TST_INFO = "1.2.840.113549.1.9.16.1.4"
-ID_KP_TIME_STAMPING = "1.3.6.1.5.5.7.3.8"
-# The digests a MessageImprint may carry, with their size in octets (RFC 5754 2, RFC 8702 3.1). R24: no SHA-1.
-IMPRINT_SIZES = {
-    "2.16.840.1.101.3.4.2.1": 32,  # id-sha256
-    "2.16.840.1.101.3.4.2.2": 48,  # id-sha384
-    "2.16.840.1.101.3.4.2.3": 64,  # id-sha512
-    "2.16.840.1.101.3.4.2.8": 32,  # id-sha3-256
-    "2.16.840.1.101.3.4.2.9": 48,  # id-sha3-384
-    "2.16.840.1.101.3.4.2.10": 64,  # id-sha3-512
+# The digests a MessageImprint may carry, by hashlib's names (RFC 5754 2, RFC 8702 3.1), and their size in octets.
+# R24: no SHA-1.
+DIGEST_OIDS = {
+    "sha256": oids.SHA256,
+    "sha384": oids.SHA384,
+    "sha512": oids.SHA512,
+    "sha3_256": oids.SHA3_256,
+    "sha3_384": oids.SHA3_384,
+    "sha3_512": oids.SHA3_512,
 }
+IMPRINT_SIZES = {oid: int(name[-3:]) // 8 for name, oid in DIGEST_OIDS.items()}
 MAX_REQUEST = 8192
+MAX_RESPONSE = 256 * 1024
 MAX_NONCE = 64
 _MAX_DEPTH = 8
 
@@ -92,7 +95,7 @@ class TimeStampReq:
 
 def decode_request(data: bytes) -> TimeStampReq:
     """
-    Decode a TimeStampReq (DER).
+    Decode a TimeStampReq (DER, RFC 3161 2.4.1).
 
     Raises PKIError(BAD_DATA_FORMAT) when it is not canonical DER of that type, of at most `MAX_REQUEST`
     octets with a nonce of at most `MAX_NONCE`.
@@ -112,12 +115,39 @@ def decode_request(data: bytes) -> TimeStampReq:
             raise der.malformed("a DEFAULT value that is written out")
     extensions = _extensions(reader.enter(0xA0)) if reader.peek() == 0xA0 else ()
     reader.done()
-    imprint = der.Reader(message_imprint).enter()
+    hash_oid, parameters, hashed_message = _message_imprint(message_imprint)
+    return TimeStampReq(
+        version, message_imprint, hash_oid, parameters, hashed_message, req_policy, nonce, cert_req, extensions
+    )
+
+
+def _message_imprint(data: bytes) -> tuple[str, bytes, bytes]:
+    imprint = der.Reader(data).enter()
     hash_oid, parameters = _algorithm(imprint.raw(der.SEQUENCE))
     hashed_message = imprint.take(der.OCTET_STRING)
     imprint.done()
-    return TimeStampReq(
-        version, message_imprint, hash_oid, parameters, hashed_message, req_policy, nonce, cert_req, extensions
+    return hash_oid, parameters, hashed_message
+
+
+def encode_request(
+    hash_oid: str,
+    hashed_message: bytes,
+    *,
+    req_policy: str | None = None,
+    nonce: int | None = None,
+    cert_req: bool = True,
+) -> bytes:
+    """
+    Return a TimeStampReq (DER) of version 1 without extensions.
+
+    The AlgorithmIdentifier's parameters are absent (RFC 5754 2). ValueError when an OID is not one.
+    """
+    return der.sequence(
+        b"\x02\x01\x01",
+        der.sequence(der.sequence(der.oid(hash_oid)), der.octet_string(hashed_message)),
+        der.oid(req_policy) if req_policy is not None else b"",
+        der.integer(nonce) if nonce is not None else b"",
+        der.boolean(value=True) if cert_req else b"",
     )
 
 
@@ -222,3 +252,146 @@ def rejection(fail_info: FailInfo, status_string: str) -> bytes:
         der.integer(2), der.sequence(der.utf8_string(status_string)), der.named_bits([fail_info])
     )
     return der.sequence(status)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TimeStampResp:
+    """A response as received: PKIStatus, the words that came with it, the bits of failInfo, the token (DER)."""
+
+    status: int
+    status_string: tuple[str, ...]
+    fail_info: frozenset[int]
+    time_stamp_token: bytes | None
+
+    def words(self) -> str:
+        """Say what failInfo and statusString say, in one line; RFC 3161's names of the bits."""
+        names = [_FAIL_NAMES.get(bit, f"bit {bit}") for bit in sorted(self.fail_info)]
+        return ": ".join(part for part in (", ".join(names), "; ".join(self.status_string)) if part)
+
+
+_FAIL_NAMES: Mapping[int, str] = {
+    FailInfo.BAD_ALG: "badAlg",
+    FailInfo.BAD_REQUEST: "badRequest",
+    FailInfo.BAD_DATA_FORMAT: "badDataFormat",
+    FailInfo.TIME_NOT_AVAILABLE: "timeNotAvailable",
+    FailInfo.UNACCEPTED_POLICY: "unacceptedPolicy",
+    FailInfo.UNACCEPTED_EXTENSION: "unacceptedExtension",
+    FailInfo.ADD_INFO_NOT_AVAILABLE: "addInfoNotAvailable",
+    FailInfo.SYSTEM_FAILURE: "systemFailure",
+}
+
+
+def decode_response(data: bytes) -> TimeStampResp:
+    """
+    Decode a TimeStampResp (DER, RFC 3161 2.4.2); whether its token is right is not judged here.
+
+    Raises PKIError(BAD_DATA_FORMAT) when it is not canonical DER of that type, or grants without a token, or
+    has a token with a refusal.
+    """
+    der.check(data, max_size=MAX_RESPONSE)
+    reader = der.Reader(data).enter()
+    info = reader.enter()
+    status = info.integer()
+    words: list[str] = []
+    if info.peek() == der.SEQUENCE:
+        texts = info.enter()
+        while texts:
+            words.append(_utf8(texts.take(der.UTF8_STRING)))
+    bits = _bits(info.take(der.BIT_STRING)) if info.peek() == der.BIT_STRING else frozenset[int]()
+    info.done()
+    token = reader.raw(der.SEQUENCE) if reader else None
+    reader.done()
+    if (status in (0, 1)) != (token is not None):
+        raise der.malformed("a response whose status and token do not go together")
+    return TimeStampResp(status, tuple(words), bits, token)
+
+
+def _utf8(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise der.malformed("a UTF8String that is not UTF-8") from None
+
+
+def _bits(content: bytes) -> frozenset[int]:
+    octets = content[1:]
+    return frozenset(bit for bit in range(len(octets) * 8) if octets[bit // 8] >> (7 - bit % 8) & 1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TSTInfo:
+    """
+    What a token says (`TSTInfoTemplate` has the ASN.1). `message_imprint` and `nonce` are whole TLVs.
+
+    `accuracy` is None when absent. `tsa` is the GeneralName (TLV) or None.
+    """
+
+    policy: str
+    message_imprint: bytes
+    hash_oid: str
+    hashed_message: bytes
+    serial: int
+    gen_time: datetime.datetime
+    accuracy: datetime.timedelta | None
+    ordering: bool
+    nonce: bytes | None
+    tsa: bytes | None
+
+
+def decode_tst_info(data: bytes) -> TSTInfo:
+    """
+    Decode a TSTInfo (DER, RFC 3161 2.4.2).
+
+    Raises PKIError(BAD_DATA_FORMAT) when it is not canonical DER of that type and of version 1, or has an
+    extension.
+    """
+    der.check(data, max_size=MAX_RESPONSE)
+    reader = der.Reader(data).enter()
+    if reader.integer() != 1:
+        raise der.malformed("a TSTInfo of an unknown version")
+    policy, message_imprint = reader.oid(), reader.raw(der.SEQUENCE)
+    serial, gen_time = reader.integer(), _gen_time(reader.take(der.GENERALIZED_TIME))
+    accuracy = _accuracy(reader.enter()) if reader.peek() == der.SEQUENCE else None
+    ordering = reader.peek() == der.BOOLEAN
+    if ordering and reader.take(der.BOOLEAN) != b"\xff":
+        raise der.malformed("a DEFAULT value that is written out")
+    nonce = reader.raw() if reader.peek() == der.INTEGER else None
+    tsa = reader.enter(0xA0).raw() if reader.peek() == 0xA0 else None
+    reader.done()
+    hash_oid, _, hashed_message = _message_imprint(message_imprint)
+    return TSTInfo(
+        policy, message_imprint, hash_oid, hashed_message, serial, gen_time, accuracy, ordering, nonce, tsa
+    )
+
+
+_GEN_TIME = re.compile(rb"(\d{14})(?:\.(\d*[1-9]))?Z")
+
+
+def _gen_time(content: bytes) -> datetime.datetime:
+    """Read RFC 3161's GeneralizedTime: UTC, seconds, a fraction without trailing zeros (cut to microseconds)."""
+    found = _GEN_TIME.fullmatch(content)
+    if found is None:
+        raise der.malformed("a genTime that is not in the form of RFC 3161")
+    try:
+        whole = datetime.datetime.strptime(found[1].decode(), "%Y%m%d%H%M%S").replace(tzinfo=datetime.UTC)
+    except ValueError:
+        raise der.malformed("a genTime that no calendar has") from None
+    return whole.replace(microsecond=int((found[2] or b"0")[:6].ljust(6, b"0")))
+
+
+def _accuracy(reader: der.Reader) -> datetime.timedelta:
+    seconds = reader.integer() if reader.peek() == der.INTEGER else 0
+    parts = []
+    for tag in (0x80, 0x81):
+        part = _signed(reader.take(tag)) if reader.peek() == tag else 0
+        parts.append(part)
+    reader.done()
+    if not (0 <= seconds < 1 << 31 and all(0 <= part <= 999 for part in parts)):
+        raise der.malformed("an accuracy out of its range")
+    return datetime.timedelta(seconds=seconds, milliseconds=parts[0], microseconds=parts[1])
+
+
+def _signed(content: bytes) -> int:
+    if not content or der.integer_octets(value := int.from_bytes(content, "big", signed=True)) != content:
+        raise der.malformed("an INTEGER that is not minimal")
+    return value

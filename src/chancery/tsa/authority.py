@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from chancery.asn1 import cms, der, tsp
+from chancery.asn1 import cms, der, oids, tsp
 from chancery.asn1.signature import PublicKey, Signer, algorithm_for
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ports import Entropy, Event, EventDetail, EventKind, TimestampStore, TokenRecord
@@ -158,9 +158,7 @@ class Authority:
             )
         tsa = certificate.subject.public_bytes() if settings.include_tsa_name else None
         self._tst_info = tsp.TSTInfoTemplate(settings.accuracy, tsa)
-        self._signed_data = cms.SignedDataTemplate(
-            tsp.ID_CT_TST_INFO, certificates[0], signer.algorithm, certificates
-        )
+        self._signed_data = cms.SignedDataTemplate(oids.TST_INFO, certificates[0], signer.algorithm, certificates)
         self._cut = settings.resolution // _MICROSECOND
         self._last_tick = 0
 

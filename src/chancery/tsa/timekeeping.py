@@ -3,7 +3,7 @@ Whether the clock is fit to sign by.
 
 A `ClockGuard` says yes only while a recent measurement vouches for the wall clock and the wall clock has
 kept step with the monotonic clock since. Everything else is no: never measured, out of accuracy, a jump, a
-measurement that failed, a monitor that died.
+measurement that failed, a monitor that died, the seconds around a leap second.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from typing import Protocol
 
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import Clock, Event, EventDetail, EventKind
+
+# A leap second stands at the end of a UTC day. What a wall clock shows around it depends on who steps or smears
+# it, so no token is made from this long before midnight to this long after, when one is announced.
+LEAP_WINDOW = datetime.timedelta(seconds=2)
+_DAY = datetime.timedelta(days=1)
 
 
 class Leap(enum.Enum):
@@ -166,9 +171,17 @@ class ClockGuard:
                 self._lose(status, "the last measurement has expired", now)
             elif abs(status.offset_s) + status.uncertainty_s + drift > self._budget_s:
                 self._jump(status, drift, now)
+            elif self._near_leap(now.wall):
+                raise PKIError(ErrorType.TIME_NOT_AVAILABLE, "a leap second is passing; try again in a moment")
             else:
                 return now.wall
         raise PKIError(ErrorType.TIME_NOT_AVAILABLE, "the clock is not known to be within the declared accuracy")
+
+    def _near_leap(self, wall: datetime.datetime) -> bool:
+        if self._leap is Leap.NONE:
+            return False
+        into_day = wall - wall.replace(hour=0, minute=0, second=0, microsecond=0)
+        return into_day < LEAP_WINDOW or _DAY - into_day <= LEAP_WINDOW
 
     def pending_events(self) -> tuple[Event, ...]:
         """Losses, returns and leap seconds not yet journalled (R26); `forget` them once they are."""

@@ -12,7 +12,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from fakes import START, FakeClock, FakeEntropy
 
 from chancery.asn1 import der
 from chancery.asn1.signature import KeySigner
@@ -20,6 +19,7 @@ from chancery.errors import ErrorType, PKIError
 from chancery.tsa.authority import Authority, AuthoritySettings, Recorder
 from chancery.tsa.issuance import TokenService
 from chancery.tsa.timekeeping import ClockGuard, Measurement
+from fakes import START, FakeClock, FakeEntropy
 
 POLICY = "1.3.6.1.4.1.99999.1.1"
 OTHER_POLICY = "1.3.6.1.4.1.99999.1.2"
@@ -210,16 +210,16 @@ class FakeTimestampStore:
 class TSA:
     """A whole authority over fakes. `respond` answers a request as the server would."""
 
-    def __init__(self, kind="p256", *, clock=None, signer=None, cert=None, fit=True, chain=True, **settings) -> None:
+    def __init__(
+        self, kind="p256", *, clock=None, signer=None, cert=None, fit=True, chain=True, **settings
+    ) -> None:
         self.clock = clock or FakeClock()
         self.source = FakeSource()
         self.store = FakeTimestampStore()
         self.certificate = cert or certificate(kind)
         self.root = root(kind)
         self.signer = signer or KeySigner(key(kind))
-        self.settings = AuthoritySettings(
-            **({"instance": 7, "policies": (POLICY, OTHER_POLICY)} | settings)
-        )
+        self.settings = AuthoritySettings(**({"instance": 7, "policies": (POLICY, OTHER_POLICY)} | settings))
         self.guard = ClockGuard(
             self.clock, self.source, accuracy=self.settings.accuracy, resolution=self.settings.resolution
         )
