@@ -17,7 +17,9 @@ from collections.abc import Mapping
 
 from chancery.asn1 import der
 from chancery.errors import ErrorType, PKIError
-from chancery.pkix.profile import Profile, requested
+from chancery.pkix.key import proof_of_possession
+from chancery.pkix.name import general_names
+from chancery.pkix.profile import Profile
 from chancery.ports import (
     CertificateQuery,
     Clock,
@@ -161,10 +163,17 @@ async def enrol(
 def _check(ra: RegistrationAuthority, operator: Operator, application: Application) -> NewRequest:
     authorise(operator, Operation.SUBMIT)
     authorise_profile(operator, application.profile)
-    if application.profile not in ra.profiles:
+    profile = ra.profiles.get(application.profile)
+    if profile is None:
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no profile named {application.profile!r}")
+    if profile.ceremony:
+        # R8: a root signs only in a ceremony; what can sign certificates is never asked for over a network.
+        raise PKIError(
+            ErrorType.NOT_AUTHORIZED, f"{profile.name} is signed in a ceremony on the offline CA, not here (R8)"
+        )
     if len(application.names) > MAX_NAMES:
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"more than {MAX_NAMES} names")
+    general_names(application.names)
     transaction_id = application.transaction_id
     if transaction_id is None:
         transaction_id = ra.entropy.draw(16).hex()
@@ -174,7 +183,7 @@ def _check(ra: RegistrationAuthority, operator: Operator, application: Applicati
         )
     csr = csr_der(application.csr)
     # The signature over the request is the proof of possession (RFC 2986 3); this verifies it.
-    requested(csr, application.names)
+    proof_of_possession(csr)
     return NewRequest(
         transaction_id=transaction_id,
         protocol=application.protocol,

@@ -67,6 +67,7 @@ class Gate:
         self._generation = 0
         # A flood of strangers must not fill the journal: 10 events, then 10 a minute with a count.
         self._refusals = Trickle(clock, REFUSALS_AT_ONCE, SECONDS_PER_REFUSAL)
+        self._forbidden = Trickle(clock, REFUSALS_AT_ONCE, SECONDS_PER_REFUSAL)
 
     def forget(self) -> None:
         """Ask the directory again from now on: something about an operator or a certificate has changed."""
@@ -123,8 +124,19 @@ class Gate:
             "certificate_sha256": fingerprint.hex() if fingerprint else None,
             "held_back": held_back,
         }
-        event = Event(EventKind.LOGIN_REFUSED, self._clock.now(), "anonymous", "login", detail)
+        await self._record(Event(EventKind.LOGIN_REFUSED, self._clock.now(), "anonymous", "login", detail))
+
+    async def forbidden(self, operator: Operator, what: str, error: PKIError) -> None:
+        """Journal that an operator asked for what its roles do not allow; limited and settled as `refused` is."""
+        held_back = self._forbidden.take()
+        if held_back is None:
+            return
+        detail = {"error": error.type.value, "detail": error.detail, "held_back": held_back}
+        subject = f"operation:{what}"
+        await self._record(Event(EventKind.REQUEST_REFUSED, self._clock.now(), operator.name, subject, detail))
+
+    async def _record(self, event: Event) -> None:
         try:
             await self._directory.record([event])
         except PKIError as error:
-            _log.warning("a refused login could not be journalled", error=error.type.value, why=why)
+            _log.warning("a refusal could not be journalled", kind=event.kind.value, error=error.type.value)

@@ -15,8 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from chancery.errors import PKIError
+from chancery.ports import Operator
 from chancery.ra.enrolment import RegistrationAuthority
-from chancery.ra.requestor import Reach, authorise
+from chancery.ra.requestor import Operation, Reach, authorise
 from chancery.web import openapi
 from chancery.web.access import Gate, Peer
 from chancery.web.failures import PROBLEM_JSON, Failure, of_error, of_status
@@ -69,10 +70,20 @@ def _dispatch(service: Service, endpoints: Sequence[Endpoint]) -> Callable[[Requ
         peer: Peer | None = request.scope.get("state", {}).get("peer")
         operator = await service.gate.admit(peer, request.client.host if request.client else "unknown")
         request.scope.setdefault("state", {})["operator"] = operator.name
-        reach = Reach.OWN if endpoint.operation is None else authorise(operator, endpoint.operation)
+        reach = await _authorise(service, operator, endpoint.operation)
         return await endpoint.handler(Call(service, operator, reach, request))
 
     return handle
+
+
+async def _authorise(service: Service, operator: Operator, operation: Operation | None) -> Reach:
+    if operation is None:
+        return Reach.OWN
+    try:
+        return authorise(operator, operation)
+    except PKIError as error:
+        await service.gate.forbidden(operator, operation.name.lower(), error)
+        raise
 
 
 async def _on_error(_: Request, error: Exception) -> Response:

@@ -7,52 +7,74 @@ import re
 from cryptography import x509
 from starlette.responses import Response
 
-from chancery.asn1 import cms, der
+from chancery.asn1 import der
 from chancery.errors import ErrorType, PKIError
+from chancery.pkix.name import canonical
 from chancery.ports import CertificateQuery, RequestOutcome, RequestState, StoredCertificate
 from chancery.ra import enrolment
-from chancery.ra.enrolment import serial_octets, serial_text
+from chancery.ra.enrolment import Application, serial_octets, serial_text
 from chancery.ra.requestor import own_name
-from chancery.web.bodies import read_json, read_query
-from chancery.web.service import API, Call, download, json
+from chancery.web import forms
+from chancery.web.bodies import media_type, read_body, read_json, read_query
+from chancery.web.service import API, Call, json
 from chancery.web.views import (
+    AnswerChoice,
+    CertificateChoice,
     CertificateList,
     CertificateRequest,
     CertificateSearch,
+    Form,
     IssuerChoice,
     NoQuery,
+    RawRequest,
     RequestView,
     RevocationAsked,
+    RevocationChoice,
     RevocationView,
     certificate_view,
     pem,
 )
 
-PEM_CHAIN, PKIX_CERT = "application/pem-certificate-chain", "application/pkix-cert"
-PKCS7 = "application/pkcs7-mime; smime-type=certs-only"
+PKCS10 = "application/pkcs10"  # RFC 5967
 # draft-ietf-httpapi-idempotency-key-header: a structured-field string; bare tokens are common and accepted.
 _IDEMPOTENCY_KEY = re.compile(r'"([^"\\]*)"|([^"\\]*)')
 
 
 async def request_certificate(call: Call) -> Response:
     """Take a request; 201 with the certificate, or 202 with the place to ask again."""
-    read_query(call.request, NoQuery)
-    asked = await read_json(call.request, CertificateRequest)
-    application = enrolment.Application(
-        protocol="rest",
-        profile=asked.profile,
-        csr=asked.csr.encode(),
-        names=tuple(asked.names),
-        issuer=asked.issuer,
-        transaction_id=_transaction_id(call, asked.transaction_id),
-    )
-    outcome = await enrolment.enrol(call.ra, call.operator, application, asked.wait_seconds)
+    raw = media_type(call.request) == PKCS10
+    application, choice = await (_read_pkcs10(call) if raw else _read_json(call))
+    outcome = await enrolment.enrol(call.ra, call.operator, application, choice.wait)
     if outcome.state is RequestState.REFUSED:
         raise PKIError(outcome.error or ErrorType.SYSTEM_FAILURE, outcome.detail or "the request was refused")
     view = await _request_view(call, outcome)
-    if outcome.state is RequestState.DONE:
-        return json(view, 201, {"location": f"{API}/certificates/{view.serial}?issuer={view.issuer}"})
-    return json(view, 202, {"location": f"{API}/requests/{outcome.request_id}", "retry-after": "1"})
+    if outcome.certificate is None:
+        return json(view, 202, {"location": f"{API}/requests/{outcome.request_id}", "retry-after": "1"})
+    place = {"location": f"{API}/certificates/{view.serial}?issuer={view.issuer}"}
+    form = forms.chosen(call.request, choice.format)
+    if form is Form.JSON:
+        return json(view, 201, place)
+    chain = [outcome.certificate, *await call.service.issuers.chain(outcome.issuer or "")]
+    return forms.file(form, chain, str(view.serial), 201, place)
+
+
+async def _read_json(call: Call) -> tuple[Application, AnswerChoice]:
+    choice = read_query(call.request, AnswerChoice)
+    asked = await read_json(call.request, CertificateRequest)
+    transaction_id = _transaction_id(call, asked.transaction_id)
+    application = Application(
+        "rest", asked.profile, asked.csr.encode(), tuple(asked.names), asked.issuer, transaction_id
+    )
+    return application, choice
+
+
+async def _read_pkcs10(call: Call) -> tuple[Application, AnswerChoice]:
+    choice = read_query(call.request, RawRequest)
+    if choice.profile is None:
+        raise PKIError(ErrorType.BAD_REQUEST, "query: the parameter `profile` is missing")
+    csr = await read_body(call.request)
+    transaction_id = _transaction_id(call, choice.transaction_id)
+    return Application("rest", choice.profile, csr, tuple(choice.name), choice.issuer, transaction_id), choice
 
 
 def _transaction_id(call: Call, given: str | None) -> str | None:
@@ -98,15 +120,19 @@ async def see_request(call: Call) -> Response:
 async def search(call: Call) -> Response:
     """Return one page of what matches, newest first; a requestor finds its own."""
     asked = read_query(call.request, CertificateSearch)
+    own = own_name(call.operator, call.reach)
+    if own is not None and asked.requestor not in {None, own}:
+        return json(CertificateList(certificates=[]))
     found = await call.ra.directory.search(
         CertificateQuery(
             subject=asked.subject,
-            name=asked.name,
+            name=None if asked.name is None else canonical(asked.name),
             serial=serial_octets(asked.serial) if asked.serial is not None else None,
+            spki_sha256=bytes.fromhex(asked.key) if asked.key is not None else None,
             profile=asked.profile,
             issuer=asked.issuer,
             state=asked.state,
-            requestor=own_name(call.operator, call.reach),
+            requestor=own or asked.requestor,
             before=asked.before,
             limit=asked.limit,
         )
@@ -120,50 +146,53 @@ async def search(call: Call) -> Response:
     )
 
 
-async def _find(call: Call) -> StoredCertificate:
-    choice = read_query(call.request, IssuerChoice)
+async def _find(call: Call, issuer: str | None) -> StoredCertificate:
     serial = serial_octets(call.path("serial"))
-    return await enrolment.find_certificate(call.ra, call.operator, serial, choice.issuer)
+    return await enrolment.find_certificate(call.ra, call.operator, serial, issuer)
 
 
 async def show(call: Call) -> Response:
-    """Everything stored about one certificate."""
-    return json(certificate_view(await _find(call), whole=True))
+    """Everything stored about one certificate, or the certificate itself in the form asked for."""
+    choice = read_query(call.request, CertificateChoice)
+    stored = await _find(call, choice.issuer)
+    form = forms.chosen(call.request, choice.format)
+    if form is Form.JSON:
+        return json(certificate_view(stored, whole=True))
+    return await _file(call, stored, form)
 
 
 async def fetch_pem(call: Call) -> Response:
     """The certificate in PEM."""
-    stored = await _find(call)
-    return download(pem(stored.der).encode(), PEM_CHAIN, f"{serial_text(stored.serial)}.pem")
+    return await _file(call, await _find(call, read_query(call.request, IssuerChoice).issuer), Form.PEM)
 
 
 async def fetch_chain(call: Call) -> Response:
     """The certificate and the CAs above it without the trust anchor, in PEM, in that order."""
-    stored = await _find(call)
-    chain = [stored.der, *await call.service.issuers.chain(stored.issuer)]
-    return download("".join(map(pem, chain)).encode(), PEM_CHAIN, f"{serial_text(stored.serial)}.chain.pem")
+    return await _file(call, await _find(call, read_query(call.request, IssuerChoice).issuer), Form.CHAIN)
 
 
 async def fetch_der(call: Call) -> Response:
     """The certificate in DER (RFC 5280 4.1)."""
-    stored = await _find(call)
-    return download(stored.der, PKIX_CERT, f"{serial_text(stored.serial)}.der")
+    return await _file(call, await _find(call, read_query(call.request, IssuerChoice).issuer), Form.DER)
 
 
 async def fetch_pkcs7(call: Call) -> Response:
-    """The certificate and the CAs above it without the trust anchor as certs-only PKCS#7 (RFC 8551 3.8)."""
-    stored = await _find(call)
+    """The certificate and the CAs above it without the trust anchor as certs-only PKCS#7 (RFC 8551 3.2.2)."""
+    return await _file(call, await _find(call, read_query(call.request, IssuerChoice).issuer), Form.PKCS7)
+
+
+async def _file(call: Call, stored: StoredCertificate, form: Form) -> Response:
     chain = [stored.der, *await call.service.issuers.chain(stored.issuer)]
-    return download(cms.certs_only(chain), PKCS7, f"{serial_text(stored.serial)}.p7c")
+    return forms.file(form, chain, serial_text(stored.serial))
 
 
 async def revoke(call: Call) -> Response:
     """Revoke; 200 when the worker has settled it, 202 when it has not yet."""
-    read_query(call.request, NoQuery)
+    choice = read_query(call.request, RevocationChoice)
     serial = serial_octets(call.path("serial"))
     asked = await read_json(call.request, RevocationAsked)
-    wish = enrolment.RevocationWish(serial, asked.reason.code(), asked.issuer, asked.invalidity_date)
-    revocation, outcome = await enrolment.revoke(call.ra, call.operator, wish, asked.wait_seconds)
+    wish = enrolment.RevocationWish(serial, asked.reason.code(), choice.issuer, asked.invalidity_date)
+    revocation, outcome = await enrolment.revoke(call.ra, call.operator, wish, choice.wait)
     # The certificate may be an operator's.
     call.service.gate.forget()
     view = RevocationView(

@@ -9,21 +9,24 @@ from starlette.responses import Response
 
 from chancery.asn1 import der
 from chancery.errors import ErrorType, PKIError
+from chancery.pkix.name import name_text
 from chancery.ports import CRLRecord, IssuerRecord
 from chancery.ra import enrolment
 from chancery.ra.enrolment import serial_text
+from chancery.web import forms
 from chancery.web.bodies import read_query
-from chancery.web.certificates import PEM_CHAIN, PKIX_CERT
-from chancery.web.profiles import profile_view
 from chancery.web.service import API, Call, download, json
 from chancery.web.views import (
     CRLAsked,
+    Form,
+    IssuerFormat,
     IssuerList,
     IssuerView,
     NoQuery,
     ProfileList,
     crl_view,
     pem,
+    profile_view,
 )
 
 PKIX_CRL = "application/pkix-crl"
@@ -40,27 +43,38 @@ async def list_issuers(call: Call) -> Response:
 
 async def show_issuer(call: Call) -> Response:
     """One issuer with its certificate (PEM) and current CRL."""
-    record = await _find(call)
+    read_query(call.request, NoQuery)
+    record = await enrolment.find_issuer(call.ra, call.path("name"))
     records = await call.ra.directory.issuers()
     crl = await call.ra.directory.latest_crl(record.name)
     return json(_issuer_view(call, record, records, crl, whole=True))
 
 
-async def fetch_issuer_pem(call: Call) -> Response:
-    """The issuer's certificate in PEM."""
-    record = await _find(call)
-    return download(pem(record.certificate).encode(), PEM_CHAIN, f"{record.name}.pem")
+async def fetch_certificate(call: Call) -> Response:
+    """The issuer's certificate."""
+    form = _form(call)
+    record = await enrolment.find_issuer(call.ra, call.path("name"))
+    return forms.file(form, [record.certificate], record.name)
 
 
-async def fetch_issuer_der(call: Call) -> Response:
-    """The issuer's certificate in DER."""
-    record = await _find(call)
-    return download(record.certificate, PKIX_CERT, f"{record.name}.der")
+async def fetch_chain(call: Call) -> Response:
+    """The issuer's certificate and those above it, the trust anchor included."""
+    form = _form(call)
+    record = await enrolment.find_issuer(call.ra, call.path("name"))
+    chain = await call.service.issuers.whole_chain(record.name)
+    return forms.file(Form.CHAIN if form is Form.PEM else form, chain or [record.certificate], record.name)
+
+
+def _form(call: Call) -> Form:
+    choice = read_query(call.request, IssuerFormat)
+    form = forms.chosen(call.request, choice.format, Form.PEM)
+    return Form.PEM if form is Form.JSON else form
 
 
 async def fetch_crl(call: Call) -> Response:
     """The issuer's current CRL in DER (RFC 5280 5)."""
-    record = await _find(call)
+    read_query(call.request, NoQuery)
+    record = await enrolment.find_issuer(call.ra, call.path("name"))
     crl = await call.ra.directory.latest_crl(record.name)
     if crl is None:
         raise PKIError(ErrorType.BAD_CERT_ID, f"the issuer {record.name} has no CRL yet")
@@ -92,11 +106,6 @@ async def show_profile(call: Call) -> Response:
     return json(profile_view(profile, whole=True))
 
 
-async def _find(call: Call) -> IssuerRecord:
-    read_query(call.request, NoQuery)
-    return await enrolment.find_issuer(call.ra, call.path("name")[:64])
-
-
 def _issuer_view(
     call: Call,
     record: IssuerRecord,
@@ -108,7 +117,7 @@ def _issuer_view(
     certificate = x509.load_der_x509_certificate(record.certificate)
     return IssuerView(
         name=record.name,
-        subject=certificate.subject.rfc4514_string(),
+        subject=name_text(certificate.subject),
         serial=serial_text(der.integer_octets(certificate.serial_number)),
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,

@@ -1,8 +1,10 @@
-"""REST: operators, whoami, status and health."""
+"""REST: operators, who the caller is, status and health; the page for people who arrive with a browser."""
 
 from __future__ import annotations
 
 import asyncio
+import html
+from typing import Final
 
 from starlette.responses import Response
 
@@ -19,6 +21,17 @@ from chancery.web.views import (
     crl_view,
     operator_view,
 )
+
+_HOME: Final = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Chancery</title></head><body>
+<h1>Chancery {version}</h1>
+<p>This is the registration and management interface of a certification authority.</p>
+<p>REST below <code>/api/v1</code>, described in <a href="/openapi.json">/openapi.json</a>
+(OpenAPI 3.1). Every operation needs a client certificate that this CA issued and an administrator enrolled
+as an operator's; <a href="/api/v1/me">/api/v1/me</a> says who you are taken for.</p>
+<p>On a command line: <code>chancery request</code>, <code>chancery list</code>, <code>chancery revoke</code>.</p>
+</body></html>
+"""
 
 
 async def list_operators(call: Call) -> Response:
@@ -53,7 +66,7 @@ async def remove_operator(call: Call) -> Response:
     return Response(status_code=204)
 
 
-async def whoami(call: Call) -> Response:
+async def me(call: Call) -> Response:
     """Who the caller is taken for."""
     read_query(call.request, NoQuery)
     return json(operator_view(call.operator))
@@ -85,3 +98,8 @@ async def health(service: Service) -> Response:
 async def description(service: Service) -> Response:
     """The OpenAPI document."""
     return Response(service.description, media_type=JSON)
+
+
+async def home(service: Service) -> Response:
+    """What this is, for a person."""
+    return Response(_HOME.format(version=html.escape(service.version)), media_type="text/html")

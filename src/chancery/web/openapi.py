@@ -64,8 +64,10 @@ def _operation(endpoint: Endpoint, components: dict[str, Any]) -> dict[str, Any]
     if parameters := [*_path_parameters(endpoint), *_query_parameters(endpoint, components), *_headers(endpoint)]:
         found["parameters"] = parameters
     if endpoint.body is not None:
-        schema = {"$ref": _REF.format(name=endpoint.body.__name__)}
-        found["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
+        content: dict[str, Any] = {JSON: {"schema": {"$ref": _REF.format(name=endpoint.body.__name__)}}}
+        if endpoint.raw_body is not None:
+            content[endpoint.raw_body] = {}
+        found["requestBody"] = {"required": True, "content": content}
     if endpoint.public is not None:
         found["security"] = []
     if endpoint.operation is not None:
@@ -81,10 +83,12 @@ def _operation_id(endpoint: Endpoint) -> str:
 def _response(answer: Answer) -> dict[str, Any]:
     if answer.body is None:
         return {"description": answer.description}
+    content: dict[str, Any] = {media_type: {} for media_type in answer.also}
     if isinstance(answer.body, str):
-        return {"description": answer.description, "content": {answer.body: {}}}
-    schema = {"$ref": _REF.format(name=answer.body.__name__)}
-    return {"description": answer.description, "content": {JSON: {"schema": schema}}}
+        content[answer.body] = {}
+    else:
+        content[JSON] = {"schema": {"$ref": _REF.format(name=answer.body.__name__)}}
+    return {"description": answer.description, "content": content}
 
 
 def _path_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:

@@ -6,10 +6,12 @@ from typing import Final
 
 from chancery.ra.requestor import Operation
 from chancery.web import certificates, issuers, management
-from chancery.web.certificates import PEM_CHAIN, PKCS7, PKIX_CERT
+from chancery.web.certificates import PKCS10
+from chancery.web.forms import CERTS_ONLY, MEDIA_TYPES, PEM, PEM_CHAIN, PKCS7, PKIX_CERT
 from chancery.web.issuers import PKIX_CRL
 from chancery.web.service import API, JSON, Answer, Endpoint
 from chancery.web.views import (
+    CertificateChoice,
     CertificateList,
     CertificateRequest,
     CertificateSearch,
@@ -17,6 +19,7 @@ from chancery.web.views import (
     CRLAsked,
     HealthView,
     IssuerChoice,
+    IssuerFormat,
     IssuerList,
     IssuerView,
     OperatorAsked,
@@ -24,8 +27,10 @@ from chancery.web.views import (
     OperatorView,
     ProfileList,
     ProfileView,
+    RawRequest,
     RequestView,
     RevocationAsked,
+    RevocationChoice,
     RevocationView,
     StatusView,
 )
@@ -39,12 +44,16 @@ _CERTIFICATES = (
         f"{API}/certificates",
         "Request a certificate",
         (
-            Answer(201, "Issued; the same transaction id gives the same certificate again.", RequestView),
+            Answer(
+                201, "Issued; the same transaction id gives the same certificate again.", RequestView, MEDIA_TYPES
+            ),
             Answer(202, "Not yet; Location says where to ask again.", RequestView),
         ),
         Operation.SUBMIT,
         certificates.request_certificate,
         body=CertificateRequest,
+        raw_body=PKCS10,
+        query=RawRequest,
         headers=(("Idempotency-Key", "The transaction id, in place of `transaction_id`."),),
     ),
     Endpoint(
@@ -78,14 +87,14 @@ _CERTIFICATES = (
         "GET",
         f"{_ONE}.pem",
         "Fetch a certificate (PEM)",
-        (Answer(200, "The certificate.", PEM_CHAIN),),
+        (Answer(200, "The certificate.", PEM),),
         Operation.SHOW,
         certificates.fetch_pem,
         query=IssuerChoice,
     ),
     Endpoint(
         "GET",
-        f"{_ONE}.der",
+        f"{_ONE}.cer",
         "Fetch a certificate (DER)",
         (Answer(200, "The certificate.", PKIX_CERT),),
         Operation.SHOW,
@@ -94,9 +103,9 @@ _CERTIFICATES = (
     ),
     Endpoint(
         "GET",
-        f"{_ONE}.p7c",
+        f"{_ONE}.p7b",
         "Fetch a certificate and the CAs above it (PKCS#7)",
-        (Answer(200, "certs-only SignedData, without the trust anchor.", PKCS7),),
+        (Answer(200, "certs-only SignedData, without the trust anchor.", CERTS_ONLY),),
         Operation.SHOW,
         certificates.fetch_pkcs7,
         query=IssuerChoice,
@@ -105,10 +114,10 @@ _CERTIFICATES = (
         "GET",
         _ONE,
         "See a certificate and its status",
-        (Answer(200, "The certificate.", CertificateView),),
+        (Answer(200, "The certificate.", CertificateView, MEDIA_TYPES),),
         Operation.SHOW,
         certificates.show,
-        query=IssuerChoice,
+        query=CertificateChoice,
     ),
     Endpoint(
         "POST",
@@ -121,6 +130,7 @@ _CERTIFICATES = (
         Operation.REVOKE,
         certificates.revoke,
         body=RevocationAsked,
+        query=RevocationChoice,
     ),
 )
 
@@ -151,19 +161,21 @@ _ISSUERS = (
     ),
     Endpoint(
         "GET",
-        f"{_ISSUER}.pem",
-        "Fetch an issuer's certificate (PEM)",
-        (Answer(200, "The certificate.", PEM_CHAIN),),
+        f"{_ISSUER}/certificate",
+        "Fetch an issuer's certificate",
+        (Answer(200, "The certificate.", PEM, (PKIX_CERT, PKCS7)),),
         Operation.SEE_ISSUERS,
-        issuers.fetch_issuer_pem,
+        issuers.fetch_certificate,
+        query=IssuerFormat,
     ),
     Endpoint(
         "GET",
-        f"{_ISSUER}.der",
-        "Fetch an issuer's certificate (DER)",
-        (Answer(200, "The certificate.", PKIX_CERT),),
+        f"{_ISSUER}/chain",
+        "Fetch an issuer's certificate and those above it",
+        (Answer(200, "The issuer first, the trust anchor last.", PEM_CHAIN, (PKCS7,)),),
         Operation.SEE_ISSUERS,
-        issuers.fetch_issuer_der,
+        issuers.fetch_chain,
+        query=IssuerFormat,
     ),
     Endpoint(
         "GET",
@@ -227,15 +239,15 @@ _MANAGEMENT = (
     ),
     Endpoint(
         "GET",
-        f"{API}/whoami",
+        f"{API}/me",
         "See who the caller is taken for",
         (Answer(200, "The caller.", OperatorView),),
         None,
-        management.whoami,
+        management.me,
     ),
     Endpoint(
         "GET",
-        "/health",
+        "/healthz",
         "See whether the process can work",
         (Answer(200, "It can.", HealthView),),
         public=management.health,
@@ -246,6 +258,13 @@ _MANAGEMENT = (
         "This description",
         (Answer(200, "The OpenAPI document.", JSON),),
         public=management.description,
+    ),
+    Endpoint(
+        "GET",
+        "/",
+        "A page for people",
+        (Answer(200, "What this is.", "text/html"),),
+        public=management.home,
     ),
 )
 

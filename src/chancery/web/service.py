@@ -40,13 +40,17 @@ class Issuers:
 
         An issuer that is its own anchor, or that is not known, gives an empty chain.
         """
+        return (await self.whole_chain(name))[:-1]
+
+    async def whole_chain(self, name: str) -> list[bytes]:
+        """Certificates (DER) from this issuer upwards, the last one known included; empty when it is not known."""
         records = await self.by_name()
         by_id = {record.issuer_id: record for record in records.values()}
         found: list[bytes] = []
         record = records.get(name)
-        while record is not None and record.parent_id is not None and len(found) < len(by_id):
+        while record is not None and len(found) < len(by_id):
             found.append(record.certificate)
-            record = by_id.get(record.parent_id)
+            record = None if record.parent_id is None else by_id.get(record.parent_id)
         return found
 
 
@@ -81,11 +85,16 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer that an endpoint may give besides a problem: a structure as JSON, or bytes of a media type."""
+    """
+    One answer that an endpoint may give besides a problem: a structure as JSON, or bytes of a media type.
+
+    `also` are media types in which the same is given on request.
+    """
 
     status: int
     description: str
     body: type[msgspec.Struct] | str | None
+    also: tuple[str, ...] = ()
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -97,7 +106,8 @@ class Endpoint:
     """
     One method of one path. `operation` None: every operator may.
 
-    `public` endpoints need no certificate; they have another kind of handler.
+    `public` endpoints need no certificate; they have another kind of handler. `raw_body` is a media type that is
+    taken in place of `body` as JSON.
     """
 
     method: str
@@ -108,6 +118,7 @@ class Endpoint:
     handler: Handler | None = None
     public: PublicHandler | None = None
     body: type[msgspec.Struct] | None = None
+    raw_body: str | None = None
     query: type[msgspec.Struct] | None = None
     headers: tuple[tuple[str, str], ...] = ()
 
@@ -117,7 +128,9 @@ def json(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | 
     return Response(msgspec.json.encode(value), status, headers, media_type=JSON)
 
 
-def download(content: bytes, media_type: str, name: str) -> Response:
+def download(
+    content: bytes, media_type: str, name: str, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Return a file."""
-    headers = {"content-disposition": f'attachment; filename="{name}"'}
-    return Response(content, 200, headers, media_type=media_type)
+    disposition = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(content, status, {**disposition, **(headers or {})}, media_type=media_type)

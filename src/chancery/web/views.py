@@ -9,6 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from chancery.pkix.profile import Profile
 from chancery.ports import (
     CRLRecord,
     Operator,
@@ -22,7 +23,12 @@ from chancery.ra.enrolment import serial_text
 
 MAX_WAIT_SECONDS = 60.0
 ShortName = Annotated[str, Meta(min_length=1, max_length=64)]
+LongName = Annotated[str, Meta(min_length=1, max_length=1000)]
 SerialText = Annotated[str, Meta(pattern="^[0-9A-Fa-f]{1,42}$", description="Serial number in hexadecimal.")]
+TransactionID = Annotated[
+    str,
+    Meta(min_length=1, max_length=200, description="Asked again with the same one, is answered the same."),
+]
 Moment = Annotated[datetime.datetime, Meta(tz=True)]
 Wait = Annotated[
     float,
@@ -46,6 +52,16 @@ class Reason(enum.Enum):
         return RevocationReason[self.name]
 
 
+class Form(enum.Enum):
+    """How a certificate is given: JSON, PEM, PEM with the CAs above it, DER, or PKCS#7 with those CAs."""
+
+    JSON = "json"
+    PEM = "pem"
+    CHAIN = "chain"
+    DER = "der"
+    PKCS7 = "p7b"
+
+
 class Asked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Something that came in: an unknown field is refused."""
 
@@ -59,10 +75,25 @@ class CertificateRequest(Asked, frozen=True, kw_only=True):
 
     profile: ShortName
     csr: Annotated[str, Meta(max_length=131072)]
-    names: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=100)] = []
+    names: Annotated[list[LongName], Meta(max_length=100)] = []
     issuer: ShortName | None = None
-    transaction_id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
-    wait_seconds: Wait = 10.0
+    transaction_id: TransactionID | None = None
+
+
+class AnswerChoice(Asked, frozen=True, kw_only=True):
+    """How long to wait for the certificate, and its form; without `format` the Accept header decides."""
+
+    wait: Wait = 10.0
+    format: Form | None = None
+
+
+class RawRequest(AnswerChoice, frozen=True, kw_only=True):
+    """What stands beside a body of application/pkcs10; in a JSON body these are fields."""
+
+    profile: ShortName | None = None
+    name: Annotated[list[LongName], Meta(max_length=100)] = []
+    issuer: ShortName | None = None
+    transaction_id: TransactionID | None = None
 
 
 class RevocationAsked(Asked, frozen=True, kw_only=True):
@@ -70,8 +101,6 @@ class RevocationAsked(Asked, frozen=True, kw_only=True):
 
     reason: Reason
     invalidity_date: Moment | None = None
-    issuer: ShortName | None = None
-    wait_seconds: Wait = 10.0
 
 
 class OperatorAsked(Asked, frozen=True, kw_only=True):
@@ -86,7 +115,11 @@ class OperatorAsked(Asked, frozen=True, kw_only=True):
 
 
 class CertificateSearch(Asked, frozen=True, kw_only=True):
-    """`subject` matches a prefix, `name` one whole subjectAltName; newest first, below certificate_id `before`."""
+    """
+    `subject` matches a prefix, `name` one whole subjectAltName, `key` the SHA-256 of its public key (SPKI, hex).
+
+    Newest first, below certificate_id `before`.
+    """
 
     subject: Annotated[str, Meta(max_length=1000)] | None = None
     name: Annotated[str, Meta(max_length=1000)] | None = None
@@ -94,6 +127,8 @@ class CertificateSearch(Asked, frozen=True, kw_only=True):
     state: StatusState | None = None
     profile: ShortName | None = None
     issuer: ShortName | None = None
+    requestor: Annotated[str, Meta(max_length=200)] | None = None
+    key: Annotated[str, Meta(pattern="^[0-9A-Fa-f]{64}$")] | None = None
     before: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
 
@@ -102,6 +137,24 @@ class IssuerChoice(Asked, frozen=True, kw_only=True):
     """Which issuer's serial is meant, where several used it."""
 
     issuer: ShortName | None = None
+
+
+class CertificateChoice(IssuerChoice, frozen=True, kw_only=True):
+    """Which issuer's serial is meant, and how the certificate is to be given."""
+
+    format: Form | None = None
+
+
+class IssuerFormat(Asked, frozen=True, kw_only=True):
+    """How the issuer's certificate is to be given: pem (the default), der or p7b."""
+
+    format: Form | None = None
+
+
+class RevocationChoice(IssuerChoice, frozen=True, kw_only=True):
+    """Which issuer's serial is meant, and how long to wait until the revocation is settled."""
+
+    wait: Wait = 10.0
 
 
 class NoQuery(Asked, frozen=True, kw_only=True):
@@ -196,13 +249,16 @@ class IssuerList(View, frozen=True, kw_only=True):
 
 
 class ProfileView(View, frozen=True, kw_only=True):
-    """A profile; `source` (TOML) only where one is shown by itself."""
+    """
+    A profile; `source` (TOML) only where one is shown by itself. `online` tells whether it can be requested here:
+    CA certificates are made in a ceremony on the offline CA.
+    """
 
     name: str
     version: int
     sha256: str
-    description: str | None = None
-    default_issuer: str | None = None
+    description: str
+    online: bool
     source: str | None = None
 
 
@@ -280,6 +336,18 @@ def crl_view(crl: CRLRecord | None, now: datetime.datetime) -> CRLView | None:
         this_update=crl.this_update,
         next_update=crl.next_update,
         overdue=crl.next_update < now,
+    )
+
+
+def profile_view(profile: Profile, *, whole: bool) -> ProfileView:
+    """Return what is shown of a profile, its source included when `whole`."""
+    return ProfileView(
+        name=profile.name,
+        version=profile.version,
+        sha256=profile.sha256.hex(),
+        description=profile.description,
+        online=not profile.ceremony,
+        source=profile.source if whole else None,
     )
 
 

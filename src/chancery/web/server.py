@@ -27,7 +27,9 @@ MAX_MESSAGE: Final = 1024 * 1024
 HEAD_SECONDS: Final = 10.0
 KEEP_ALIVE_SECONDS: Final = 30
 HANDSHAKE_SECONDS: Final = 10.0
-_log = structlog.get_logger("chancery.web.tls")
+BACKLOG: Final = 1024
+RELOAD_SECONDS: Final = 5.0
+_log = structlog.get_logger("chancery.web.server")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,13 +65,7 @@ def server_context(files: TLSFiles, on_refused: Callable[[str], None]) -> ssl.SS
     # No resumption: every connection shows its certificate.
     context.num_tickets = 0
     context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(files.certificate, files.key)
-    except (OSError, ssl.SSLError) as error:
-        raise OperatorError(
-            f"{files.certificate} and {files.key} are no certificate chain and key: {error}",
-            "name the PEM files of the server's certificate and its key",
-        ) from error
+    _load_certificate(context, files)
     try:
         context.load_verify_locations(files.client_ca)
     except (OSError, ssl.SSLError) as error:
@@ -78,6 +74,66 @@ def server_context(files: TLSFiles, on_refused: Callable[[str], None]) -> ssl.SS
         ) from error
     context.sslobject_class = _reporting(on_refused)
     return context
+
+
+def _load_certificate(context: ssl.SSLContext, files: TLSFiles) -> None:
+    try:
+        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise OperatorError(
+            f"{files.certificate} and {files.key} are no certificate chain and key: {error}",
+            "name the PEM files of the server's certificate and its unencrypted key",
+        ) from error
+
+
+def _no_password() -> str:
+    """Stand where OpenSSL would ask on the terminal of a process that has none."""
+    raise ValueError("the key is encrypted")
+
+
+class CertificateReload:
+    """Gives a running server the certificate that lies in its files now; a bad pair leaves the old one in use."""
+
+    def __init__(self, context: ssl.SSLContext, files: TLSFiles) -> None:
+        self._context = context
+        self._files = files
+        self._seen = self._stamps()
+
+    def _stamps(self) -> tuple[tuple[int, int] | None, ...]:
+        found: list[tuple[int, int] | None] = []
+        for path in (self._files.certificate, self._files.key):
+            try:
+                state = path.stat()
+                found.append((state.st_mtime_ns, state.st_ino))
+            except OSError:
+                found.append(None)
+        return tuple(found)
+
+    def look(self) -> bool:
+        """Reload when a file has changed since the last look; tell whether it was reloaded."""
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return False
+        self._seen = stamps
+        return self.reload()
+
+    def reload(self) -> bool:
+        """Reload now; tell whether it worked. What is wrong is logged."""
+        try:
+            # Tried elsewhere first: a context keeps the half that it could read.
+            _load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._files)
+            _load_certificate(self._context, self._files)
+        except OperatorError as error:
+            _log.error("the certificate is not reloaded", what=error.what, next=error.next_step)
+            return False
+        _log.info("the certificate is reloaded", certificate=str(self._files.certificate))
+        return True
+
+    async def watch(self, seconds: float) -> None:
+        """Look every `seconds`, until cancelled."""
+        while True:
+            await asyncio.sleep(seconds)
+            self.look()
 
 
 def _reporting(on_refused: Callable[[str], None]) -> type[ssl.SSLObject]:
@@ -191,7 +247,26 @@ class _Server(uvicorn.Server):
         self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Listen as uvicorn does, but with a limit on the time of a TLS handshake."""
+        await self.lifespan.startup()
+        loop, config = asyncio.get_running_loop(), self.config
+
+        def connection() -> asyncio.Protocol:
+            make: Callable[..., asyncio.Protocol] = config.http_protocol_class
+            return make(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        self.servers = [
+            await loop.create_server(
+                connection,
+                sock=one,
+                ssl=config.ssl,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=HANDSHAKE_SECONDS,
+            )
+            for one in sockets or []
+        ]
+        self.started = True
         self._on_started()
 
     @contextlib.contextmanager
@@ -212,7 +287,8 @@ async def serve_api(
     """
     Serve `app` over HTTPS on TCP `port` (0: any) of `host` until `stop` is set, then finish what is under way.
 
-    Without `stop`, SIGTERM and SIGINT stop it. `listening` is called with the port once connections are
+    Without `stop`, SIGTERM and SIGINT stop it, and SIGHUP reloads the server's certificate; a changed file is
+    also noticed within seconds. `listening` is called with the port once connections are
     accepted. Raises OperatorError when the address cannot be bound or a file cannot be used.
     """
     limits = limits or Limits()
@@ -226,6 +302,7 @@ async def serve_api(
         task.add_done_callback(background.discard)
 
     context = server_context(files, on_refused)
+    reload = CertificateReload(context, files)
     sockets = _bind(host, port)
     bound = sockets[0].getsockname()[1]
 
@@ -236,13 +313,15 @@ async def serve_api(
 
     server = _Server(_config(app, context, limits), on_started)
     try:
-        with _stopping(loop, stop) as asked:
+        with _stopping(loop, stop, reload) as asked:
             running = asyncio.create_task(server.serve(sockets))
             watcher = asyncio.create_task(asked.wait())
+            reloader = asyncio.create_task(reload.watch(RELOAD_SECONDS))
             await asyncio.wait({running, watcher}, return_when=asyncio.FIRST_COMPLETED)
             server.should_exit = True
             await running
             watcher.cancel()
+            reloader.cancel()
     finally:
         for one in sockets:
             one.close()
@@ -250,17 +329,20 @@ async def serve_api(
 
 
 @contextlib.contextmanager
-def _stopping(loop: asyncio.AbstractEventLoop, stop: asyncio.Event | None) -> Generator[asyncio.Event, None, None]:
+def _stopping(
+    loop: asyncio.AbstractEventLoop, stop: asyncio.Event | None, reload: CertificateReload
+) -> Generator[asyncio.Event, None, None]:
     if stop is not None:
         yield stop
         return
     asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
+    handlers = {signal.SIGTERM: asked.set, signal.SIGINT: asked.set, signal.SIGHUP: reload.reload}
+    for number, act in handlers.items():
+        loop.add_signal_handler(number, act)
     try:
         yield asked
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 
@@ -287,7 +369,7 @@ def _bind(host: str, port: int) -> list[socket.socket]:
     try:
         for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             if family in {socket.AF_INET, socket.AF_INET6}:
-                found.append(socket.create_server(address[:2], family=family, backlog=1024))
+                found.append(socket.create_server(address[:2], family=family, backlog=BACKLOG))
     except OSError as error:
         for one in found:
             one.close()
