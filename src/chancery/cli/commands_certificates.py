@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import sys
+import enum
 import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from chancery.cli.client import (
-    Client,
-    ClientConfigOption,
+from chancery.cli.api_client import USAGE, Client, fail, with_client
+from chancery.cli.show import (
     IssuerOption,
     JSONOption,
     SerialArgument,
-    connected,
-    fail,
     read,
     serial_of,
     show_json,
@@ -25,6 +21,7 @@ from chancery.cli.client import (
     show_rows,
     write,
 )
+from chancery.ports import StatusState
 from chancery.web.views import Reason
 
 _REASONS = {reason.value.lower(): reason.value for reason in Reason}
@@ -32,15 +29,28 @@ _SERVER_WAIT = 20.0
 _PAGE = 500
 
 
+class Format(enum.Enum):
+    """How a certificate is written."""
+
+    PEM = "pem"
+    DER = "der"
+    P7B = "p7b"
+
+
+FormatOption = Annotated[Format, typer.Option(help="How the certificate is written; p7b holds the CAs too.")]
+OutOption = Annotated[Path | None, typer.Option(help="Write it to this file.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command()(request)
-    app.command()(revoke)
-    app.command("list")(list_certificates)
-    app.command()(show)
+    app.command()(with_client(request))
+    app.command()(with_client(revoke))
+    app.command("list")(with_client(list_certificates))
+    app.command()(with_client(show))
 
 
 def request(
+    client: Client,
     *,
     profile: Annotated[str, typer.Option(help="The profile to request under.")],
     csr: Annotated[Path, typer.Option(help="The certification request (PKCS#10, PEM or DER).")],
@@ -48,30 +58,32 @@ def request(
         list[str] | None, typer.Option(help="A name beside the CSR's own: dns:…, ip:…, email:… or uri:….")
     ] = None,
     issuer: IssuerOption = None,
-    out: Annotated[Path | None, typer.Option(help="Write the certificate here.")] = None,
+    out: OutOption = None,
     transaction_id: Annotated[
         str | None, typer.Option(help="Asked again with the same one, the same certificate is given.")
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the certificate.")] = 60.0,
-    client_config: ClientConfigOption = None,
-    chain: Annotated[bool, typer.Option("--chain", help="Append the CA certificates.")] = False,
+    format: FormatOption = Format.PEM,  # noqa: A002 - the option's name
+    chain: Annotated[bool, typer.Option("--chain", help="Append the CA certificates (PEM).")] = False,
     json: JSONOption = False,
 ) -> None:
     """Request a certificate."""
+    if chain and format is not Format.PEM:
+        raise typer.BadParameter("--chain goes with --format pem; p7b holds the CAs anyway")
     transaction = transaction_id or uuid.uuid4().hex
-    body: dict[str, Any] = {
-        "profile": profile,
-        "csr": _pem(read(csr)),
-        "names": name or [],
-        "transaction_id": transaction,
-        "wait_seconds": min(wait, _SERVER_WAIT),
-    }
+    asked: dict[str, Any] = {"profile": profile, "name": name or [], "transaction_id": transaction}
     if issuer is not None:
-        body["issuer"] = issuer
-    with connected(client_config) as client:
-        answer = client.ask("POST", "/certificates", json=body).json()
-        if answer["state"] != "done":
-            answer = _wait_for(client, answer, wait)
+        asked["issuer"] = issuer
+    answer = client.ask(
+        "POST",
+        "/certificates",
+        again=True,
+        params={**asked, "wait": min(wait, _SERVER_WAIT), "format": "json"},
+        content=read(csr),
+        headers={"content-type": "application/pkcs10"},
+    ).json()
+    if answer["state"] not in {"done", "refused"}:
+        answer = _wait_for(client, answer, wait)
     if answer["state"] == "refused":
         fail(f"{answer.get('detail')} ({answer.get('error')})", "compare the request with `chancery profile show`")
     if answer["state"] != "done":
@@ -79,7 +91,12 @@ def request(
             f"request {answer['request_id']} is still waiting",
             f"ask again with --transaction-id {transaction}",
         )
-    _deliver(answer, out, chain=chain, json=json)
+    if out is not None or not json:
+        _deliver(client, answer, "chain" if chain else format.value, out)
+    if json:
+        show_json(answer)
+    elif out is not None:
+        show_pairs([("serial", answer["serial"]), ("issuer", answer["issuer"]), ("written to", out)])
 
 
 def _wait_for(client: Client, answer: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -90,24 +107,16 @@ def _wait_for(client: Client, answer: dict[str, Any], seconds: float) -> dict[st
     return client.wait(look, seconds) or answer
 
 
-def _deliver(answer: dict[str, Any], out: Path | None, *, chain: bool, json: bool) -> None:
-    text = answer["certificate"] + ("".join(answer.get("chain", [])) if chain else "")
-    if out is not None:
-        write(out, text.encode())
-    if json:
-        show_json(answer)
-    elif out is not None:
-        show_pairs([("serial", answer["serial"]), ("issuer", answer["issuer"]), ("written to", out)])
+def _deliver(client: Client, answer: dict[str, Any], form: str, out: Path | None) -> None:
+    """Write a certificate in the form asked for; PEM stands in the answer already."""
+    if form == "pem":
+        write(out, answer["certificate"].encode())
+    elif form == "chain":
+        write(out, "".join([answer["certificate"], *answer.get("chain", [])]).encode())
     else:
-        sys.stdout.write(text)
-
-
-def _pem(data: bytes) -> str:
-    """Text of a CSR as the interface takes it; DER is wrapped here, what it says is the CA's to judge."""
-    if data[:1] == b"\x30":
-        text = base64.encodebytes(data).decode("ascii")
-        return f"-----BEGIN CERTIFICATE REQUEST-----\n{text}-----END CERTIFICATE REQUEST-----\n"
-    return data.decode("ascii", "replace")
+        parameters = {"issuer": answer["issuer"], "format": form}
+        found = client.ask("GET", f"/certificates/{answer['serial']}", params=parameters)
+        write(out, found.content, text=False)
 
 
 def _reason(text: str) -> str:
@@ -118,6 +127,7 @@ def _reason(text: str) -> str:
 
 
 def revoke(
+    client: Client,
     serial: SerialArgument,
     *,
     reason: Annotated[str, typer.Option(help="Why: a CRLReason such as keyCompromise.", callback=_reason)],
@@ -125,24 +135,35 @@ def revoke(
     invalidity_date: Annotated[
         str | None, typer.Option(help="Since when the key is not to be trusted (2026-11-24T12:00:00Z).")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it is settled.")] = 60.0,
-    client_config: ClientConfigOption = None,
     json: JSONOption = False,
 ) -> None:
-    """Revoke a certificate, and wait until it is revoked."""
-    body: dict[str, Any] = {"reason": reason, "wait_seconds": min(wait, _SERVER_WAIT)}
-    if issuer is not None:
-        body["issuer"] = issuer
+    """Revoke a certificate, and wait until it is revoked. There is no way back."""
+    if not yes:
+        _confirm(f"Revoke the certificate {serial} with the reason {reason}? It cannot be undone.")
+    body: dict[str, Any] = {"reason": reason}
     if invalidity_date is not None:
         body["invalidity_date"] = invalidity_date
-    with connected(client_config) as client:
-        answer = client.ask("POST", f"/certificates/{serial}/revocation", json=body).json()
-        if answer["state"] != "done":
-            answer = _wait_for_revocation(client, answer, wait)
+    query: dict[str, Any] = {"wait": min(wait, _SERVER_WAIT)}
+    if issuer is not None:
+        query["issuer"] = issuer
+    answer = client.ask("POST", f"/certificates/{serial}/revocation", params=query, json=body).json()
+    if answer["state"] != "done":
+        answer = _wait_for_revocation(client, answer, wait)
     if json:
         show_json(answer)
     else:
         show_pairs([("revoked", answer["serial"]), ("issuer", answer["issuer"]), ("reason", answer["reason"])])
+
+
+def _confirm(question: str) -> None:
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        fail("there is nobody to ask", "say --yes", USAGE)
+    if not agreed:
+        fail("nothing was revoked", "look at it with `chancery show`", USAGE)
 
 
 def _wait_for_revocation(client: Client, answer: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -160,15 +181,17 @@ def _wait_for_revocation(client: Client, answer: dict[str, Any], seconds: float)
 
 
 def list_certificates(
+    client: Client,
     *,
     subject: Annotated[str | None, typer.Option(help="What the subject begins with (RFC 4514 text).")] = None,
     name: Annotated[str | None, typer.Option(help="A subjectAltName: dns:…, ip:…, email:… or uri:….")] = None,
     serial: Annotated[str | None, typer.Option(help="Serial number in hexadecimal.")] = None,
-    state: Annotated[str | None, typer.Option(help="good or revoked.")] = None,
+    state: Annotated[StatusState | None, typer.Option(help="The status.")] = None,
     profile: Annotated[str | None, typer.Option(help="The profile.")] = None,
     issuer: IssuerOption = None,
+    requestor: Annotated[str | None, typer.Option(help="The operator who asked for it.")] = None,
+    spki: Annotated[str | None, typer.Option(help="SHA-256 of the public key (SPKI), in hexadecimal.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
-    client_config: ClientConfigOption = None,
     json: JSONOption = False,
 ) -> None:
     """List certificates, newest first."""
@@ -176,54 +199,54 @@ def list_certificates(
         "subject": subject,
         "name": name,
         "serial": None if serial is None else serial_of(serial),
-        "state": state,
+        "state": None if state is None else state.value,
         "profile": profile,
         "issuer": issuer,
+        "requestor": requestor,
+        "key": spki,
     }
     found: list[dict[str, Any]] = []
-    with connected(client_config) as client:
-        before = None
-        while len(found) < limit:
-            page = client.get("/certificates", **query, before=before, limit=min(_PAGE, limit - len(found)))
-            found += page["certificates"]
-            if (before := page.get("next")) is None:
-                break
+    before = None
+    while len(found) < limit:
+        page = client.get("/certificates", **query, before=before, limit=min(_PAGE, limit - len(found)))
+        found += page["certificates"]
+        if (before := page.get("next")) is None:
+            break
     if json:
         show_json(found)
         return
+    columns = ("serial", "state", "not_after", "profile", "issuer", "subject")
     show_rows(
-        ("serial", "state", "not after", "profile", "issuer", "subject", "names"),
-        [
-            (
-                one["serial"],
-                one["state"],
-                one["not_after"],
-                one["profile"],
-                one["issuer"],
-                one["subject"],
-                " ".join(one["names"]),
-            )
-            for one in found
-        ],
+        (*(column.replace("_", " ") for column in columns), "names"),
+        [[*(one[column] for column in columns), " ".join(one["names"])] for one in found],
     )
 
 
 def show(
+    client: Client,
     serial: SerialArgument,
-    issuer: IssuerOption = None,
-    client_config: ClientConfigOption = None,
     *,
-    pem: Annotated[bool, typer.Option("--pem", help="Print the certificate alone, in PEM.")] = False,
+    issuer: IssuerOption = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        Format | None, typer.Option(help="Print the certificate itself, in this form.")
+    ] = None,
+    chain: Annotated[bool, typer.Option("--chain", help="Print it with the CA certificates (PEM).")] = False,
+    out: OutOption = None,
     json: JSONOption = False,
 ) -> None:
     """Show a certificate and its status."""
-    with connected(client_config) as client:
-        found = client.get(f"/certificates/{serial}", issuer=issuer)
+    form = "chain" if chain else None if format is None else format.value
+    if out is not None and form is None:
+        form = Format.PEM.value
+    if form is not None:
+        parameters = {"format": form} | ({} if issuer is None else {"issuer": issuer})
+        content = client.ask("GET", f"/certificates/{serial}", params=parameters).content
+        write(out, content, text=form in {"pem", "chain"})
+        return
+    found = client.get(f"/certificates/{serial}", issuer=issuer)
     if json:
         show_json(found)
-    elif pem:
-        sys.stdout.write(found["certificate"])
-    else:
-        shown = {**found, "names": " ".join(found["names"])}
-        del shown["certificate"]
-        show_pairs([(name.replace("_", " "), value) for name, value in shown.items()])
+        return
+    shown = {**found, "names": " ".join(found["names"])}
+    del shown["certificate"]
+    show_pairs([(name.replace("_", " "), value) for name, value in shown.items()])

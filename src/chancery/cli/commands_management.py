@@ -1,22 +1,18 @@
-"""`chancery ca`, `crl`, `profile`, `operator`, `status` and `whoami`: management from a client's side."""
+"""`chancery ca`, `crl`, `profile`, `operator`, `whoami` and a part of `status`: management by a client."""
 
 from __future__ import annotations
 
 import ssl
-import sys
 import urllib.parse
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from chancery.cli.client import (
-    Client,
-    ClientConfigOption,
+from chancery.cli.api_client import Client, fail, with_client
+from chancery.cli.show import (
     IssuerOption,
     JSONOption,
-    connected,
-    fail,
     read,
     serial_of,
     show_json,
@@ -33,32 +29,30 @@ NameArgument = Annotated[str, typer.Argument(help="The name.")]
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     ca = typer.Typer(help="Issuers.", no_args_is_help=True)
-    ca.command("list")(list_issuers)
-    ca.command("show")(show_issuer)
+    ca.command("list")(with_client(list_issuers))
+    ca.command("show")(with_client(show_issuer))
     crl = typer.Typer(help="Certificate revocation lists.", no_args_is_help=True)
-    crl.command("publish")(publish_crl)
-    crl.command("fetch")(fetch_crl)
+    crl.command("publish")(with_client(publish_crl))
+    crl.command("fetch")(with_client(fetch_crl))
     profile = typer.Typer(help="Certificate profiles.", no_args_is_help=True)
-    profile.command("list")(list_profiles)
-    profile.command("show")(show_profile)
+    profile.command("list")(with_client(list_profiles))
+    profile.command("show")(with_client(show_profile))
     operator = typer.Typer(help="Who may use the management interface.", no_args_is_help=True)
-    operator.command("list")(list_operators)
-    operator.command("add")(add_operator)
-    operator.command("remove")(remove_operator)
+    operator.command("list")(with_client(list_operators))
+    operator.command("add")(with_client(add_operator))
+    operator.command("remove")(with_client(remove_operator))
     for name, commands in (("ca", ca), ("crl", crl), ("profile", profile), ("operator", operator)):
         app.add_typer(commands, name=name)
-    app.command()(status)
-    app.command()(whoami)
+    app.command()(with_client(whoami))
 
 
 def _segment(name: str) -> str:
     return urllib.parse.quote(name, safe="")
 
 
-def list_issuers(client_config: ClientConfigOption = None, *, json: JSONOption = False) -> None:
+def list_issuers(client: Client, *, json: JSONOption = False) -> None:
     """List issuers and their current CRLs."""
-    with connected(client_config) as client:
-        found = client.get("/issuers")["issuers"]
+    found = client.get("/issuers")["issuers"]
     if json:
         show_json(found)
         return
@@ -80,19 +74,18 @@ def list_issuers(client_config: ClientConfigOption = None, *, json: JSONOption =
 
 
 def show_issuer(
+    client: Client,
     name: NameArgument,
-    client_config: ClientConfigOption = None,
     *,
     pem: Annotated[bool, typer.Option("--pem", help="Print the certificate alone, in PEM.")] = False,
     json: JSONOption = False,
 ) -> None:
     """Show an issuer."""
-    with connected(client_config) as client:
-        found = client.get(f"/issuers/{_segment(name)}")
+    found = client.get(f"/issuers/{_segment(name)}")
     if json:
         show_json(found)
     elif pem:
-        sys.stdout.write(found["certificate"])
+        write(None, found["certificate"].encode())
     else:
         crl = found.pop("crl", {})
         del found["certificate"]
@@ -111,23 +104,22 @@ def _issuer(client: Client, name: str | None) -> str:
 
 
 def publish_crl(
+    client: Client,
     issuer: OptionalIssuer = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it is published.")] = 60.0,
-    client_config: ClientConfigOption = None,
     *,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it is published.")] = 60.0,
     json: JSONOption = False,
 ) -> None:
     """Have a fresh CRL published, and wait for it."""
-    with connected(client_config) as client:
-        place = f"/issuers/{_segment(_issuer(client, issuer))}"
-        before = client.get(place).get("crl", {}).get("number", 0)
-        asked = client.ask("POST", f"{place}/crl").json()
+    place = f"/issuers/{_segment(_issuer(client, issuer))}"
+    before = client.get(place).get("crl", {}).get("number", 0)
+    asked = client.ask("POST", f"{place}/crl").json()
 
-        def look() -> dict[str, Any] | None:
-            crl: dict[str, Any] | None = client.get(place).get("crl")
-            return crl if crl is not None and crl["number"] > before else None
+    def look() -> dict[str, Any] | None:
+        crl: dict[str, Any] | None = client.get(place).get("crl")
+        return crl if crl is not None and crl["number"] > before else None
 
-        crl = client.wait(look, wait)
+    crl = client.wait(look, wait)
     if crl is None:
         fail(f"the CRL of {asked['issuer']} is asked for but not published yet", "see whether the worker runs")
     if json:
@@ -138,52 +130,46 @@ def publish_crl(
 
 
 def fetch_crl(
+    client: Client,
     issuer: OptionalIssuer = None,
-    out: Annotated[Path | None, typer.Option(help="Write the CRL here.")] = None,
-    client_config: ClientConfigOption = None,
     *,
+    out: Annotated[Path | None, typer.Option(help="Write the CRL here.")] = None,
     pem: Annotated[bool, typer.Option("--pem", help="PEM instead of DER.")] = False,
 ) -> None:
     """Fetch an issuer's current CRL."""
-    with connected(client_config) as client:
-        content = client.ask("GET", f"/issuers/{_segment(_issuer(client, issuer))}/crl").content
+    content = client.ask("GET", f"/issuers/{_segment(_issuer(client, issuer))}/crl").content
     if pem:
         text = ssl.DER_cert_to_PEM_cert(content).replace("CERTIFICATE-----", "X509 CRL-----")
         content = text.encode()
-    elif out is None and sys.stdout.isatty():
-        fail("DER is not for a terminal", "name a file with --out, or use --pem")
-    write(out, content)
+    write(out, content, text=pem)
 
 
-def list_profiles(client_config: ClientConfigOption = None, *, json: JSONOption = False) -> None:
-    """List the profiles that you may request."""
-    with connected(client_config) as client:
-        found = client.get("/profiles")["profiles"]
+def list_profiles(client: Client, *, json: JSONOption = False) -> None:
+    """List profiles: those you may request, and those of ceremonies."""
+    found = client.get("/profiles")["profiles"]
     if json:
         show_json(found)
         return
-    columns = ("name", "version", "description")
-    show_rows(columns, [[one.get(column) for column in columns] for one in found])
+    rows = [
+        (one["name"], one["version"], "" if one["online"] else "ceremony", one["description"]) for one in found
+    ]
+    show_rows(("name", "version", "where", "description"), rows)
 
 
-def show_profile(
-    name: NameArgument, client_config: ClientConfigOption = None, *, json: JSONOption = False
-) -> None:
+def show_profile(client: Client, name: NameArgument, *, json: JSONOption = False) -> None:
     """Show a profile."""
-    with connected(client_config) as client:
-        found = client.get(f"/profiles/{_segment(name)}")
+    found = client.get(f"/profiles/{_segment(name)}")
     if json:
         show_json(found)
         return
-    source = found.pop("source", "")
+    source = found.pop("source")
     show_pairs([(key.replace("_", " "), value) for key, value in found.items()])
-    sys.stdout.write(f"\n{source}" if source else "")
+    write(None, f"\n{source}".encode())
 
 
-def list_operators(client_config: ClientConfigOption = None, *, json: JSONOption = False) -> None:
+def list_operators(client: Client, *, json: JSONOption = False) -> None:
     """List operators."""
-    with connected(client_config) as client:
-        found = client.get("/operators")["operators"]
+    found = client.get("/operators")["operators"]
     if json:
         show_json(found)
         return
@@ -202,6 +188,7 @@ def list_operators(client_config: ClientConfigOption = None, *, json: JSONOption
 
 
 def add_operator(
+    client: Client,
     name: NameArgument,
     *,
     role: Annotated[list[Role], typer.Option(help="A role; may be given again.")],
@@ -211,7 +198,6 @@ def add_operator(
     profile: Annotated[
         list[str] | None, typer.Option(help="A profile that may be requested; may be given again. Default: all.")
     ] = None,
-    client_config: ClientConfigOption = None,
     json: JSONOption = False,
 ) -> None:
     """Enrol an operator: somebody with a certificate of this CA, and roles."""
@@ -226,38 +212,39 @@ def add_operator(
         body["issuer"] = issuer
     if profile:
         body["profiles"] = profile
-    with connected(client_config) as client:
-        added = client.ask("POST", "/operators", json=body).json()
+    added = client.ask("POST", "/operators", json=body).json()
     if json:
         show_json(added)
     else:
         show_pairs([("enrolled", added["name"]), ("roles", " ".join(added["roles"]))])
 
 
-def remove_operator(name: NameArgument, client_config: ClientConfigOption = None) -> None:
+def remove_operator(client: Client, name: NameArgument, *, json: JSONOption = False) -> None:
     """Remove an operator: its certificate opens nothing here any more."""
-    with connected(client_config) as client:
-        client.ask("DELETE", f"/operators/{_segment(name)}")
-    show_pairs([("removed", name)])
-
-
-def status(client_config: ClientConfigOption = None, *, json: JSONOption = False) -> None:
-    """Show what is waiting, what was issued, and how fresh the CRLs are."""
-    with connected(client_config) as client:
-        found = client.get("/status")
+    client.ask("DELETE", f"/operators/{_segment(name)}")
     if json:
-        show_json(found)
-        return
+        show_json({"removed": name})
+    else:
+        show_pairs([("removed", name)])
+
+
+def remote_status(client: Client) -> dict[str, Any]:
+    """Return what the CA says of itself: version, time, counts, and each issuer's CRL or None."""
+    found: dict[str, Any] = client.get("/status")
+    return found
+
+
+def show_remote_status(found: dict[str, Any]) -> None:
+    """Print what `remote_status` returned: what is waiting, what was issued, and how fresh the CRLs are."""
     show_pairs([("version", found["version"]), ("time", found["time"]), *found["counts"].items()])
     for issuer, crl in found["crls"].items():
         words = "none" if crl is None else f"{crl['number']}, next update {crl['next_update']}"
         show_pairs([(f"CRL of {issuer}", words + (", OVERDUE" if crl and crl.get("overdue") else ""))])
 
 
-def whoami(client_config: ClientConfigOption = None, *, json: JSONOption = False) -> None:
+def whoami(client: Client, *, json: JSONOption = False) -> None:
     """Show who the CA takes you for."""
-    with connected(client_config) as client:
-        found = client.get("/whoami")
+    found = client.get("/me")
     if json:
         show_json(found)
     else:
