@@ -52,7 +52,7 @@ class CompactRange:
     def copy(self) -> CompactRange:
         """Return an independent copy."""
         other = CompactRange()
-        other.size, other._peaks = self.size, list(self._peaks)  # noqa: SLF001 - its own class
+        other.size, other._peaks = self.size, list(self._peaks)
         return other
 
 

@@ -135,8 +135,8 @@ class JournalStore(Protocol):
     def append(self, leaves: Sequence[tuple[int, int, bytes]], checkpoint: Checkpoint) -> None:
         """Store (index, event id, leaf hash) rows and the checkpoint over all leaves, in one transaction."""
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """Every checkpoint, by tree size."""
+    def checkpoints(self, after: int = 0, limit: int | None = None) -> list[Checkpoint]:
+        """Checkpoints of trees larger than `after`, by tree size; at most `limit`."""
 
     def latest_checkpoint(self) -> Checkpoint | None: ...
 
