@@ -43,9 +43,11 @@ class EventKind(enum.Enum):
     PROCESS_STARTED = "process.started"
     PROCESS_STOPPED = "process.stopped"
     TOKENS_RECORDED = "tsa.tokens"
+    TSA_CERTIFICATE = "tsa.certificate"
     CLOCK_LOST = "tsa.clock-lost"
     CLOCK_REGAINED = "tsa.clock-regained"
     LEAP_SECOND = "tsa.leap-second"
+    BUNDLE_ANSWERED = "bundle.answered"
     BUNDLE_IMPORTED = "bundle.imported"
 
 

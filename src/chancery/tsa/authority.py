@@ -64,12 +64,69 @@ class AuthoritySettings:
             )
 
 
+class Credential:
+    """
+    What a token is signed with: a certificate with its chain, and the key behind it. Unchanging.
+
+    `certificates` is the chain (DER), the authority's own certificate first. Raises OperatorError when the
+    certificate may not sign timestamps at `at`, or the key is not the certificate's (R24, R25).
+    """
+
+    __slots__ = (
+        "_public_key", "_signed_data", "_signer", "_tst_info", "_with_signing_time", "certificates", "not_after",
+        "not_before",
+    )  # fmt: skip
+
+    def __init__(
+        self, settings: AuthoritySettings, signer: Signer, certificates: Sequence[bytes], at: datetime.datetime
+    ) -> None:
+        certificate = x509.load_der_x509_certificate(certificates[0])
+        self._public_key = _check_certificate(certificate, signer)
+        self._signer = signer
+        self.certificates = tuple(certificates)
+        self.not_before, self.not_after = validity(certificate)
+        if not self.not_before <= at <= self.not_after:
+            raise OperatorError(
+                f"the timestamping certificate may be used from {self.not_before} to {self.not_after} only",
+                "issue a new timestamping certificate, or set the clock",
+            )
+        tsa = certificate.subject.public_bytes() if settings.include_tsa_name else None
+        self._tst_info = tsp.TSTInfoTemplate(settings.accuracy, tsa)
+        self._signed_data = cms.SignedDataTemplate(oids.TST_INFO, certificates[0], signer.algorithm, certificates)
+        self._with_signing_time = settings.include_signing_time
+
+    def token(self, request: tsp.TimeStampReq, record: TokenRecord) -> bytes:
+        """
+        Sign one TimeStampToken (DER) and read it back under the certificate's key. Blocks; any thread.
+
+        Raises PKIError(SYSTEM_FAILURE) when the token device gave back a signature that does not verify.
+        """
+        content = self._tst_info.encode(
+            record.policy, request.message_imprint, record.serial, record.gen_time, request.nonce
+        )
+        signing_time = record.gen_time if self._with_signing_time else None
+        attributes = self._signed_data.signed_attributes(content, signing_time)
+        token = self._signed_data.content_info(
+            content, attributes, self._signer.sign(attributes), with_certificates=request.cert_req
+        )
+        try:
+            cms.verify(token, content, self._public_key, self._signer.algorithm)
+        except InvalidSignature as error:
+            raise PKIError(ErrorType.SYSTEM_FAILURE, "the token could not be signed") from error
+        return token
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Accepted:
-    """A request that will be answered with a token, with the serial and time it will carry. Not yet recorded."""
+    """
+    A request that will be answered with a token, with the serial and time it will carry. Not yet recorded.
+
+    `credential` was valid at that time, and signs it even if another has taken its place by then.
+    """
 
     request: tsp.TimeStampReq
     record: TokenRecord
+    credential: Credential
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,10 +184,9 @@ class Recorder:
 
 class Authority:
     """
-    Judges requests and signs tokens under one certificate.
+    Judges requests and issues tokens under one certificate at a time.
 
-    `certificates` is the chain (DER), the authority's own certificate first. Raises OperatorError when the
-    certificate may not sign timestamps now, or the key is not the certificate's (R24, R25).
+    Arguments and errors as for `Credential`. For one thread, but `issue` may run in any.
     """
 
     def __init__(
@@ -148,19 +204,22 @@ class Authority:
         self._signer = signer
         self._guard = guard
         self._entropy = entropy
-        certificate = x509.load_der_x509_certificate(certificates[0])
-        self._public_key = _check_certificate(certificate, signer)
-        self._not_before, self._not_after = validity(certificate)
-        if not self._not_before <= at <= self._not_after:
-            raise OperatorError(
-                f"the timestamping certificate may be used from {self._not_before} to {self._not_after} only",
-                "issue a new timestamping certificate, or set the clock",
-            )
-        tsa = certificate.subject.public_bytes() if settings.include_tsa_name else None
-        self._tst_info = tsp.TSTInfoTemplate(settings.accuracy, tsa)
-        self._signed_data = cms.SignedDataTemplate(oids.TST_INFO, certificates[0], signer.algorithm, certificates)
+        self._credential: Credential | None = Credential(settings, signer, certificates, at)
         self._cut = settings.resolution // _MICROSECOND
         self._last_tick = 0
+
+    @property
+    def credential(self) -> Credential | None:
+        """What signs now; None after `withdraw`."""
+        return self._credential
+
+    def renew(self, certificates: Sequence[bytes], at: datetime.datetime) -> None:
+        """Sign under another certificate of this key from now on. OperatorError, and no change, as at start."""
+        self._credential = Credential(self.settings, self._signer, certificates, at)
+
+    def withdraw(self) -> None:
+        """Sign nothing more that is not accepted already, because the certificate is no longer good."""
+        self._credential = None
 
     def accept(self, data: bytes, client: str) -> Accepted:
         """
@@ -173,31 +232,20 @@ class Authority:
         policy = self._judge(request)
         now = self._guard.now()
         gen_time = now - datetime.timedelta(microseconds=now.microsecond % self._cut)
-        if not (self._not_before <= gen_time and now <= self._not_after):
+        credential = self._credential
+        if credential is None or not (credential.not_before <= gen_time and now <= credential.not_after):
             raise PKIError(ErrorType.SYSTEM_FAILURE, "the authority's certificate cannot be used at this time")
         record = TokenRecord(self._serial(now), gen_time, request.hash_oid, request.hashed_message, policy, client)
-        return Accepted(request, record)
+        return Accepted(request, record, credential)
 
     def issue(self, recorded: Recorded) -> bytes:
         """
-        Sign a recorded request, check the token, and return the TimeStampResp (DER). Blocks; any thread.
+        Sign a recorded request and return the TimeStampResp (DER). Blocks; any thread.
 
-        Raises PKIError(SYSTEM_FAILURE) when the token device gave back a signature that does not verify.
+        Raises as `Credential.token`.
         """
-        request, record = recorded.accepted.request, recorded.accepted.record
-        content = self._tst_info.encode(
-            record.policy, request.message_imprint, record.serial, record.gen_time, request.nonce
-        )
-        signing_time = record.gen_time if self.settings.include_signing_time else None
-        attributes = self._signed_data.signed_attributes(content, signing_time)
-        token = self._signed_data.content_info(
-            content, attributes, self._signer.sign(attributes), with_certificates=request.cert_req
-        )
-        try:
-            cms.verify(token, content, self._public_key, self._signer.algorithm)
-        except InvalidSignature as error:
-            raise PKIError(ErrorType.SYSTEM_FAILURE, "the token could not be signed") from error
-        return tsp.granted(token)
+        accepted = recorded.accepted
+        return tsp.granted(accepted.credential.token(accepted.request, accepted.record))
 
     def _judge(self, request: tsp.TimeStampReq) -> str:
         """Return the policy to stamp under, or raise what is wrong with the request, in RFC 3161's order."""
@@ -258,6 +306,15 @@ def _check_certificate(certificate: x509.Certificate, signer: Signer) -> PublicK
         raise OperatorError(
             "the timestamping certificate must have extended key usage timeStamping alone, and critical",
             "issue it from a timestamping profile (RFC 3161 2.3)",
+        )
+    try:
+        key_usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        key_usage = None
+    if key_usage is not None and not (key_usage.digital_signature or key_usage.content_commitment):
+        raise OperatorError(
+            "the key usage of the timestamping certificate does not allow signatures",
+            "issue it from a timestamping profile (digitalSignature)",
         )
     expected, found = algorithm_for(signer.public_key), signer.algorithm
     if found.hash and expected.hash and found.hash.digest_size < expected.hash.digest_size:

@@ -70,6 +70,11 @@ class TokenService:
             self._report(error)
             return refusal(ErrorType.SYSTEM_FAILURE, "the request could not be handled")
 
+    async def close(self) -> None:
+        """Wait until everything that was accepted has been answered."""
+        await self._records.close()
+        await self._signatures.close()
+
     async def _sign(self, batch: Sequence[Recorded]) -> list[Answer]:
         """Sign a batch in equal parts on the threads, if the clock is still fit to sign by."""
         self._guard.now()
