@@ -1,0 +1,391 @@
+"""
+OCSP (RFC 6960, RFC 9654): requests read strictly, responses written as DER templates.
+
+```
+OCSPRequest ::= SEQUENCE { tbsRequest TBSRequest, optionalSignature [0] EXPLICIT Signature OPTIONAL }
+TBSRequest ::= SEQUENCE {
+    version [0] EXPLICIT Version DEFAULT v1,
+    requestorName [1] EXPLICIT GeneralName OPTIONAL,
+    requestList SEQUENCE OF Request,
+    requestExtensions [2] EXPLICIT Extensions OPTIONAL }
+Request ::= SEQUENCE { reqCert CertID, singleRequestExtensions [0] EXPLICIT Extensions OPTIONAL }
+CertID ::= SEQUENCE {
+    hashAlgorithm AlgorithmIdentifier,
+    issuerNameHash OCTET STRING,
+    issuerKeyHash OCTET STRING,
+    serialNumber CertificateSerialNumber }
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import functools
+from collections.abc import Sequence
+
+from chancery.asn1 import der, oids
+from chancery.asn1.signature import SignatureAlgorithm
+from chancery.errors import ErrorType, PKIError
+
+CONTENT_TYPE_REQUEST = "application/ocsp-request"
+CONTENT_TYPE_RESPONSE = "application/ocsp-response"
+MAX_REQUEST = 16 * 1024
+MAX_DEPTH = 16
+MAX_CERT_IDS = 32
+# RFC 9654 2.1
+MIN_NONCE, MAX_NONCE = 1, 128
+# RFC 6960 4.2.2.2: SHA-1 is what most clients send; the rest are the digests of RFC 5754 2.
+HASHES = {
+    oids.SHA1: "sha1",
+    oids.SHA256: "sha256",
+    oids.SHA384: "sha384",
+    oids.SHA512: "sha512",
+}
+_NONCE, _BASIC, _EXTENDED_REVOKE = map(der.oid, (oids.OCSP_NONCE, oids.OCSP_BASIC, oids.OCSP_EXTENDED_REVOKE))
+
+
+class ResponseStatus(enum.IntEnum):
+    """OCSPResponseStatus (RFC 6960 4.2.1), by the RFC's names."""
+
+    SUCCESSFUL = 0
+    MALFORMED_REQUEST = 1
+    INTERNAL_ERROR = 2
+    TRY_LATER = 3
+    SIG_REQUIRED = 5
+    UNAUTHORIZED = 6
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CertID:
+    """
+    Which certificate is asked about. `serial` is the content octets of the INTEGER.
+
+    `raw` is the CertID as it came (DER), because an answer repeats it octet for octet.
+    """
+
+    hash_oid: str
+    issuer_name_hash: bytes
+    issuer_key_hash: bytes
+    serial: bytes
+    raw: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OCSPRequest:
+    """What is asked: at least one CertID, at most `MAX_CERT_IDS`, each once; the nonce if there is one."""
+
+    cert_ids: tuple[CertID, ...]
+    nonce: bytes | None
+
+
+def cert_id(hash_oid: str, issuer_name_hash: bytes, issuer_key_hash: bytes, serial: bytes) -> CertID:
+    """Make a CertID; SHA-1 gets NULL parameters as everyone writes it, the rest none (RFC 5754 2)."""
+    parameters = der.null() if hash_oid == oids.SHA1 else b""
+    raw = der.sequence(
+        der.sequence(der.oid(hash_oid), parameters),
+        der.octet_string(issuer_name_hash),
+        der.octet_string(issuer_key_hash),
+        der.tlv(der.INTEGER, serial),
+    )
+    return CertID(hash_oid, issuer_name_hash, issuer_key_hash, serial, raw)
+
+
+def key_bits(spki: bytes) -> bytes:
+    """Return the subjectPublicKey's bits of a SubjectPublicKeyInfo (DER): what an issuerKeyHash is the hash of."""
+    reader = der.Reader(spki).enter()
+    reader.raw(der.SEQUENCE)
+    return reader.take(der.BIT_STRING)[1:]
+
+
+def encode_request(request: OCSPRequest) -> bytes:
+    """Return the OCSPRequest (DER), unsigned and without a requestorName."""
+    listed = der.sequence(*(der.sequence(one.raw) for one in request.cert_ids))
+    extensions = b""
+    if request.nonce is not None:
+        extensions = der.explicit(2, der.sequence(_nonce_extension(request.nonce)))
+    return der.sequence(der.sequence(listed, extensions))
+
+
+def _nonce_extension(nonce: bytes) -> bytes:
+    return der.sequence(_NONCE, der.octet_string(der.octet_string(nonce)))
+
+
+def decode_request(data: bytes) -> OCSPRequest:
+    """
+    Read an OCSPRequest (DER). requestorName and optionalSignature are accepted and say nothing to us.
+
+    Raises PKIError: BAD_DATA_FORMAT for anything that is not one, a nonce outside 1..128 octets (RFC 9654)
+    included; BAD_REQUEST for too many CertIDs; UNACCEPTED_EXTENSION for a critical extension that is not known
+    (RFC 6960 4.4, RFC 5280 4.2).
+    """
+    return _common(data) or _any(data)
+
+
+def _any(data: bytes) -> OCSPRequest:
+    der.check(data, max_size=MAX_REQUEST, max_depth=MAX_DEPTH)
+    outer = der.Reader(data).enter()
+    tbs = outer.enter()
+    if outer.peek() == 0xA0:
+        _signature(outer.enter(0xA0))
+    outer.done()
+    if tbs.peek() == 0xA0:
+        # v1 is the default and so is not written (X.690 11.5); there is no other version.
+        raise der.malformed("a version that is not v1")
+    if tbs.peek() == 0xA1:
+        name = tbs.enter(0xA1)
+        name.raw()
+        name.done()
+    # The same CertID twice is answered once.
+    found: dict[bytes, CertID] = {}
+    listed = tbs.enter()
+    while listed:
+        one = _request(listed.enter())
+        found[one.raw] = one
+        if len(found) > MAX_CERT_IDS:
+            raise PKIError(ErrorType.BAD_REQUEST, f"more than {MAX_CERT_IDS} CertIDs in one request")
+    if not found:
+        raise der.malformed("a request for no certificate")
+    nonce = _extensions(tbs.enter(0xA2)) if tbs.peek() == 0xA2 else None
+    tbs.done()
+    return OCSPRequest(tuple(found.values()), nonce)
+
+
+def _signature(wrapped: der.Reader) -> None:
+    """Signature ::= SEQUENCE { signatureAlgorithm, signature BIT STRING, certs [0] EXPLICIT … OPTIONAL }."""
+    signature = wrapped.enter()
+    wrapped.done()
+    signature.raw(der.SEQUENCE)
+    signature.take(der.BIT_STRING)
+    if signature.peek() == 0xA0:
+        signature.raw()
+    signature.done()
+
+
+def _request(request: der.Reader) -> CertID:
+    raw = request.raw(der.SEQUENCE)
+    if request.peek() == 0xA0:
+        _extensions(request.enter(0xA0))
+    request.done()
+    reader = der.Reader(raw).enter()
+    algorithm = reader.enter()
+    hash_oid = algorithm.oid()
+    if algorithm:
+        algorithm.raw()
+    algorithm.done()
+    found = CertID(
+        hash_oid, reader.take(der.OCTET_STRING), reader.take(der.OCTET_STRING), reader.take(der.INTEGER), raw
+    )
+    reader.done()
+    return found
+
+
+def _extensions(wrapped: der.Reader) -> bytes | None:
+    """Return the nonce among these Extensions; refuse what must be understood and is not."""
+    extensions = wrapped.enter()
+    wrapped.done()
+    if not extensions:
+        raise der.malformed("an empty list of extensions")
+    seen: set[bytes] = set()
+    nonce = None
+    while extensions:
+        extension = extensions.enter()
+        extension_id = extension.raw(der.OID)
+        if extension_id in seen:
+            raise der.malformed("an extension that occurs twice")
+        seen.add(extension_id)
+        critical = extension.peek() == der.BOOLEAN
+        if critical and extension.take(der.BOOLEAN) != b"\xff":
+            raise der.malformed("a default value that is written out")
+        value = extension.take(der.OCTET_STRING)
+        extension.done()
+        if extension_id == _NONCE:
+            nonce = _nonce(value)
+        elif critical:
+            raise PKIError(ErrorType.UNACCEPTED_EXTENSION, "a critical extension that is not supported")
+    return nonce
+
+
+def _nonce(value: bytes) -> bytes:
+    """Nonce ::= OCTET STRING(SIZE(1..128)) (RFC 9654 2.1)."""
+    inner = der.Reader(value)
+    nonce = inner.take(der.OCTET_STRING)
+    inner.done()
+    if not MIN_NONCE <= len(nonce) <= MAX_NONCE:
+        raise der.malformed(f"a nonce of {len(nonce)} octets")
+    return nonce
+
+
+# AlgorithmIdentifiers as clients write them, with the OID and the digest's size.
+_COMMON_HEADS = tuple(
+    (der.sequence(der.oid(hash_oid), parameters), hash_oid, size)
+    for hash_oid, size in ((oids.SHA1, 20), (oids.SHA256, 32))
+    for parameters in (der.null(), b"")
+)
+_COMMON_NONCE = _NONCE + b"\x04"
+
+
+def _minimal(octets: bytes) -> bool:
+    """Tell whether these are content octets of an INTEGER (X.690 8.3.2)."""
+    if len(octets) < 2:
+        return bool(octets)
+    return not ((octets[0] == 0 and octets[1] < 0x80) or (octets[0] == 0xFF and octets[1] >= 0x80))
+
+
+def _common(data: bytes) -> OCSPRequest | None:
+    """
+    Read what nearly every client sends: one CertID, and a nonce or nothing. None when it is something else.
+
+    The parts are cut out where they should be, and believed only if they encode to exactly these bytes again.
+    """
+    found = next(((at, *head) for head in _COMMON_HEADS if (at := data.find(head[0], 8, 32)) > 0), None)
+    if found is None:
+        return None
+    at, head, hash_oid, size = found
+    name = at + len(head) + 2
+    key = name + size + 2
+    serial = key + size + 2
+    if len(data) <= serial:
+        return None
+    end = serial + data[serial - 1]
+    octets = data[serial:end]
+    if not _minimal(octets):
+        return None
+    one = CertID(hash_oid, data[name : name + size], data[key : key + size], octets, data[at - 2 : end])
+    nonce = None
+    if len(data) > end:
+        start = data.find(_COMMON_NONCE, end, end + 24)
+        nonce = data[start + len(_COMMON_NONCE) + 3 :]
+        # Up to here every length of a nonce is one octet.
+        if start < 0 or not MIN_NONCE <= len(nonce) <= 125:
+            return None
+    size_octet = bytes((size,))
+    hashes = b"".join((b"\x04", size_octet, one.issuer_name_hash, b"\x04", size_octet, one.issuer_key_hash))
+    raw = der.sequence(head, hashes, b"\x02", bytes((len(octets),)), octets)
+    request = OCSPRequest((one,), nonce)
+    return request if raw == one.raw and encode_request(request) == data else None
+
+
+class CertStatus:
+    """Encodings of CertStatus (RFC 6960 4.2.1)."""
+
+    GOOD = b"\x80\x00"
+    UNKNOWN = b"\x82\x00"
+
+    @staticmethod
+    def revoked(at: datetime.datetime, reason: int | None) -> bytes:
+        """
+        Revoked at a moment, for a CRLReason.
+
+        Unspecified (0) is not written, as in a CRL (RFC 5280 5.3.1); the reason stands here and never in
+        singleExtensions (R21).
+        """
+        why = der.explicit(0, der.enumerated(reason)) if reason else b""
+        return der.tlv(0xA1, der.generalized_time(at), why)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SingleResponse:
+    """
+    The answer about one CertID. `status` is one of `CertStatus`; times in whole seconds.
+
+    ```
+    SingleResponse ::= SEQUENCE {
+        certID CertID, certStatus CertStatus, thisUpdate GeneralizedTime,
+        nextUpdate [0] EXPLICIT GeneralizedTime OPTIONAL, singleExtensions [1] EXPLICIT Extensions OPTIONAL }
+    ```
+    """
+
+    cert_id: CertID
+    status: bytes
+    this_update: datetime.datetime
+    next_update: datetime.datetime
+
+
+# One second's times are asked for by every answer of that second.
+_time = functools.lru_cache(maxsize=4096)(der.generalized_time)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ResponderID:
+    """Who answers, as the ResponderID of RFC 6960 4.2.1 (DER)."""
+
+    encoded: bytes
+
+    @classmethod
+    def by_key(cls, key_sha1: bytes) -> ResponderID:
+        """By the SHA-1 of the subjectPublicKey's bits (without tag, length and unused bits)."""
+        return cls(der.explicit(2, der.octet_string(key_sha1)))
+
+    @classmethod
+    def by_name(cls, name: bytes) -> ResponderID:
+        """By the subject Name (DER) of the responder's certificate."""
+        return cls(der.explicit(1, name))
+
+
+def encode_response_data(
+    responder: ResponderID,
+    produced_at: datetime.datetime,
+    responses: Sequence[SingleResponse],
+    *,
+    nonce: bytes | None = None,
+    extended_revoke: bool = False,
+) -> bytes:
+    """
+    Return the ResponseData (DER), which is what gets signed.
+
+    ```
+    ResponseData ::= SEQUENCE {
+        version [0] EXPLICIT Version DEFAULT v1, responderID ResponderID, producedAt GeneralizedTime,
+        responses SEQUENCE OF SingleResponse, responseExtensions [1] EXPLICIT Extensions OPTIONAL }
+    ```
+    `extended_revoke` says that never-issued certificates are answered revoked (RFC 6960 4.4.8).
+    """
+    listed = der.sequence(
+        *(
+            der.sequence(
+                one.cert_id.raw, one.status, _time(one.this_update), der.explicit(0, _time(one.next_update))
+            )
+            for one in responses
+        )
+    )
+    extensions = b""
+    if nonce is not None:
+        extensions = _nonce_extension(nonce)
+    if extended_revoke:
+        extensions += der.sequence(_EXTENDED_REVOKE, der.octet_string(der.null()))
+    if extensions:
+        extensions = der.explicit(1, der.sequence(extensions))
+    return der.sequence(responder.encoded, _time(produced_at), listed, extensions)
+
+
+class ResponseTemplate:
+    """
+    What does not change from one response of a responder to the next: algorithm and certificates (DER).
+
+    ```
+    BasicOCSPResponse ::= SEQUENCE {
+        tbsResponseData ResponseData, signatureAlgorithm AlgorithmIdentifier, signature BIT STRING,
+        certs [0] EXPLICIT SEQUENCE OF Certificate OPTIONAL }
+    ```
+    """
+
+    def __init__(self, algorithm: SignatureAlgorithm, certificates: Sequence[bytes]) -> None:
+        self._identifier = algorithm.identifier
+        self._certificates = der.explicit(0, der.sequence(*certificates)) if certificates else b""
+
+    def encode(self, response_data: bytes, signature: bytes) -> bytes:
+        """Return the successful OCSPResponse (DER) around a signed ResponseData."""
+        basic = der.sequence(response_data, self._identifier, der.bit_string(signature), self._certificates)
+        return der.sequence(
+            der.enumerated(ResponseStatus.SUCCESSFUL),
+            der.explicit(0, der.sequence(_BASIC, der.octet_string(basic))),
+        )
+
+
+def error_response(status: ResponseStatus) -> bytes:
+    """Return the OCSPResponse (DER) that says only why there is no answer. ValueError for SUCCESSFUL."""
+    if status is ResponseStatus.SUCCESSFUL:
+        raise ValueError("a successful response has an answer")
+    return der.sequence(der.enumerated(status))

@@ -1,0 +1,238 @@
+"""
+What an OCSP answer says (RFC 6960, R18-R21): functions of their arguments, no input or output.
+
+`subjects` finds whom a request is about, `response_data` turns statuses into what gets signed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import hashlib
+from collections.abc import Iterable, Mapping
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from chancery.asn1 import ocsp
+from chancery.asn1.signature import Signer
+from chancery.errors import ErrorType, OperatorError, PKIError
+from chancery.ports import CertificateStatus, IssuerRecord, StatusState
+
+Subject = tuple[int, bytes]
+"""(issuer_id, serial): which certificate, whatever CertID named it."""
+
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_HOLD = 6  # certificateHold (RFC 5280 5.3.1)
+# R18
+MIN_VALIDITY, MAX_VALIDITY = datetime.timedelta(hours=8), datetime.timedelta(days=10)
+
+
+class NeverIssued(enum.Enum):
+    """What is said of a serial that nobody was given: never `good` (RFC 6960 2.2, R19)."""
+
+    UNKNOWN = "unknown"
+    EXTENDED_REVOKED = "extended-revoked"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ResponderSettings:
+    """
+    How answers are made. `validity` is from thisUpdate to nextUpdate, 8 hours to 10 days (R18).
+
+    `by_name` names the responder by its subject rather than by its key's hash.
+    """
+
+    validity: datetime.timedelta = datetime.timedelta(hours=24)
+    never_issued: NeverIssued = NeverIssued.UNKNOWN
+    by_name: bool = False
+
+    def check(self) -> None:
+        """Raise OperatorError when the validity is not what R18 allows."""
+        if not MIN_VALIDITY <= self.validity <= MAX_VALIDITY:
+            raise OperatorError(
+                f"OCSP answers valid for {self.validity} are not allowed",
+                "choose a validity between 8 hours and 10 days",
+            )
+        if self.validity.microseconds:
+            raise OperatorError("OCSP times are in whole seconds", "choose a validity in whole seconds")
+
+
+class IssuerTable:
+    """Finds issuers by the hashes of a CertID, in every digest that `asn1.ocsp.HASHES` knows."""
+
+    def __init__(self, records: Iterable[IssuerRecord]) -> None:
+        self.certificates: dict[int, x509.Certificate] = {}
+        self.names: dict[int, str] = {}
+        self._ids: dict[tuple[str, bytes, bytes], tuple[int, ...]] = {}
+        for record in records:
+            certificate = x509.load_der_x509_certificate(record.certificate)
+            self.certificates[record.issuer_id] = certificate
+            self.names[record.issuer_id] = record.name
+            name, key = certificate.subject.public_bytes(), key_bits(certificate)
+            for hash_oid, algorithm in ocsp.HASHES.items():
+                found = (hash_oid, hashlib.new(algorithm, name).digest(), hashlib.new(algorithm, key).digest())
+                # A CertID cannot tell issuers apart that share name and key (a CA certificate made anew).
+                self._ids[found] = (*self._ids.get(found, ()), record.issuer_id)
+
+    def find(self, cert_id: ocsp.CertID) -> tuple[int, ...]:
+        """Return the issuer_ids; PKIError(NOT_AUTHORIZED) when no issuer here has these hashes."""
+        key = (cert_id.hash_oid, cert_id.issuer_name_hash, cert_id.issuer_key_hash)
+        if (issuer_ids := self._ids.get(key)) is None:
+            raise PKIError(ErrorType.NOT_AUTHORIZED, "an issuer that is not answered for here")
+        return issuer_ids
+
+
+def key_bits(certificate: x509.Certificate) -> bytes:
+    """Return the bits of the certificate's subjectPublicKey."""
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return ocsp.key_bits(spki)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """A request whose issuer is known: one issuer for all its CertIDs, under each of its `issuer_ids`."""
+
+    request: ocsp.OCSPRequest
+    issuer_ids: tuple[int, ...]
+
+    def subjects(self) -> list[Subject]:
+        """Every (issuer_id, serial) whose status decides the answer."""
+        return [(issuer_id, one.serial) for one in self.request.cert_ids for issuer_id in self.issuer_ids]
+
+
+def ask(request: ocsp.OCSPRequest, table: IssuerTable) -> Asked:
+    """
+    Find whom the request is about.
+
+    Raises PKIError(NOT_AUTHORIZED) for an issuer that is not known here, and for several issuers in one request:
+    one response has one signature, and a delegate speaks for the one CA that made it (RFC 6960 4.2.2.2).
+    """
+    found = {table.find(one) for one in request.cert_ids}
+    if len(found) > 1:
+        raise PKIError(ErrorType.NOT_AUTHORIZED, "certificates of several issuers in one request")
+    return Asked(request, found.pop())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Delegate:
+    """A delegate certificate with its key, checked: what signs for one issuer."""
+
+    certificate: bytes
+    signer: Signer
+    responder: ocsp.ResponderID
+    template: ocsp.ResponseTemplate
+    not_before: datetime.datetime
+    not_after: datetime.datetime
+
+    def fits(self, at: datetime.datetime) -> bool:
+        return self.not_before <= at < self.not_after
+
+
+def delegate(certificate: bytes, issuer: x509.Certificate, signer: Signer, *, by_name: bool = False) -> Delegate:
+    """
+    Check a delegate certificate (DER) and bind it to its key. Whether it is valid now is `Delegate.fits`.
+
+    R20: from the same CA, id-kp-OCSPSigning, id-pkix-ocsp-nocheck. Raises OperatorError saying what is missing.
+    """
+    found = x509.load_der_x509_certificate(certificate)
+    if problem := _delegate_problem(found, issuer, signer):
+        raise OperatorError(
+            f"the certificate {found.subject.rfc4514_string()} cannot sign OCSP answers: {problem}",
+            "issue one for the responder's key from the profile ocsp-signing",
+        )
+    name, key = found.subject.public_bytes(), key_bits(found)
+    # RFC 6960 4.2.1: KeyHash is SHA-1, as a name for the key and not for its security.
+    key_hash = hashlib.sha1(key, usedforsecurity=False).digest()
+    return Delegate(
+        certificate,
+        signer,
+        ocsp.ResponderID.by_name(name) if by_name else ocsp.ResponderID.by_key(key_hash),
+        ocsp.ResponseTemplate(signer.algorithm, [certificate]),
+        found.not_valid_before_utc,
+        found.not_valid_after_utc,
+    )
+
+
+def _delegate_problem(found: x509.Certificate, issuer: x509.Certificate, signer: Signer) -> str | None:
+    if found.public_key() != signer.public_key:
+        return "it is for another key"
+    try:
+        found.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError):
+        return "it is not signed by the issuer whose certificates are asked about"
+    extensions = found.extensions
+    try:
+        usages = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        extensions.get_extension_for_class(x509.OCSPNoCheck)
+    except x509.ExtensionNotFound as error:
+        return f"it has no extension {error.oid.dotted_string}"
+    if ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
+        return "its extended key usage is not OCSPSigning"
+    return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unsigned:
+    """
+    A ResponseData that waits for its signature. `lasting` says that it may be kept until a NOTIFY drops it.
+
+    What is said of a never-issued serial does not last: the serial may be given to a certificate, and then the
+    answer is another one at once (R19).
+    """
+
+    response_data: bytes
+    this_update: datetime.datetime
+    next_update: datetime.datetime
+    lasting: bool
+
+
+def respond(
+    asked: Asked,
+    statuses: Mapping[Subject, CertificateStatus],
+    *,
+    known_at: datetime.datetime,
+    at: datetime.datetime,
+    by: Delegate,
+    settings: ResponderSettings,
+) -> Unsigned:
+    """
+    Return what to sign: one SingleResponse per CertID, in the order asked.
+
+    `statuses` lacks the serials that were never used; they were read at `known_at`, which becomes thisUpdate,
+    and `at` becomes producedAt. nextUpdate is no later than the end of the delegate's certificate.
+    """
+    this_update = known_at.replace(microsecond=0)
+    next_update = min(this_update + settings.validity, by.not_after)
+    responses, lasting, extended = [], True, False
+    for one in asked.request.cert_ids:
+        status = next(
+            (found for issuer_id in asked.issuer_ids if (found := statuses.get((issuer_id, one.serial)))), None
+        )
+        encoded = _known(status)
+        if encoded is None:
+            lasting = False
+            extended = settings.never_issued is NeverIssued.EXTENDED_REVOKED
+            # RFC 6960 2.2: revoked since 1970, on hold.
+            encoded = ocsp.CertStatus.revoked(EPOCH, _HOLD) if extended else ocsp.CertStatus.UNKNOWN
+        responses.append(ocsp.SingleResponse(one, encoded, this_update, next_update))
+    data = ocsp.encode_response_data(
+        by.responder,
+        at.replace(microsecond=0),
+        responses,
+        nonce=asked.request.nonce,
+        extended_revoke=extended,
+    )
+    return Unsigned(data, this_update, next_update, lasting)
+
+
+def _known(status: CertificateStatus | None) -> bytes | None:
+    """CertStatus of a certificate that was issued; None when none was, or nobody can say (unconfirmed)."""
+    if status is None or status.state is StatusState.UNCONFIRMED:
+        return None
+    if status.state is StatusState.REVOKED and status.revoked_at is not None:
+        return ocsp.CertStatus.revoked(status.revoked_at, status.reason)
+    return ocsp.CertStatus.GOOD if status.state is StatusState.GOOD else None

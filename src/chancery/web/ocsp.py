@@ -1,0 +1,378 @@
+"""
+OCSP over HTTP (RFC 6960 A.1, RFC 5019 5 and 6), and everything else of the responder's process.
+
+A request seen before costs one look into a dictionary: answers are kept under the octets of the request, as
+POST brings them and as GET spells them, without being parsed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import dataclasses
+import datetime
+import json
+import urllib.parse
+from collections.abc import Awaitable, Mapping
+
+from chancery.asn1 import ocsp
+from chancery.asn1.signature import Signer
+from chancery.errors import ErrorType, PKIError
+from chancery.ocsp.answering import Answered, Answerer, AnswererLimits
+from chancery.ocsp.cache import Cache, Changes
+from chancery.ocsp.delegates import Delegates, Report
+from chancery.ocsp.responder import ResponderSettings
+from chancery.ports import Clock, StatusReader
+from chancery.web import caching, failures
+from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
+from chancery.web.repository import Repository
+
+_REQUEST_TYPE = ocsp.CONTENT_TYPE_REQUEST.encode()
+_POST_PATHS = frozenset({b"/ocsp", b"/ocsp/", b"/"})
+_GET_PATH = b"/ocsp/"
+LIMITS = Limits(max_body=ocsp.MAX_REQUEST)
+_STATUS_BY_WORD = {
+    "malformedRequest": ocsp.ResponseStatus.MALFORMED_REQUEST,
+    "internalError": ocsp.ResponseStatus.INTERNAL_ERROR,
+    "tryLater": ocsp.ResponseStatus.TRY_LATER,
+    "sigRequired": ocsp.ResponseStatus.SIG_REQUIRED,
+    "unauthorized": ocsp.ResponseStatus.UNAUTHORIZED,
+}
+
+
+def _refusal(status: ocsp.ResponseStatus) -> Answer:
+    return Answer(200, ocsp.CONTENT_TYPE_RESPONSE, ocsp.error_response(status), caching.NO_STORE)
+
+
+_REFUSALS = {word: to_wire(_refusal(status)) for word, status in _STATUS_BY_WORD.items()}
+_MALFORMED = _REFUSALS["malformedRequest"]
+# Nothing is answered from the cache in the last minute before its nextUpdate.
+_MARGIN_SECONDS = 60.0
+
+
+def refused(type_: ErrorType) -> bytes:
+    """Return the answer (on the wire) for an error: HTTP 200 with the OCSP status of `failures.OCSP`."""
+    return _REFUSALS[failures.OCSP[type_]]
+
+
+def on_error(_: Request) -> Answer:
+    """Return what a client hears when a handler broke."""
+    return _refusal(ocsp.ResponseStatus.INTERNAL_ERROR)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OCSPSettings:
+    """
+    What one responder process does. `max_age` is what HTTP caches on the way are told, at most half of an
+    answer's validity. `refresh` is how often issuers and delegate certificates are looked for again.
+    """
+
+    responder: ResponderSettings = dataclasses.field(default_factory=ResponderSettings)
+    limits: AnswererLimits = dataclasses.field(default_factory=AnswererLimits)
+    cache_entries: int = 200_000
+    cache_bytes: int = 256 * 1024 * 1024
+    max_age: datetime.timedelta = datetime.timedelta(hours=1)
+    refresh: datetime.timedelta = datetime.timedelta(seconds=60)
+    refresh_in_need: datetime.timedelta = datetime.timedelta(seconds=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Kept:
+    """
+    An answer ready to be sent. `refresh` is half of its life, in monotonic seconds: then a new one is made,
+    and this one only stands in while that is not possible.
+    """
+
+    answered: Answered
+    tag: str
+    full: bytes
+    not_modified: bytes
+    refresh: float
+
+    def to(self, request: Request) -> bytes:
+        asked = request.if_none_match
+        if asked is not None and request.method != b"POST" and caching.matches(asked, self.tag):
+            return self.not_modified
+        return self.full
+
+
+class OCSPService:
+    """
+    The whole responder behind one HTTP handler: OCSP, CRLs and CA certificates, health.
+
+    `signers` are the delegate keys by the name of the issuer they answer for. `report` takes the name and
+    details of what an operator should know. Call `invalidate`, `crl_changed` and `invalidate_all` from the same
+    event loop when the database says so.
+    """
+
+    def __init__(
+        self,
+        reader: StatusReader,
+        signers: Mapping[str, Signer],
+        clock: Clock,
+        settings: OCSPSettings,
+        report: Report,
+    ) -> None:
+        settings.responder.check()
+        self._clock = clock
+        self._settings = settings
+        self._report = report
+        self._reader = reader
+        self._changes = Changes()
+        by_name = settings.responder.by_name
+        self._delegates = Delegates(reader, signers, clock, report, by_name=by_name)
+        self._answerer = Answerer(
+            reader,
+            self._delegates,
+            clock=clock,
+            changes=self._changes,
+            settings=settings.responder,
+            limits=settings.limits,
+        )
+        self._cache: Cache[bytes, _Kept] = Cache(
+            self._changes, max_entries=settings.cache_entries, max_bytes=settings.cache_bytes
+        )
+        self._repository = Repository(reader, clock)
+        self._database: str | None = "not asked yet"
+        self._refreshing: asyncio.Task[None] | None = None
+        self._hits = self._made = self._refused = 0
+
+    # -- the process
+
+    async def start(self) -> None:
+        """Look for issuers and delegate certificates, now and from now on. A database away does not stop it."""
+        await self.refresh()
+        self._refreshing = asyncio.create_task(self._keep_refreshing())
+
+    async def close(self) -> None:
+        """Finish what was accepted and stop."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._refreshing
+        await self._answerer.close()
+
+    async def refresh(self) -> None:
+        """Read issuers and delegate certificates again; what cannot be read stays as it was, and is reported."""
+        try:
+            changed = await self._delegates.refresh()
+            self._repository.load(await self._reader.issuers())
+        except PKIError as error:
+            self._say_database(str(error))
+            return
+        self._say_database(None)
+        if changed:
+            # Another certificate signs from now on; one that was revoked must not live on in answers.
+            self._note_all()
+
+    async def _keep_refreshing(self) -> None:
+        while True:
+            well = self._database is None and not self._delegates.problems
+            pause = self._settings.refresh if well else self._settings.refresh_in_need
+            await asyncio.sleep(pause.total_seconds())
+            try:
+                await self.refresh()
+            except Exception as error:  # noqa: BLE001 - the loop must outlive one bad turn
+                self._report("ocsp.refresh_failed", {"error": repr(error)})
+
+    def _say_database(self, problem: str | None) -> None:
+        if (problem is None) != (self._database is None):
+            self._report("ocsp.database", {"problem": problem or "none"})
+        self._database = problem
+
+    # -- what the database says
+
+    def invalidate(self, issuer_id: int, serial: bytes) -> None:
+        """Forget what is known of one certificate: its status changed (channel chancery_status)."""
+        subject = (issuer_id, serial)
+        self._changes.note(subject)
+        self._cache.drop(subject)
+        self._answerer.drop(subject)
+
+    def invalidate_all(self) -> None:
+        """Forget everything: notifications may have been missed (the listener connected again)."""
+        self._note_all()
+        self._repository.all_changed()
+
+    def _note_all(self) -> None:
+        self._changes.note_all()
+        self._cache.clear()
+        self._answerer.clear()
+
+    def crl_changed(self, issuer_id: int) -> None:
+        """Forget an issuer's CRL: there is another one (channel chancery_crl)."""
+        self._repository.crl_changed(issuer_id)
+
+    # -- HTTP
+
+    def handler(self, request: Request) -> Reply | Awaitable[Reply]:
+        """Answer one HTTP request."""
+        target = request.target
+        if request.method == b"POST":
+            if target not in _POST_PATHS:
+                return text(404, "not found", *caching.NO_STORE)
+            return self._post(request)
+        if target.startswith(_GET_PATH):
+            return self._get(request)
+        if target in {b"/healthz", b"/readyz", b"/health"}:
+            return self._health_answer(ready=target != b"/healthz")
+        if target == b"/ocsp":
+            return _MALFORMED
+        return self._repository.answer(request)
+
+    def _post(self, request: Request) -> Reply | Awaitable[Reply]:
+        content_type = request.content_type or b""
+        if content_type != _REQUEST_TYPE and content_type.partition(b";")[0].strip().lower() != _REQUEST_TYPE:
+            return text(415, f"Content-Type must be {ocsp.CONTENT_TYPE_REQUEST}", *caching.NO_STORE)
+        now = self._clock.monotonic()
+        kept = self._cache.get(request.body, now)
+        if kept is not None and now < kept.refresh:
+            self._hits += 1
+            return kept.full
+        return self._decoded(request, request.body, now)
+
+    def _get(self, request: Request) -> Reply | Awaitable[Reply]:
+        now = self._clock.monotonic()
+        kept = self._cache.get(request.target, now)
+        if kept is not None and now < kept.refresh:
+            self._hits += 1
+            return kept.to(request)
+        try:
+            body = from_path(request.target[len(_GET_PATH) :])
+        except PKIError as error:
+            self._refused += 1
+            return refused(error.type)
+        return self._decoded(request, body, now)
+
+    def _decoded(self, request: Request, body: bytes, now: float) -> Reply | Awaitable[Reply]:
+        """Read a request that is not kept under its own octets; perhaps its answer is, in another spelling."""
+        try:
+            asked = ocsp.decode_request(body)
+        except PKIError as error:
+            self._refused += 1
+            return refused(error.type)
+        if asked.nonce is not None or len(asked.cert_ids) > 1:
+            return self._fresh(request, asked)
+        plain = ocsp.encode_request(asked)
+        kept = self._cache.get(plain, now)
+        if kept is None or now >= kept.refresh:
+            return self._lasting(request, asked, plain)
+        self._hits += 1
+        self._keep_alias(request, plain, kept)
+        return kept.to(request)
+
+    async def _fresh(self, request: Request, asked: ocsp.OCSPRequest) -> Reply:
+        """Answer what is not kept: a nonce, or several CertIDs."""
+        try:
+            answered = await self._answerer.answer(asked)
+        except PKIError as error:
+            self._refused += 1
+            return refused(error.type)
+        self._made += 1
+        if answered.lasting:
+            return self._kept(answered).to(request)
+        return to_wire(Answer(200, ocsp.CONTENT_TYPE_RESPONSE, answered.response, caching.NO_STORE))
+
+    async def _lasting(self, request: Request, asked: ocsp.OCSPRequest, plain: bytes) -> Reply:
+        """Answer what may be kept, and keep it."""
+        try:
+            answered = await self._answerer.answer(asked)
+        except PKIError as error:
+            # Past half of its life, but true until nextUpdate: better than nothing while something is away.
+            kept = self._cache.get(plain, self._clock.monotonic())
+            if kept is not None and error.type is ErrorType.SYSTEM_UNAVAIL:
+                return to_wire(Answer(200, ocsp.CONTENT_TYPE_RESPONSE, kept.answered.response, caching.NO_STORE))
+            self._refused += 1
+            return refused(error.type)
+        self._made += 1
+        if not answered.lasting:
+            return to_wire(Answer(200, ocsp.CONTENT_TYPE_RESPONSE, answered.response, caching.NO_STORE))
+        kept = self._kept(answered)
+        if self._keep(plain, kept):
+            self._keep_alias(request, plain, kept)
+        return kept.to(request)
+
+    def _kept(self, answered: Answered) -> _Kept:
+        half = (answered.next_update - answered.this_update) / 2
+        left = answered.this_update + half - self._clock.now()
+        max_age = int(min(self._settings.max_age, half).total_seconds())
+        tag = caching.etag(answered.response)
+        headers = caching.fields(tag, answered.this_update, answered.next_update, max_age)
+        return _Kept(
+            answered,
+            tag,
+            to_wire(Answer(200, ocsp.CONTENT_TYPE_RESPONSE, answered.response, headers)),
+            to_wire(caching.not_modified(headers)),
+            self._clock.monotonic() + left.total_seconds(),
+        )
+
+    def _keep(self, key: bytes, kept: _Kept) -> bool:
+        answered = kept.answered
+        left = (answered.next_update - self._clock.now()).total_seconds() - _MARGIN_SECONDS
+        return self._cache.put(
+            key,
+            kept,
+            size=len(key) + len(kept.full) + len(kept.not_modified) + len(answered.response),
+            until=self._clock.monotonic() + left,
+            subjects=answered.subjects,
+            read_at=answered.read_at,
+        )
+
+    def _keep_alias(self, request: Request, plain: bytes, kept: _Kept) -> None:
+        """
+        Keep an answer under GET's spelling too, if it is one that honest clients use.
+
+        Every octet of a path can be percent-encoded or not: without this, one client could fill the cache
+        with spellings of one request.
+        """
+        if request.method != b"POST" and request.target[len(_GET_PATH) :] in spellings(plain):
+            self._keep(request.target, kept)
+
+    # -- health
+
+    def health(self) -> dict[str, object]:
+        """Return what a monitor wants to know; `ok` is false when some answers would be tryLater."""
+        problems = dict(self._delegates.problems)
+        return {
+            "ok": self._database is None and not problems,
+            "database": self._database or "ok",
+            "delegates": problems or "ok",
+            "cached": len(self._cache),
+            "cached_bytes": self._cache.bytes,
+            "hits": self._hits,
+            "signed": self._made,
+            "refused": self._refused,
+        }
+
+    def _health_answer(self, *, ready: bool) -> Answer:
+        """Liveness is that this is answered at all; readiness is that requests can be."""
+        health = self.health()
+        status = 200 if health["ok"] or not ready else 503
+        return Answer(status, "application/json", json.dumps(health).encode() + b"\n", caching.NO_STORE)
+
+
+def from_path(path: bytes) -> bytes:
+    """
+    Return the OCSPRequest (DER) that the path of a GET holds: base64, url-encoded (RFC 6960 A.1.1).
+
+    Taken in every spelling seen in the field: percent-encoded wholly, partly or not at all, with or without
+    padding, `+` turned into a space, further slashes in front. PKIError(BAD_DATA_FORMAT) for anything else.
+    """
+    # No request begins with a slash: base64 of a SEQUENCE begins with M.
+    text_ = urllib.parse.unquote_to_bytes(path).lstrip(b"/").replace(b" ", b"+").rstrip(b"=")
+    try:
+        return binascii.a2b_base64(text_ + b"=" * (-len(text_) % 4), strict_mode=True)
+    except binascii.Error:
+        raise PKIError(ErrorType.BAD_DATA_FORMAT, "a path that is not base64") from None
+
+
+def spellings(body: bytes) -> frozenset[bytes]:
+    """Return how clients write this request in a path: encoded fully, but for slashes, or plain; padded or not."""
+    padded = base64.b64encode(body).decode()
+    return frozenset(
+        urllib.parse.quote(one, safe=safe).encode()
+        for one in (padded, padded.rstrip("="))
+        for safe in ("", "/", "+/=", "+=", "=")
+    )

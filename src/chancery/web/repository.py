@@ -1,0 +1,158 @@
+"""CRLs and CA certificates over HTTP (RFC 4387 names, RFC 5280 4.2.1.13 and 4.2.2.1 content), from memory."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import textwrap
+from collections.abc import Awaitable, Mapping, Sequence
+
+from cryptography import x509
+
+from chancery.asn1 import cms
+from chancery.errors import ErrorType, PKIError
+from chancery.ports import Clock, CRLRecord, IssuerRecord, StatusReader
+from chancery.web import caching
+from chancery.web.hot import Answer, Reply, Request, text, to_wire
+
+CERTIFICATE, PEM, CERTS_ONLY = "application/pkix-cert", "application/x-pem-file", "application/pkcs7-mime"
+CRL = "application/pkix-crl"
+MAX_AGE = datetime.timedelta(hours=1)
+# How long an answer's header fields, which count down to nextUpdate, are given again unchanged.
+_FRESH_SECONDS = 60.0
+_RETRY = ("Retry-After", "5")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Page:
+    """An answer ready to be sent, as 200 and as 304."""
+
+    tag: str
+    full: bytes
+    not_modified: bytes
+
+    def to(self, request: Request) -> bytes:
+        asked = request.if_none_match
+        return self.not_modified if asked and caching.matches(asked, self.tag) else self.full
+
+
+def _page(content_type: str, body: bytes, headers: tuple[tuple[str, str], ...], tag: str) -> _Page:
+    full = to_wire(Answer(200, content_type, body, headers))
+    return _Page(tag, full, to_wire(caching.not_modified(headers)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Kept:
+    record: CRLRecord
+    page: _Page
+    until: float
+
+
+class Repository:
+    """
+    Answers `/crl/<issuer>.crl` and `/ca/<issuer>.cer`, `.pem`, `.p7c` (the chain without its root).
+
+    `load` gives it the issuers. A CRL is read from the database once, until `crl_changed` says that there is
+    another one; the database away, the last one is served for as long as it is valid.
+    """
+
+    def __init__(self, reader: StatusReader, clock: Clock) -> None:
+        self._reader = reader
+        self._clock = clock
+        self._ids: dict[bytes, int] = {}
+        self._static: dict[bytes, _Page] = {}
+        self._crls: dict[int, _Kept] = {}
+        self._changed: dict[int, int] = {}
+        self._changes = 0
+
+    def load(self, records: Sequence[IssuerRecord]) -> None:
+        """Take these issuers in place of the earlier ones."""
+        by_id = {record.issuer_id: record for record in records}
+        self._ids = {f"/crl/{record.name}.crl".encode(): record.issuer_id for record in records}
+        self._static = {}
+        for record in records:
+            self._static |= _static_pages(record, by_id)
+
+    def crl_changed(self, issuer_id: int) -> None:
+        """Forget this issuer's CRL; one that is being read at this moment will not be kept either."""
+        self._changes += 1
+        self._changed[issuer_id] = self._changes
+        self._crls.pop(issuer_id, None)
+
+    def all_changed(self) -> None:
+        """Forget every CRL, because changes may have been missed."""
+        for issuer_id in self._ids.values():
+            self.crl_changed(issuer_id)
+
+    def answer(self, request: Request) -> Reply | Awaitable[Reply]:
+        """Answer a GET or HEAD; 404 for what is not here."""
+        path = request.target.partition(b"?")[0]
+        if (page := self._static.get(path)) is not None:
+            return page.to(request)
+        if (issuer_id := self._ids.get(path)) is None:
+            return text(404, "not found", *caching.NO_STORE)
+        kept = self._crls.get(issuer_id)
+        if kept is not None and self._clock.monotonic() < kept.until:
+            return kept.page.to(request)
+        return self._crl(issuer_id, request)
+
+    async def _crl(self, issuer_id: int, request: Request) -> Reply:
+        before, kept = self._changes, self._crls.get(issuer_id)
+        record = kept.record if kept is not None else None
+        if record is None:
+            try:
+                record = await self._reader.latest_crl(issuer_id)
+            except PKIError as error:
+                if error.type is not ErrorType.SYSTEM_UNAVAIL:
+                    raise
+                return text(503, "try again later", _RETRY, *caching.NO_STORE)
+        if record is None:
+            return text(404, "no CRL has been published yet", *caching.NO_STORE)
+        made = self._make(record)
+        if self._changed.get(issuer_id, 0) <= before:
+            self._crls[issuer_id] = made
+        return made.page.to(request)
+
+    def _make(self, record: CRLRecord) -> _Kept:
+        left = (record.next_update - self._clock.now()).total_seconds()
+        max_age = max(0, int(min(MAX_AGE.total_seconds(), left - _FRESH_SECONDS)))
+        tag = caching.etag(record.der)
+        headers = caching.fields(tag, record.this_update, record.next_update, max_age)
+        page = _page(CRL, record.der, headers, tag)
+        return _Kept(record, page, self._clock.monotonic() + _FRESH_SECONDS)
+
+
+def _static_pages(record: IssuerRecord, by_id: Mapping[int, IssuerRecord]) -> dict[bytes, _Page]:
+    certificate = x509.load_der_x509_certificate(record.certificate)
+    bodies = {
+        "cer": (CERTIFICATE, record.certificate),
+        "pem": (PEM, _pem(record.certificate)),
+        "p7c": (CERTS_ONLY, cms.certs_only(_chain(record, by_id))),
+    }
+    pages = {}
+    for suffix, (content_type, body) in bodies.items():
+        tag = caching.etag(body)
+        headers = caching.fields(
+            tag,
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+            int(MAX_AGE.total_seconds()),
+        )
+        pages[f"/ca/{record.name}.{suffix}".encode()] = _page(content_type, body, headers, tag)
+    return pages
+
+
+def _chain(record: IssuerRecord, by_id: Mapping[int, IssuerRecord]) -> list[bytes]:
+    """Certificates from this issuer up, without the root unless that is what was asked for."""
+    chain = [record.certificate]
+    while record.parent_id is not None and len(chain) <= len(by_id):
+        record = by_id[record.parent_id]
+        if record.parent_id is not None:
+            chain.append(record.certificate)
+    return chain
+
+
+def _pem(certificate: bytes) -> bytes:
+    body = "\n".join(textwrap.wrap(base64.b64encode(certificate).decode(), 64))
+    return f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n".encode()
