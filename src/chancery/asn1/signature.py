@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -148,15 +148,25 @@ class KeySigner:
         self.key = key
         self.public_key: PublicKey = key.public_key()
         self.algorithm = algorithm or algorithm_for(self.public_key)
+        # Made once: after a token has had the processor's caches, each small object costs microseconds.
+        self._arguments = _pyca_arguments(key, self.algorithm)
 
     def sign(self, data: bytes) -> bytes:
         """Sign `data` (not yet hashed) and return the signature octets."""
-        key, algorithm = self.key, self.algorithm
-        if isinstance(key, ec.EllipticCurvePrivateKey) and algorithm.hash:
-            return key.sign(data, ec.ECDSA(algorithm.hash))
-        if isinstance(key, ed25519.Ed25519PrivateKey):
-            return key.sign(data)
-        if isinstance(key, rsa.RSAPrivateKey) and algorithm.hash:
-            pss = algorithm.scheme is Scheme.RSA_PSS
-            return key.sign(data, pss_padding(algorithm.hash) if pss else padding.PKCS1v15(), algorithm.hash)
-        raise PKIError(ErrorType.BAD_ALG, f"{algorithm.name} does not fit the key")
+        if self._arguments is None:
+            raise PKIError(ErrorType.BAD_ALG, f"{self.algorithm.name} does not fit the key")
+        signature: bytes = self.key.sign(data, *self._arguments)
+        return signature
+
+
+def _pyca_arguments(key: PrivateKey, algorithm: SignatureAlgorithm) -> tuple[Any, ...] | None:
+    """What pyca's `sign` wants after the data, or None when the algorithm does not fit the key."""
+    if isinstance(key, ec.EllipticCurvePrivateKey) and algorithm.scheme is Scheme.ECDSA and algorithm.hash:
+        return (ec.ECDSA(algorithm.hash),)
+    if isinstance(key, ed25519.Ed25519PrivateKey) and algorithm.scheme is Scheme.ED25519:
+        return ()
+    if isinstance(key, rsa.RSAPrivateKey) and algorithm.hash and algorithm.scheme is Scheme.RSA_PKCS1:
+        return (padding.PKCS1v15(), algorithm.hash)
+    if isinstance(key, rsa.RSAPrivateKey) and algorithm.hash and algorithm.scheme is Scheme.RSA_PSS:
+        return (pss_padding(algorithm.hash), algorithm.hash)
+    return None
