@@ -43,8 +43,7 @@ from chancery.errors import ErrorType, PKIError
 
 ID_DATA = "1.2.840.113549.1.7.1"
 # RFC 8017 C
-_ID_RSA_ENCRYPTION = "1.2.840.113549.1.1.1"
-_RSA_ENCRYPTION = der.sequence(der.oid(_ID_RSA_ENCRYPTION), der.null())
+_RSA_ENCRYPTION = der.sequence(der.oid("1.2.840.113549.1.1.1"), der.null())
 # RFC 5754 2: the parameters of SHA-2 are absent when written; NULL is to be accepted as well.
 _DIGEST_OIDS = {"sha256": oids.SHA256, "sha384": oids.SHA384, "sha512": oids.SHA512}
 _DIGESTS = {name: der.sequence(der.oid(oid)) for name, oid in _DIGEST_OIDS.items()}
@@ -245,8 +244,8 @@ class SignedData:
 
     def signature_algorithm(self) -> SignatureAlgorithm:
         """Return the algorithm of the signature; PKIError(BAD_ALG) when this suite does not know it."""
-        oid, _ = _algorithm(self.signature_identifier)
-        if oid == _ID_RSA_ENCRYPTION:  # RFC 5754 3.2: rsaEncryption takes its digest from digestAlgorithm
+        # RFC 5754 3.2: rsaEncryption takes its digest from digestAlgorithm
+        if self.signature_identifier == _RSA_ENCRYPTION:
             return ALGORITHMS[f"{self.digest}WithRSAEncryption"]
         return algorithm_from_identifier(self.signature_identifier)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
 import functools
 import hashlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from asn1crypto import cms, core, tsp
@@ -19,6 +22,8 @@ from chancery.errors import ErrorType, PKIError
 from chancery.tsa.authority import Authority, AuthoritySettings, Recorder
 from chancery.tsa.issuance import TokenService
 from chancery.tsa.timekeeping import ClockGuard, Measurement
+from chancery.web.hot import serve
+from chancery.web.tsp import LIMITS, TSAService
 from fakes import START, FakeClock, FakeEntropy
 
 POLICY = "1.3.6.1.4.1.99999.1.1"
@@ -251,13 +256,54 @@ class TSA:
         )
 
     async def respond_all(self, requests, **options):
-        import asyncio
-
         with ThreadPoolExecutor(2) as executor:
             service = self.service(executor, **options)
             return await asyncio.gather(*(service.respond(data, "127.0.0.1") for data in requests))
 
     def respond(self, data: bytes):
-        import asyncio
-
         return asyncio.run(self.respond_all([data]))[0]
+
+
+def service(kind="p256", **options):
+    """A `TSAService` over fakes; what it reports is in `service.reports`."""
+    reports: list[tuple[str, dict]] = []
+    defaults = {
+        "store": FakeTimestampStore(),
+        "signer": KeySigner(key(kind)),
+        "certificates": [as_der(certificate(kind))],
+        "clock": FakeClock(),
+        "source": FakeSource(),
+        "entropy": FakeEntropy(),
+        "settings": AuthoritySettings(instance=7, policies=(POLICY, OTHER_POLICY)),
+        "report": lambda event, detail: reports.append((event, detail)),
+        "measure_s": 3600,
+        "refresh_s": 3600,
+        "threads": 2,
+    }
+    made = TSAService(**(defaults | options))
+    made.reports = reports
+    return made
+
+
+@contextlib.contextmanager
+def serving(tsa: TSAService, limits=LIMITS):
+    """Serve on loopback in a thread; gives the port."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def act(coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
+
+    try:
+        act(tsa.start())
+        server = act(serve(tsa.handler, "127.0.0.1", 0, limits=limits, on_error=tsa.on_error))
+        try:
+            yield server.port
+        finally:
+            act(server.close(1))
+            act(tsa.close())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -8,15 +8,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from chancery.asn1 import tsp
-from chancery.asn1.signature import KeySigner
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ports import EventKind, IssuerRecord
-from chancery.tsa.authority import AuthoritySettings
 from chancery.tsa.renewal import CertificateFinder
+from chancery.tsa.timekeeping import TimeState
 from chancery.web.hot import Request
 from chancery.web.tsp import TSAService
-from fakes import START, FakeClock, FakeEntropy
+from fakes import START, FakeClock
 from unit.tsa.kit import (
+    OTHER_POLICY,
     POLICY,
     YEAR,
     FakeSource,
@@ -27,29 +27,11 @@ from unit.tsa.kit import (
     request,
     root,
 )
+from unit.tsa.kit import (
+    service as make,
+)
 
 TYPE = b"application/timestamp-query"
-
-
-def make(kind="p256", **options) -> TSAService:
-    """A service over fakes, with what it reported in `service.reports`."""
-    reports: list[tuple[str, dict]] = []
-    defaults = {
-        "store": FakeTimestampStore(),
-        "signer": KeySigner(key(kind)),
-        "certificates": [as_der(certificate(kind))],
-        "clock": FakeClock(),
-        "source": FakeSource(),
-        "entropy": FakeEntropy(),
-        "settings": AuthoritySettings(instance=7, policies=(POLICY,)),
-        "report": lambda event, detail: reports.append((event, detail)),
-        "measure_s": 3600,
-        "refresh_s": 3600,
-        "threads": 2,
-    }
-    service = TSAService(**(defaults | options))
-    service.reports = reports
-    return service
 
 
 def post(
@@ -190,7 +172,7 @@ def test_r26_start_clock_and_stop_are_journalled_and_kept_while_the_records_are_
         EventKind.CLOCK_REGAINED,
         EventKind.PROCESS_STOPPED,
     ] == [event.kind for event in store.events]
-    assert [POLICY] == store.events[0].detail["policies"]
+    assert [POLICY, OTHER_POLICY] == store.events[0].detail["policies"]
 
 
 def test_a_dead_monitor_ends_in_time_not_available():
@@ -210,15 +192,17 @@ def test_the_watchers_go_on_after_a_failure():
 
     async def scenario(service):
         source.measure = lambda: 1 / 0
-        while not service.reports:
-            await asyncio.sleep(0.001)
+        failed = asyncio.Event()
+        service._report = lambda *_: failed.set()
+        await failed.wait()
         del source.measure
-        before = len(service.reports)
-        await asyncio.sleep(0.02)
-        return service.reports[before:]
+        source.synchronised = False
+        measured = asyncio.Event()
+        service._report = lambda event, _: measured.set() if event == "tsa.clock" else None
+        await measured.wait()
+        return service.guard.status.state
 
-    later = run(scenario, source=source, measure_s=0.001)
-    assert len(later) <= 1  # one may have been under way
+    assert TimeState.LOST is run(scenario, source=source, measure_s=0.001)
 
 
 # -- the certificate
