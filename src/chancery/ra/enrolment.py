@@ -237,7 +237,7 @@ async def find_issuer(ra: RegistrationAuthority, name: str) -> IssuerRecord:
     for issuer in await ra.directory.issuers():
         if issuer.name == name:
             return issuer
-    raise PKIError(ErrorType.BAD_CERT_ID, f"no issuer named {name!r}")
+    raise PKIError(ErrorType.BAD_CERT_ID, f"no issuer named {name[:64]!r}")
 
 
 async def revoke(

@@ -50,14 +50,14 @@ async def show_issuer(call: Call) -> Response:
     return json(_issuer_view(call, record, records, crl, whole=True))
 
 
-async def fetch_certificate(call: Call) -> Response:
+async def fetch_issuer_certificate(call: Call) -> Response:
     """The issuer's certificate."""
     form = _form(call)
     record = await enrolment.find_issuer(call.ra, call.path("name"))
     return forms.file(form, [record.certificate], record.name)
 
 
-async def fetch_chain(call: Call) -> Response:
+async def fetch_issuer_chain(call: Call) -> Response:
     """The issuer's certificate and those above it, the trust anchor included."""
     form = _form(call)
     record = await enrolment.find_issuer(call.ra, call.path("name"))

@@ -165,7 +165,7 @@ _ISSUERS = (
         "Fetch an issuer's certificate",
         (Answer(200, "The certificate.", PEM, (PKIX_CERT, PKCS7)),),
         Operation.SEE_ISSUERS,
-        issuers.fetch_certificate,
+        issuers.fetch_issuer_certificate,
         query=IssuerFormat,
     ),
     Endpoint(
@@ -174,7 +174,7 @@ _ISSUERS = (
         "Fetch an issuer's certificate and those above it",
         (Answer(200, "The issuer first, the trust anchor last.", PEM_CHAIN, (PKCS7,)),),
         Operation.SEE_ISSUERS,
-        issuers.fetch_chain,
+        issuers.fetch_issuer_chain,
         query=IssuerFormat,
     ),
     Endpoint(

@@ -11,24 +11,73 @@ from chancery.errors import ErrorType, PKIError
 from chancery.web import failures
 
 # RFC 9810 5.2.3, RFC 3161 2.4.2, RFC 8894 3.2.1.4.5, RFC 6960 4.2.1, RFC 8555 6.7
-CMP_WORDS = set(
-    "badAlg badMessageCheck badRequest badTime badCertId badDataFormat wrongAuthority incorrectData missingTimeStamp"
-    " badPOP certRevoked certConfirmed wrongIntegrity badRecipientNonce timeNotAvailable unacceptedPolicy"
-    " unacceptedExtension addInfoNotAvailable badSenderNonce badCertTemplate signerNotTrusted transactionIdInUse"
-    " unsupportedVersion notAuthorized systemUnavail systemFailure duplicateCertReq".split()
-)
-TSP_WORDS = set(
-    "badAlg badRequest badDataFormat timeNotAvailable unacceptedPolicy unacceptedExtension addInfoNotAvailable"
-    " systemFailure".split()
-)
+CMP_WORDS = {
+    "badAlg",
+    "badMessageCheck",
+    "badRequest",
+    "badTime",
+    "badCertId",
+    "badDataFormat",
+    "wrongAuthority",
+    "incorrectData",
+    "missingTimeStamp",
+    "badPOP",
+    "certRevoked",
+    "certConfirmed",
+    "wrongIntegrity",
+    "badRecipientNonce",
+    "timeNotAvailable",
+    "unacceptedPolicy",
+    "unacceptedExtension",
+    "addInfoNotAvailable",
+    "badSenderNonce",
+    "badCertTemplate",
+    "signerNotTrusted",
+    "transactionIdInUse",
+    "unsupportedVersion",
+    "notAuthorized",
+    "systemUnavail",
+    "systemFailure",
+    "duplicateCertReq",
+}
+TSP_WORDS = {
+    "badAlg",
+    "badRequest",
+    "badDataFormat",
+    "timeNotAvailable",
+    "unacceptedPolicy",
+    "unacceptedExtension",
+    "addInfoNotAvailable",
+    "systemFailure",
+}
 SCEP_WORDS = {"badAlg", "badMessageCheck", "badRequest", "badTime", "badCertId", None}
 OCSP_WORDS = {"malformedRequest", "internalError", "tryLater", "sigRequired", "unauthorized"}
-ACME_WORDS = set(
-    "accountDoesNotExist alreadyRevoked badCSR badNonce badPublicKey badRevocationReason badSignatureAlgorithm caa"
-    " compound connection dns externalAccountRequired incorrectResponse invalidContact malformed orderNotReady"
-    " rateLimited rejectedIdentifier serverInternal tls unauthorized unsupportedContact unsupportedIdentifier"
-    " userActionRequired".split()
-)
+ACME_WORDS = {
+    "accountDoesNotExist",
+    "alreadyRevoked",
+    "badCSR",
+    "badNonce",
+    "badPublicKey",
+    "badRevocationReason",
+    "badSignatureAlgorithm",
+    "caa",
+    "compound",
+    "connection",
+    "dns",
+    "externalAccountRequired",
+    "incorrectResponse",
+    "invalidContact",
+    "malformed",
+    "orderNotReady",
+    "rateLimited",
+    "rejectedIdentifier",
+    "serverInternal",
+    "tls",
+    "unauthorized",
+    "unsupportedContact",
+    "unsupportedIdentifier",
+    "userActionRequired",
+}
 HTTP = {400, 403, 404, 409, 422, 500, 503}
 TABLES = {
     "EST": (failures.EST, HTTP),

@@ -1,4 +1,4 @@
-"""A registration side without database or CA: ports in memory, certificates signed by a software key, faults to order."""
+"""A registration side without database or CA: ports in memory, a software key that signs, faults to order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chancery.asn1 import der
@@ -95,7 +95,9 @@ def make_certificate(
 
 
 def make_csr(common_name: str = "www.example.org", label: str = "leaf") -> x509.CertificateSigningRequest:
-    return x509.CertificateSigningRequestBuilder().subject_name(name(common_name)).sign(key(label), hashes.SHA256())
+    return (
+        x509.CertificateSigningRequestBuilder().subject_name(name(common_name)).sign(key(label), hashes.SHA256())
+    )
 
 
 def csr_pem(common_name: str = "www.example.org", label: str = "leaf") -> str:
@@ -354,12 +356,18 @@ class MemoryRegistration:
         self._around(lambda: self.events.extend(events))
 
 
+def spki_sha256(certificate: bytes) -> bytes:
+    public = x509.load_der_x509_certificate(certificate).public_key()
+    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
 def _fits(one: StoredCertificate, query: CertificateQuery) -> bool:
     return all(
         (
             query.subject is None or one.subject.startswith(query.subject),
             query.name is None or query.name in one.names,
             query.serial is None or one.serial == query.serial,
+            query.spki_sha256 is None or spki_sha256(one.der) == query.spki_sha256,
             query.profile is None or one.profile == query.profile,
             query.issuer is None or one.issuer == query.issuer,
             query.state is None or one.status.state is query.state,
@@ -391,6 +399,15 @@ class World:
     def certificate(self, label: str) -> bytes:
         [found] = [one.der for one in self.memory.stored if one.subject == f"CN={label}"]
         return found
+
+    def ask(self, label: str | None, method: str, path: str, **options) -> httpx.Response:
+        """One request on a connection of its own; a path without a leading slash lies below /api/v1."""
+
+        async def go() -> httpx.Response:
+            async with self.client(label) as client:
+                return await client.request(method, path if path.startswith("/") else f"/api/v1/{path}", **options)
+
+        return asyncio.run(go())
 
     def client(self, label: str | None) -> httpx.AsyncClient:
         """One connection: the same `Peer` for every request of this client."""
