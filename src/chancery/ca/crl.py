@@ -1,65 +1,93 @@
-"""Making a full CRL (RFC 5280 section 5): numbered before it is signed, verified before it is published."""
+"""Making a full CRL (RFC 5280 section 5): numbered before it is signed, linted before it is published."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 import hashlib
+from collections.abc import Mapping
 
-from chancery.asn1.x509 import crl_extensions, revoked_entry, tbs_cert_list
-from chancery.ca.issuance import LocalIssuer
+from chancery.asn1 import crl as template
+from chancery.ca.issuer import Issuer
 from chancery.errors import ErrorType, PKIError
-from chancery.pkix.lint import lint_crl
+from chancery.pkix.lint import MAX_CRL_VALIDITY, blocking, lint_crl
 from chancery.ports import Clock, CRLRecord, Event, EventKind, RevocationStore
+
+_YEAR = datetime.timedelta(days=366)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CRLSettings:
-    """`validity` from thisUpdate to nextUpdate: R15 allows 10 days, R14 wants a new one within 7."""
+    """
+    `lifetime` from thisUpdate to nextUpdate, `refresh` before the end of one the next is made (R14, R15).
 
-    validity: datetime.timedelta = datetime.timedelta(days=7)
+    R15 allows 10 days. Of a root, whose CRLs only a ceremony makes, `longest` may say up to a year (BR 4.9.7).
+    """
+
+    lifetime: datetime.timedelta = datetime.timedelta(days=7)
+    refresh: datetime.timedelta = datetime.timedelta(hours=24)
+    longest: datetime.timedelta = MAX_CRL_VALIDITY
 
     def __post_init__(self) -> None:
-        if not datetime.timedelta(hours=1) <= self.validity <= datetime.timedelta(days=10):
-            raise ValueError("a CRL is valid for 1 hour to 10 days (R15)")
+        if not datetime.timedelta(minutes=1) <= self.lifetime <= self.longest <= _YEAR:
+            raise ValueError("a CRL is valid for a minute to 10 days (R15), a root's to a year")
+        if not datetime.timedelta(0) <= self.refresh:
+            raise ValueError("a CRL is refreshed before its end")
+
+    @property
+    def overlap(self) -> datetime.timedelta:
+        """`refresh`, but never more than half of the lifetime, or a CRL would be due when it is made."""
+        return min(self.refresh, self.lifetime / 2)
 
 
-def publish_crl(
-    local: LocalIssuer, store: RevocationStore, clock: Clock, settings: CRLSettings, worker: str
-) -> CRLRecord:
+def make_crl(issuer: Issuer, store: RevocationStore, clock: Clock, actor: str, settings: CRLSettings) -> CRLRecord:
     """
-    Build, sign, verify, lint and publish the issuer's full CRL; return it.
+    Reserve a number, build, sign, verify, lint and publish the issuer's full CRL; return it.
 
-    Raises PKIError(SYSTEM_FAILURE) when the result does not verify or lint: then the number is spent,
-    its intent stands in the journal, and the published CRL stays the one before.
+    Raises PKIError: SYSTEM_UNAVAIL when token or store are away, SYSTEM_FAILURE when the result does not verify
+    or lint. Then the number is spent, its intent stands in the journal, and the CRL before stays published.
     """
     covers = clock.now()
+    issuer_id, subject = issuer.record.issuer_id, f"crl:{issuer.record.name}"
+    previous = store.latest_crl(issuer_id)
     this_update = covers.replace(microsecond=0)
-    next_update = this_update + settings.validity
-    previous = store.latest_crl(local.issuer_id)
+    next_update = this_update + settings.lifetime
     # R16: an entry stays until one CRL after its certificate expired has carried it.
     since = previous.this_update if previous else this_update
     entries = [
-        revoked_entry(entry.serial, entry.revoked_at, int(entry.reason), entry.invalidity_date)
-        for entry in store.revoked_entries(local.issuer_id, since)
+        template.entry(entry.serial, entry.revoked_at, int(entry.reason), entry.invalidity_date)
+        for entry in store.revoked_entries(issuer_id, since)
     ]
-    subject = f"crl:{local.name}"
+    detail: dict[str, str | int] = {"issuer": issuer.record.name, "entries": len(entries)}
     number = store.reserve_crl_number(
-        local.issuer_id,
-        [Event(EventKind.CRL_INTENT, clock.now(), worker, subject, {"entries": len(entries)})],
+        issuer_id, [Event(EventKind.CRL_INTENT, clock.now(), actor, subject, detail)]
     )
-    tbs = tbs_cert_list(
-        algorithm=local.issuer.algorithm,
-        issuer=local.issuer.name,
+    tbs = template.tbs_cert_list(
+        algorithm=issuer.algorithm.identifier,
+        issuer=issuer.subject,
         this_update=this_update,
         next_update=next_update,
         entries=entries,
-        extensions=crl_extensions(number, local.context.key_identifier),
+        extensions=template.crl_extensions(number, issuer.key_identifier),
     )
-    der = local.issuer.sign(tbs)
-    if blocking := [finding for finding in lint_crl(der) if finding.blocks]:
-        raise PKIError(ErrorType.SYSTEM_FAILURE, "CRL not published: " + "; ".join(map(str, blocking)))
-    record = CRLRecord(local.issuer_id, number, this_update, next_update, covers, der)
-    detail = {"number": number, "entries": len(entries), "sha256": hashlib.sha256(der).hexdigest()}
-    store.publish_crl(record, [Event(EventKind.CRL_PUBLISHED, clock.now(), worker, subject, detail)])
+    signed = issuer.sign(tbs)
+    if found := blocking(lint_crl(signed, issuer=issuer.certificate, longest=settings.longest)):
+        raise PKIError(ErrorType.SYSTEM_FAILURE, "the CRL is not published: " + "; ".join(map(str, found)))
+    record = CRLRecord(issuer_id, number, this_update, next_update, covers, signed)
+    published = {**detail, "number": number, "sha256": hashlib.sha256(signed).hexdigest()}
+    store.publish_crl(record, [Event(EventKind.CRL_PUBLISHED, clock.now(), actor, subject, published)])
     return record
+
+
+def publish_due(
+    issuers: Mapping[int, Issuer], store: RevocationStore, clock: Clock, actor: str, settings: CRLSettings
+) -> int:
+    """
+    Make the CRL of each of these issuers (by issuer_id) that needs one; return how many were made (R14).
+
+    One that ends within `settings.overlap` is due already.
+    """
+    due = [issuer_id for issuer_id in store.crl_due(clock.now() + settings.overlap) if issuer_id in issuers]
+    for issuer_id in due:
+        make_crl(issuers[issuer_id], store, clock, actor, settings)
+    return len(due)

@@ -13,16 +13,17 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 
-from chancery.asn1 import der
 from chancery.ca.issuer import Issuer, LintedCertificate
 from chancery.errors import ErrorType, PKIError
-from chancery.pkix.profile import Granted, IssuerContext, Profile, grant, requested
+from chancery.pkix.granting import Granted
+from chancery.pkix.profile import Profile, grant, requested
 from chancery.ports import (
     CertificateRecord,
     Clock,
     EnrolmentRequest,
     Entropy,
     Event,
+    EventDetail,
     EventKind,
     Intent,
     IssuanceStore,
@@ -34,38 +35,42 @@ RANDOM_OCTETS = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class LocalIssuer:
-    """An issuer whose key this process holds: its stored identity, what profiles need of it, its signer."""
+class Issuing:
+    """
+    Everything that issuance takes as given. `instance` is the first octet of every serial, 1..127.
 
-    issuer_id: int
-    name: str
-    context: IssuerContext
-    issuer: Issuer
+    `ceremony` is True at the offline CA alone: elsewhere a ceremony profile is refused (R8). `signers`, where
+    given, is the pool of threads that the signatures of a batch are spread over.
+    """
+
+    store: IssuanceStore
+    issuers: Mapping[str, Issuer]
+    default_issuer: str
+    profiles: Mapping[str, Profile]
+    clock: Clock
+    entropy: Entropy
+    instance: int
+    worker: str
+    ceremony: bool = False
+    signers: Executor | None = None
+
+    def __post_init__(self) -> None:
+        _check_instance(self.instance)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Workshop:
-    """Everything that issuance takes as given. `instance` is the first octet of every serial, 1..127."""
+class BatchResult:
+    """What became of a batch; `unconfirmed` intents are marked, their requests wait again or are refused."""
 
-    worker: str
-    instance: int
-    issuers: Mapping[str, LocalIssuer]
-    default_issuer: str
-    profiles: Mapping[str, Profile]
-    store: IssuanceStore
-    clock: Clock
-    entropy: Entropy
-    signers: Executor
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.instance <= 127:
-            raise ValueError("the instance octet of a serial is 1..127, or the serial is not positive")
+    issued: int
+    refused: int
+    unconfirmed: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Prepared:
     request: EnrolmentRequest
-    local: LocalIssuer
+    issuer: Issuer
     granted: Granted
     intent: Intent
     linted: LintedCertificate
@@ -74,144 +79,150 @@ class _Prepared:
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Signed:
     prepared: _Prepared
-    certificate: bytes | None
+    certificate: bytes
     error: PKIError | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class BatchResult:
-    """What became of a batch; `unconfirmed` intents have been marked and their requests wait again."""
-
-    issued: int
-    refused: int
-    unconfirmed: int
+def _check_instance(instance: int) -> None:
+    if not 1 <= instance <= 127:
+        raise ValueError("the instance octet of a serial is 1..127, or the serial is not positive")
 
 
-def issue_batch(shop: Workshop, requests: Sequence[EnrolmentRequest]) -> BatchResult:
+def make_serial(instance: int, entropy: Entropy) -> bytes:
+    """
+    One instance octet (1..127) and 128 random bits: positive, 17 octets, unguessable (R1, RFC 5280 4.1.2.2).
+
+    Returns the content octets of the INTEGER. The instance octet keeps workers and the offline CA from ever
+    drawing the same one.
+    """
+    _check_instance(instance)
+    return bytes((instance,)) + entropy.draw(RANDOM_OCTETS)
+
+
+def issue_batch(issuing: Issuing, requests: Sequence[EnrolmentRequest]) -> BatchResult:
     """
     Turn taken requests into certificates, or into refusals in words, in the order that is safe.
 
-    Raises PKIError(SYSTEM_UNAVAIL) when the store is away: then `recover` must run before the next batch.
+    Raises PKIError when the store fails: then `recover` must run before the next batch.
     """
-    now = shop.clock.now()
+    now = issuing.clock.now()
     prepared: list[_Prepared] = []
-    refusals: list[tuple[EnrolmentRequest, PKIError]] = []
+    refused: list[tuple[EnrolmentRequest, PKIError]] = []
     for request in requests:
         try:
-            prepared.append(_prepare(shop, request, now))
+            prepared.append(_prepare(issuing, request, now))
         except PKIError as error:
-            refusals.append((request, error))
+            refused.append((request, error))
+        except Exception:  # noqa: BLE001 - one request that nobody foresaw must not hold up the others
+            refused.append((request, PKIError(ErrorType.SYSTEM_FAILURE, "the request could not be processed")))
     # Step 3, the first commit: after it, and only after it, may the token be asked.
-    shop.store.record_intents(
-        shop.worker,
+    issuing.store.record_intents(
+        issuing.worker,
         [one.intent for one in prepared],
-        [_refusal(request, error) for request, error in refusals],
-        [_intent_event(shop, one, now) for one in prepared] + _refusal_events(shop, refusals, now),
+        [_refusal(request, error) for request, error in refused],
+        [_intent_event(issuing, one, now) for one in prepared] + _refusal_events(issuing, refused, now),
     )
-    signed = list(shop.signers.map(_sign, prepared)) if prepared else []
-    return _record(shop, signed, len(refusals))
+    if not prepared:
+        return BatchResult(0, len(refused), 0)
+    spread = issuing.signers.map if issuing.signers is not None else map
+    return _record(issuing, list(spread(_sign, prepared)), len(refused))
 
 
-def recover(shop: Workshop) -> int:
+def recover(issuing: Issuing) -> int:
     """
-    Account for what an earlier life of this worker left behind.
+    Account for what an earlier life of this worker left behind; return how many intents it was.
 
-    Every intent without a certificate gets the status UNCONFIRMED and an event; its request waits again
-    and will get a new serial. Returns how many there were. Idempotent; runs before the first batch and
-    after every store failure.
+    Every intent without a certificate gets the status UNCONFIRMED and an event; its request waits again and
+    will get a new serial. Idempotent; runs before the first batch and after every failure of the store.
     """
-    intents = shop.store.unconfirmed(shop.worker)
-    _mark(shop, intents, "the worker stopped between intent and certificate")
+    intents = issuing.store.unconfirmed(issuing.worker)
+    _mark(issuing, [(intent, "the worker stopped between intent and certificate") for intent in intents])
     return len(intents)
 
 
-def _prepare(shop: Workshop, request: EnrolmentRequest, now: datetime.datetime) -> _Prepared:
+def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime) -> _Prepared:
     """Steps 1 and 2: nothing from the RA is trusted, so key and proof of possession are checked again."""
-    profile = shop.profiles.get(request.profile)
+    profile = issuing.profiles.get(request.profile)
     if profile is None:
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no profile named {request.profile!r}")
-    name = request.issuer or profile.default_issuer or shop.default_issuer
-    local = shop.issuers.get(name)
-    if local is None:
+    if profile.ceremony and not issuing.ceremony:
+        raise PKIError(ErrorType.NOT_AUTHORIZED, f"{profile.name} is signed in a ceremony of the offline CA (R8)")
+    name = request.issuer or profile.default_issuer or issuing.default_issuer
+    issuer = issuing.issuers.get(name)
+    if issuer is None:
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no issuer named {name!r} issues here")
-    granted = grant(profile, requested(request.csr, request.names), local.context, now)
-    serial = new_serial(shop.instance, shop.entropy)
-    linted = local.issuer.prepare(granted, serial)
+    granted = grant(profile, requested(request.csr, request.names), issuer.limits, now)
+    serial = make_serial(issuing.instance, issuing.entropy)
+    linted = issuer.prepare(granted, serial)
     intent = Intent(
         request_id=request.request_id,
-        issuer_id=local.issuer_id,
+        issuer_id=issuer.record.issuer_id,
         serial=serial,
-        tbs=linted.tbs,
-        not_after=granted.not_after,
+        tbs=linted.der,
+        not_after=linted.not_after,
         profile=profile.name,
         profile_version=profile.version,
         profile_sha256=profile.sha256,
         recorded_at=now,
     )
-    return _Prepared(request, local, granted, intent, linted)
-
-
-def new_serial(instance: int, entropy: Entropy) -> bytes:
-    """One instance octet and 128 random bits: positive, 17 octets, unguessable (R1, RFC 5280 4.1.2.2)."""
-    return der.integer_octets(int.from_bytes(bytes((instance,)) + entropy.draw(RANDOM_OCTETS), "big"))
+    return _Prepared(request, issuer, granted, intent, linted)
 
 
 def _sign(prepared: _Prepared) -> _Signed:
-    """Steps 4 and 5, on a thread of the signing pool. Any failure leaves the intent to be accounted for."""
+    """Steps 4 and 5, perhaps on a thread of the pool. Any failure leaves the intent to be accounted for."""
     try:
-        return _Signed(prepared, prepared.local.issuer.issue(prepared.linted), None)
+        return _Signed(prepared, prepared.issuer.issue(prepared.linted), None)
     except PKIError as error:
-        return _Signed(prepared, None, error)
+        return _Signed(prepared, b"", error)
+    except Exception as error:  # noqa: BLE001 - whatever a token throws, a signature may exist
+        detail = f"the token failed: {type(error).__name__}"
+        return _Signed(prepared, b"", PKIError(ErrorType.SYSTEM_FAILURE, detail))
 
 
-def _record(shop: Workshop, signed: Sequence[_Signed], refused: int) -> BatchResult:
+def _record(issuing: Issuing, signed: Sequence[_Signed], refused: int) -> BatchResult:
     """Step 6, the second commit; then the intents that got no certificate are marked."""
-    now = shop.clock.now()
-    done = [one for one in signed if one.certificate is not None]
+    now = issuing.clock.now()
+    done = [one for one in signed if one.error is None]
+    failed = [(one.prepared, one.error) for one in signed if one.error is not None]
     # A token that answers wrongly would answer wrongly again: the requestor is told. One that does not
     # answer at all only delays: the request goes back to waiting.
-    wrong = [
-        (one.prepared.request, one.error)
-        for one in signed
-        if one.error is not None and one.error.type is not ErrorType.SYSTEM_UNAVAIL
-    ]
-    shop.store.record_certificates(
-        [_certificate_record(one, now) for one in done],
-        [_refusal(request, error) for request, error in wrong],
-        [_issued_event(shop, one, now) for one in done] + _refusal_events(shop, wrong, now),
-    )
-    failed = [one for one in signed if one.error is not None]
+    wrong = [(one.request, error) for one, error in failed if error.type is not ErrorType.SYSTEM_UNAVAIL]
+    if done or wrong:
+        issuing.store.record_certificates(
+            [_certificate_record(one, now) for one in done],
+            [_refusal(request, error) for request, error in wrong],
+            [_issued_event(issuing, one, now) for one in done] + _refusal_events(issuing, wrong, now),
+        )
     if failed:
-        _mark(shop, [one.prepared.intent for one in failed], "; ".join(sorted({str(one.error) for one in failed})))
+        _mark(issuing, [(one.intent, error.detail) for one, error in failed])
     return BatchResult(len(done), refused + len(wrong), len(failed))
 
 
-def _mark(shop: Workshop, intents: Sequence[Intent], why: str) -> None:
-    now = shop.clock.now()
+def _mark(issuing: Issuing, intents: Sequence[tuple[Intent, str]]) -> None:
+    now = issuing.clock.now()
     events = [
         Event(
             EventKind.INTENT_UNCONFIRMED,
             now,
-            shop.worker,
-            _subject(intent.issuer_id, intent.serial),
-            {"request": intent.request_id, "why": why},
+            issuing.worker,
+            _subject(intent),
+            {"request": intent.request_id, "tbs_sha256": _sha256(intent.tbs), "why": why},
         )
-        for intent in intents
+        for intent, why in intents
     ]
-    shop.store.mark_unconfirmed(shop.worker, intents, events)
+    issuing.store.mark_unconfirmed(issuing.worker, [intent for intent, _ in intents], events)
 
 
 def _certificate_record(signed: _Signed, now: datetime.datetime) -> CertificateRecord:
     prepared, granted = signed.prepared, signed.prepared.granted
-    assert signed.certificate is not None
     return CertificateRecord(
         request_id=prepared.request.request_id,
-        issuer_id=prepared.local.issuer_id,
+        issuer_id=prepared.intent.issuer_id,
         serial=prepared.intent.serial,
         der=signed.certificate,
         subject=granted.subject_text,
         names=granted.names,
-        spki_sha256=granted.spki_sha256,
+        spki_sha256=hashlib.sha256(granted.spki).digest(),
         not_before=granted.not_before,
         not_after=granted.not_after,
         profile=prepared.intent.profile,
@@ -219,59 +230,62 @@ def _certificate_record(signed: _Signed, now: datetime.datetime) -> CertificateR
     )
 
 
-def _subject(issuer_id: int, serial: bytes) -> str:
-    return f"{issuer_id}:{serial.hex()}"
+def _subject(intent: Intent) -> str:
+    return f"{intent.issuer_id}:{intent.serial.hex()}"
 
 
 def _refusal(request: EnrolmentRequest, error: PKIError) -> Refusal:
     return Refusal(request.request_id, error.type, error.detail)
 
 
+def _asked(request: EnrolmentRequest) -> dict[str, str | int]:
+    """What every event about a request says of it."""
+    return {
+        "request": request.request_id,
+        "requestor": request.requestor,
+        "protocol": request.protocol,
+        "transaction": request.transaction_id,
+    }
+
+
 def _refusal_events(
-    shop: Workshop, refused: Iterable[tuple[EnrolmentRequest, PKIError]], now: datetime.datetime
+    issuing: Issuing, refused: Iterable[tuple[EnrolmentRequest, PKIError]], now: datetime.datetime
 ) -> list[Event]:
     return [
         Event(
             EventKind.REQUEST_REFUSED,
             now,
-            shop.worker,
+            issuing.worker,
             f"request:{request.request_id}",
-            {"error": error.type.value, "detail": error.detail, "requestor": request.requestor},
+            {**_asked(request), "profile": request.profile, "error": error.type.value, "detail": error.detail},
         )
         for request, error in refused
     ]
 
 
-def _intent_event(shop: Workshop, prepared: _Prepared, now: datetime.datetime) -> Event:
+def _intent_event(issuing: Issuing, prepared: _Prepared, now: datetime.datetime) -> Event:
     intent = prepared.intent
-    return Event(
-        EventKind.INTENT_RECORDED,
-        now,
-        shop.worker,
-        _subject(intent.issuer_id, intent.serial),
-        {
-            "request": intent.request_id,
-            "tbs_sha256": _sha256(intent.tbs),
-            "profile": f"{intent.profile} v{intent.profile_version} {intent.profile_sha256.hex()}",
-        },
-    )
+    detail: EventDetail = {
+        **_asked(prepared.request),
+        "issuer": prepared.issuer.record.name,
+        "profile": intent.profile,
+        "profile_version": intent.profile_version,
+        "profile_sha256": intent.profile_sha256.hex(),
+        "tbs_sha256": _sha256(intent.tbs),
+    }
+    return Event(EventKind.INTENT_RECORDED, now, issuing.worker, _subject(intent), detail)
 
 
-def _issued_event(shop: Workshop, signed: _Signed, now: datetime.datetime) -> Event:
+def _issued_event(issuing: Issuing, signed: _Signed, now: datetime.datetime) -> Event:
     prepared = signed.prepared
-    assert signed.certificate is not None
-    return Event(
-        EventKind.CERTIFICATE_ISSUED,
-        now,
-        shop.worker,
-        _subject(prepared.intent.issuer_id, prepared.intent.serial),
-        {
-            "request": prepared.request.request_id,
-            "requestor": prepared.request.requestor,
-            "protocol": prepared.request.protocol,
-            "certificate_sha256": _sha256(signed.certificate),
-        },
-    )
+    detail: EventDetail = {
+        **_asked(prepared.request),
+        "issuer": prepared.issuer.record.name,
+        "subject": prepared.granted.subject_text,
+        "names": prepared.granted.names,
+        "certificate_sha256": _sha256(signed.certificate),
+    }
+    return Event(EventKind.CERTIFICATE_ISSUED, now, issuing.worker, _subject(prepared.intent), detail)
 
 
 def _sha256(data: bytes) -> str:

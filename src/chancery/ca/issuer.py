@@ -1,121 +1,238 @@
 """
 Signing a certificate, in two steps that cannot be swapped or repeated.
 
-`Issuer.prepare` builds and lints; the caller records the result; `Issuer.issue` signs what was linted.
+`prepare` builds and lints; the caller records the result; `issue` signs what was linted.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import datetime
+import functools
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from chancery.asn1.signature import KeySigner, PrivateKey, PublicKey, Scheme, SignatureAlgorithm, Signer
-from chancery.asn1.x509 import signed, split_signed
+from chancery.asn1 import x509 as template
+from chancery.asn1.signature import KeySigner, PrivateKey, PublicKey, SignatureAlgorithm, Signer
 from chancery.errors import ErrorType, PKIError
-from chancery.pkix.lint import Finding
-from chancery.pkix.profile import Granted
+from chancery.pkix.granting import Granted, IssuerLimits, Requested, grant
+from chancery.pkix.key import spki_der
+from chancery.pkix.lint import blocking, lint
+from chancery.pkix.name import attributes_of
+from chancery.pkix.profile import Profile
+from chancery.ports import IssuerRecord
 
-Lint = Callable[[bytes], list[Finding]]
+_FOR_EVER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+"""RFC 5280 4.1.2.5: no well-defined end."""
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
+class IssuerURLs:
+    """What certificates of an issuer say of where to ask (AIA, CDP); None leaves it out."""
+
+    ocsp: str | None
+    crl: str | None
+    ca_issuers: str | None
+
+
 class LintedCertificate:
     """
-    Proof that exactly these TBSCertificate bytes passed the lints.
+    Proof that exactly these TBSCertificate bytes (`der`) passed the lints.
 
-    Only `Issuer.prepare` makes one, and `Issuer.issue` takes it once.
+    Only `prepare` of an issuer makes one, and `issue` of the same issuer takes it once.
     """
 
-    tbs: bytes
-    _issuer: Issuer
-    _unused: bool = True
+    __slots__ = ("_issuer", "_right", "der", "not_after")
+
+    def __init__(self, tbs: bytes, not_after: datetime.datetime, issuer: object) -> None:
+        self.der = tbs
+        self.not_after = not_after
+        self._issuer = issuer
+        # One item, popped by whoever issues: atomic between threads.
+        self._right = [tbs]
+
+    def spend(self, issuer: object) -> bytes:
+        """Return the bytes to sign, once, to the issuer that linted them; PKIError(SYSTEM_FAILURE) else."""
+        try:
+            if self._issuer is issuer:
+                return self._right.pop()
+        except IndexError:
+            pass
+        raise PKIError(ErrorType.SYSTEM_FAILURE, "linted certificate already used, or another issuer's")
 
 
-class Issuer:
-    """
-    An issuer name and the key, usually in a token, that signs under it.
+@functools.lru_cache(maxsize=64)
+def _throw_away_key(spki: bytes) -> PrivateKey:
+    """Make a software key of the type of an issuer's (its SPKI), for lint copies only; once for each issuer."""
+    public_key = _load_spki(spki)
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        return ec.generate_private_key(public_key.curve)
+    if isinstance(public_key, ed25519.Ed25519PublicKey):
+        return ed25519.Ed25519PrivateKey.generate()
+    # The lints look at the form of the signature alone, so the smallest size serves.
+    return rsa.generate_private_key(65537, 2048)
 
-    `public_key` is taken from the CA certificate, never from the token, so that a token which answers
-    with another key is found out at the first signature. `throw_away` is a software key of the same
-    type; its signature stands on the copy that is linted.
-    """
 
-    def __init__(
-        self,
-        *,
-        name: bytes,
-        public_key: PublicKey,
-        signer: Signer,
-        throw_away: PrivateKey,
-        lint: Lint,
-    ) -> None:
-        if signer.public_key != public_key:
-            raise PKIError(ErrorType.SYSTEM_FAILURE, "issuer key and certificate differ")
-        self.name = name
-        self.algorithm: SignatureAlgorithm = signer.algorithm
+def _load_spki(spki: bytes) -> object:
+    from cryptography.hazmat.primitives.serialization import load_der_public_key  # noqa: PLC0415 - set-up only
+
+    return load_der_public_key(spki)
+
+
+def _lint_signer(signer: Signer) -> KeySigner:
+    # The same algorithm, so every TBS byte is the same as in the certificate signed for real.
+    return KeySigner(_throw_away_key(spki_der(signer.public_key)), signer.algorithm)
+
+
+class _Signing:
+    """What both kinds of issuer share: a signer, the key its signatures must verify under, and the two steps."""
+
+    def __init__(self, signer: Signer, public_key: PublicKey) -> None:
+        self.signer = signer
         self._public_key = public_key
-        self._signer = signer
-        self._lint = lint
-        # Same algorithm, so every TBS byte is the same as in the certificate signed for real.
-        self._lint_signer = KeySigner(throw_away, signer.algorithm)
 
-    def prepare(self, granted: Granted, serial: bytes) -> LintedCertificate:
-        """
-        Build the TBSCertificate, sign a copy with the throw-away key, lint it (R9).
+    @functools.cached_property
+    def _lint_copies(self) -> KeySigner:
+        # Made when first needed: an RSA key takes a moment, and a start-up may not need one.
+        return _lint_signer(self.signer)
 
-        Raises PKIError(BAD_CERT_TEMPLATE) with every finding that blocks, in words for the requestor.
-        """
-        tbs = granted.tbs(serial, self.name, self.algorithm)
-        findings = self._lint(signed(tbs, self.algorithm, self._lint_signer.sign(tbs)))
-        if blocking := [finding for finding in findings if finding.blocks]:
-            raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "; ".join(map(str, blocking)))
-        return LintedCertificate(tbs, self)
+    @property
+    def algorithm(self) -> SignatureAlgorithm:
+        return self.signer.algorithm
+
+    def _lint(
+        self, tbs: bytes, not_after: datetime.datetime, issuer: x509.Certificate | None
+    ) -> LintedCertificate:
+        identifier = self.algorithm.identifier
+        copy = template.signed(tbs, identifier, self._lint_copies.sign(tbs))
+        try:
+            certificate = x509.load_der_x509_certificate(copy)
+        except ValueError:
+            raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "the certificate would not be readable") from None
+        if found := blocking(lint(certificate, issuer=issuer)):
+            raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "; ".join(map(str, found)))
+        return LintedCertificate(tbs, not_after, self)
 
     def issue(self, linted: LintedCertificate) -> bytes:
         """
         Sign what was linted, once, check what the token gave back, and return the Certificate (DER).
 
-        The caller has already recorded `linted.tbs`: from here on the certificate must be assumed to
-        exist (docs/issuance.md). Raises PKIError: SYSTEM_UNAVAIL when the token did not answer,
-        SYSTEM_FAILURE when it answered wrongly or the token of linting was used before.
+        The caller has already recorded `linted.der`: from here on the certificate must be assumed to exist
+        (docs/issuance.md). Raises PKIError: SYSTEM_UNAVAIL when the token did not answer, SYSTEM_FAILURE when
+        it answered wrongly or `linted` was used before.
         """
-        if linted._issuer is not self or not linted._unused:  # noqa: SLF001 - the two halves of one lock
-            raise PKIError(ErrorType.SYSTEM_FAILURE, "linted certificate already used")
-        linted._unused = False  # noqa: SLF001 - same
-        certificate = signed(linted.tbs, self.algorithm, self._signer.sign(linted.tbs))
-        self.check(certificate, linted.tbs)
+        tbs = linted.spend(self)
+        certificate = self.sign(tbs)
+        try:
+            same = x509.load_der_x509_certificate(certificate).tbs_certificate_bytes == linted.der
+        except ValueError:
+            same = False
+        if not same:
+            raise PKIError(ErrorType.SYSTEM_FAILURE, "signed bytes differ from linted bytes")
         return certificate
 
-    def check(self, certificate: bytes, tbs: bytes) -> None:
-        """Raise PKIError(SYSTEM_FAILURE) unless these are the linted bytes under this issuer's signature."""
-        signed_tbs, identifier, signature = split_signed(certificate)
-        if signed_tbs != tbs or identifier != self.algorithm.identifier:
-            raise PKIError(ErrorType.SYSTEM_FAILURE, "signed bytes differ from linted bytes")
-        self.verify(signature, tbs)
-
     def sign(self, tbs: bytes) -> bytes:
-        """Sign a TBSCertList and verify the signature before returning the CertificateList (DER)."""
-        signature = self._signer.sign(tbs)
-        self.verify(signature, tbs)
-        return signed(tbs, self.algorithm, signature)
+        """
+        Sign a recorded TBSCertificate or TBSCertList and return the whole structure (DER), verified.
 
-    def verify(self, signature: bytes, data: bytes) -> None:
-        """Raise PKIError(SYSTEM_FAILURE) unless the CA certificate's key made this signature over `data`."""
+        Raises PKIError(SYSTEM_FAILURE) when the token's signature does not verify under the issuer's key.
+        """
+        signature = self.signer.sign(tbs)
         try:
-            self.algorithm.verify(self._public_key, signature, data)
-        except InvalidSignature as error:
-            raise PKIError(ErrorType.SYSTEM_FAILURE, "the token returned a bad signature") from error
+            self.algorithm.verify(self._public_key, signature, tbs)
+        except InvalidSignature:
+            raise PKIError(ErrorType.SYSTEM_FAILURE, "the token returned a bad signature") from None
+        return template.signed(tbs, self.algorithm.identifier, signature)
 
 
-def throw_away_key(algorithm: SignatureAlgorithm, public_key: PublicKey) -> PrivateKey:
-    """Make a software key of the type of `public_key`, for lint copies only."""
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415 - set-up only
+class Issuer(_Signing):
+    """
+    A CA certificate and the key, usually in a token, that signs under it.
 
-    if algorithm.scheme is Scheme.ECDSA and isinstance(public_key, ec.EllipticCurvePublicKey):
-        return ec.generate_private_key(public_key.curve)
-    if algorithm.scheme is Scheme.ED25519:
-        return ed25519.Ed25519PrivateKey.generate()
-    # The signature on a lint copy is only looked at for its form, so the smallest size serves.
-    return rsa.generate_private_key(65537, 2048)
+    Raises PKIError(SYSTEM_FAILURE) when key and certificate differ, or the certificate is not a CA's with a
+    subject key identifier and the right to sign certificates. The key that signatures are verified under is
+    the certificate's, never the token's.
+    """
+
+    def __init__(self, record: IssuerRecord, signer: Signer, urls: IssuerURLs) -> None:
+        certificate = x509.load_der_x509_certificate(record.certificate)
+        subject, spki = template.subject_fields(record.certificate)
+        if spki_der(signer.public_key) != spki:
+            raise PKIError(ErrorType.SYSTEM_FAILURE, f"{record.name}: issuer key and certificate differ")
+        super().__init__(signer, signer.public_key)
+        self.record = record
+        self.certificate = certificate
+        self.urls = urls
+        self.subject = subject
+        self.key_identifier, self.limits = _ca_fields(record.name, certificate)
+
+    def prepare(self, granted: Granted, serial: bytes) -> LintedCertificate:
+        """
+        Build the TBSCertificate, sign a copy with the throw-away key, lint it (R9).
+
+        `serial` is the content of the INTEGER, reserved for this certificate alone. Raises
+        PKIError(BAD_CERT_TEMPLATE) with every finding that blocks, in words for the requestor.
+        """
+        urls = self.urls
+        extensions = [*granted.extensions, template.authority_key_identifier(self.key_identifier)]
+        ocsp, ca_issuers = urls.ocsp if granted.ocsp else None, urls.ca_issuers if granted.ca_issuers else None
+        if ocsp or ca_issuers:
+            extensions.append(template.authority_info_access(ocsp, ca_issuers))
+        if granted.crl and urls.crl:
+            extensions.append(template.crl_distribution_points(urls.crl))
+        tbs = template.tbs_certificate(
+            serial=serial,
+            algorithm=self.algorithm.identifier,
+            issuer=self.subject,
+            not_before=granted.not_before,
+            not_after=granted.not_after,
+            subject=granted.subject,
+            spki=granted.spki,
+            extensions=extensions,
+        )
+        return self._lint(tbs, granted.not_after, self.certificate)
+
+
+def _ca_fields(name: str, certificate: x509.Certificate) -> tuple[bytes, IssuerLimits]:
+    try:
+        extensions = certificate.extensions
+        basic = extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+        ski = extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise PKIError(ErrorType.SYSTEM_FAILURE, f"{name}: not a CA certificate (RFC 5280 4.2): {error}") from None
+    if not basic.ca or not usage.key_cert_sign or not usage.crl_sign:
+        raise PKIError(ErrorType.SYSTEM_FAILURE, f"{name}: the certificate may not sign certificates and CRLs")
+    return ski.digest, IssuerLimits(certificate.not_valid_after_utc, basic.path_length)
+
+
+class SelfIssuer(_Signing):
+    """Makes a self-signed root in the same two steps. Ceremonies alone use it (R8)."""
+
+    def __init__(self, signer: Signer, subject: x509.Name) -> None:
+        super().__init__(signer, signer.public_key)
+        self._subject = attributes_of(subject)
+
+    def prepare(self, profile: Profile, serial: bytes, at: datetime.datetime) -> LintedCertificate:
+        """
+        Build and lint a root's TBSCertificate under a ceremony profile of a CA, valid from `at`.
+
+        Raises PKIError(BAD_CERT_TEMPLATE) for another profile, or whatever it does not grant.
+        """
+        if not profile.ceremony or not profile.extensions.ca:
+            raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"{profile.name} is not a ceremony profile of a CA (R8)")
+        asked = Requested(self.signer.public_key, self._subject)
+        granted = grant(profile, asked, IssuerLimits(_FOR_EVER, None), at)
+        tbs = template.tbs_certificate(
+            serial=serial,
+            algorithm=self.algorithm.identifier,
+            issuer=granted.subject,
+            not_before=granted.not_before,
+            not_after=granted.not_after,
+            subject=granted.subject,
+            spki=granted.spki,
+            extensions=granted.extensions,
+        )
+        return self._lint(tbs, granted.not_after, None)

@@ -1,107 +1,123 @@
 """
-The issuing worker's two loops: certificates, and revocations with their CRLs.
+The issuing worker: settles revocations, issues what waits, publishes CRLs that are due; then again.
 
-Each loop owns its own stores, so that a large CRL never holds up a certificate. A store or token that
-is away makes a loop pause and recover; anything unexpected ends the process, which is started again
-and recovers in the same way.
+A token or store that is away makes it report, pause and recover. Anything unexpected ends the process, which
+is started again and recovers in the same way.
 """
 
 from __future__ import annotations
 
-import threading
+import dataclasses
 from collections.abc import Callable, Mapping
 
-from chancery.ca.crl import CRLSettings, publish_crl
-from chancery.ca.issuance import LocalIssuer, Workshop, issue_batch, recover
+from chancery.ca.crl import CRLSettings, publish_due
+from chancery.ca.issuance import Issuing, issue_batch, recover
 from chancery.ca.revocation import settle_revocations
 from chancery.errors import ErrorType, PKIError
-from chancery.ports import Clock, RevocationStore
+from chancery.ports import RevocationStore
 
-Wait = Callable[[float], object]
-"""Blocks for at most this many seconds, less when there is work."""
 Report = Callable[[str, Mapping[str, object]], None]
 """Takes an event name and its values for the log."""
 
 PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds before the next attempt after one failure, two, …"""
+CRL_SHARE = 10
+"""A CRL that took t seconds is followed by no other for this many times t: certificates come first."""
 
 
-class Loop:
-    """
-    Calls `step` until stopped, pausing longer and longer while it fails with SYSTEM_UNAVAIL.
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """`batch`: most requests in one batch. `idle`: longest wait in seconds without a wake-up."""
 
-    `step` returns how much it did; 0 means wait for work. `restart` runs before the first step and
-    after every failure.
-    """
+    batch: int = 128
+    idle: float = 1.0
+    crl: CRLSettings = dataclasses.field(default_factory=CRLSettings)
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.idle <= 0:
+            raise ValueError("a batch has at least one request, and the worker waits for some time")
+
+
+class Worker:
+    """Runs issuance, revocation and CRLs over their stores; `report` is told what was done."""
 
     def __init__(
-        self, name: str, step: Callable[[], int], restart: Callable[[], object], wait: Wait, report: Report
+        self, issuing: Issuing, revocations: RevocationStore, settings: WorkerSettings, report: Report
     ) -> None:
-        self.name = name
-        self._step = step
-        self._restart = restart
-        self._wait = wait
+        self._issuing = issuing
+        self._revocations = revocations
+        self._settings = settings
         self._report = report
+        self._by_id = {issuer.record.issuer_id: issuer for issuer in issuing.issuers.values()}
+        self._recovered = False
+        self._crl_not_before = 0.0
 
-    def run(self, stop: threading.Event, idle: float = 1.0) -> None:
-        """Run until `stop` is set; `idle` is the longest wait in seconds without a wake-up."""
-        failures, started = 0, False
-        while not stop.is_set():
-            try:
-                if not started:
-                    self._restart()
-                    started = True
-                done = self._step()
-                failures = 0
-                if not done and not stop.is_set():
-                    self._wait(idle)
-            except PKIError as error:
-                if error.type is not ErrorType.SYSTEM_UNAVAIL:
-                    raise
-                pause = PAUSES[min(failures, len(PAUSES) - 1)]
-                failures, started = failures + 1, False
-                self._report("paused", {"loop": self.name, "error": error.detail, "seconds": pause})
-                stop.wait(pause)
+    def run_once(self) -> bool:
+        """
+        Do one round and tell whether there was anything to do.
 
+        Raises PKIError when token or store fail; the next round recovers first. A token that left
+        certificates unsigned is reported as SYSTEM_UNAVAIL after everything else is settled.
+        """
+        try:
+            return self._round()
+        except BaseException:
+            # Whatever happened, nothing is known about what this life of the worker left behind.
+            self._recovered = False
+            raise
 
-def issuance_loop(shop: Workshop, wait: Wait, report: Report, batch: int = 128) -> Loop:
-    """Make the loop that turns waiting requests into certificates, at most `batch` at a time."""
+    def _round(self) -> bool:
+        issuing = self._issuing
+        if not self._recovered:
+            if found := recover(issuing):
+                self._report("recovered", {"unconfirmed": found})
+            self._recovered = True
+        settled = settle_revocations(self._revocations, issuing.clock, issuing.worker)
+        if settled:
+            self._report("revocations", {"settled": settled})
+        requests = issuing.store.take(issuing.worker, self._settings.batch, issuing.clock.now())
+        unsigned = 0
+        if requests:
+            result = issue_batch(issuing, requests)
+            self._report("batch", dataclasses.asdict(result))
+            unsigned = result.unconfirmed
+        made = self._publish()
+        if unsigned:
+            raise PKIError(ErrorType.SYSTEM_UNAVAIL, f"the token left {unsigned} certificates unsigned")
+        return bool(settled or requests or made)
 
-    def step() -> int:
-        requests = shop.store.take(shop.worker, batch, shop.clock.now())
-        if not requests:
+    def _publish(self) -> int:
+        clock = self._issuing.clock
+        began = clock.monotonic()
+        if began < self._crl_not_before:
             return 0
-        result = issue_batch(shop, requests)
-        report("batch", {"issued": result.issued, "refused": result.refused, "unconfirmed": result.unconfirmed})
-        if result.unconfirmed:
-            # The intents are accounted for and the requests wait again; give the token time.
-            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the token did not sign every certificate")
-        return len(requests)
+        made = publish_due(self._by_id, self._revocations, clock, self._issuing.worker, self._settings.crl)
+        if made:
+            took = clock.monotonic() - began
+            self._crl_not_before = began + took + CRL_SHARE * took
+            self._report("crl", {"published": made, "seconds": round(took, 3)})
+        return made
 
-    def restart() -> None:
-        if found := recover(shop):
-            report("recovered", {"unconfirmed": found})
+    def run(self, wait: Callable[[float], None], stopping: Callable[[], bool]) -> None:
+        """
+        Do rounds until `stopping`. `wait(seconds)` blocks until there is work or the time is over.
 
-    return Loop("issuance", step, restart, wait, report)
+        Failures of token and store are reported, and followed by a pause that grows with each in a row.
+        """
+        failures = 0
+        while not stopping():
+            try:
+                if not self.run_once() and not stopping():
+                    wait(self._settings.idle)
+                failures = 0
+            except PKIError as error:
+                pause = PAUSES[min(failures, len(PAUSES) - 1)]
+                failures += 1
+                self._report("paused", {"error": error.type.value, "detail": error.detail, "seconds": pause})
+                self._pause(pause, wait, stopping)
 
-
-def revocation_loop(
-    locals_: Mapping[int, LocalIssuer],
-    *,
-    store: RevocationStore,
-    clock: Clock,
-    settings: CRLSettings,
-    worker: str,
-    wait: Wait,
-    report: Report,
-) -> Loop:
-    """Make the loop that settles revocations and publishes each CRL that is due."""
-
-    def step() -> int:
-        settled = settle_revocations(store, clock, worker)
-        due = [locals_[issuer_id] for issuer_id in store.crl_due(clock.now()) if issuer_id in locals_]
-        for local in due:
-            crl = publish_crl(local, store, clock, settings, worker)
-            report("crl", {"issuer": local.name, "number": crl.number, "octets": len(crl.der)})
-        return settled + len(due)
-
-    return Loop("revocation", step, lambda: None, wait, report)
+    def _pause(self, seconds: float, wait: Callable[[float], None], stopping: Callable[[], bool]) -> None:
+        # A wake-up does not cut a pause short: what failed needs the time.
+        end = self._issuing.clock.monotonic() + seconds
+        while not stopping() and (rest := end - self._issuing.clock.monotonic()) > 0:
+            wait(rest)

@@ -1,0 +1,145 @@
+"""The certificate lints about names and addresses: one function, one clause."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+
+from cryptography import x509
+
+from chancery.asn1 import der
+from chancery.asn1.oids import ATTRIBUTES
+from chancery.asn1.x509 import string_tag
+from chancery.errors import PKIError
+from chancery.pkix.finding import Finding, Severity
+from chancery.pkix.name import absolute_uri, dns_name, email_address
+from chancery.pkix.rules import UPPER_BOUNDS
+from chancery.pkix.view import CertificateView, EncodedAttribute
+
+_SHORT = {oid: short for short, oid in ATTRIBUTES.items()}
+_ENCODINGS = {der.UTF8_STRING: "utf-8", der.PRINTABLE_STRING: "ascii", der.IA5_STRING: "ascii"}
+
+
+def _error(code: str, detail: str, clause: str) -> Finding:
+    return Finding(Severity.ERROR, f"pkix.{code}", detail, clause)
+
+
+def _subject(cert: CertificateView) -> Iterator[tuple[str, EncodedAttribute]]:
+    for attribute in cert.subject:
+        yield _SHORT.get(attribute.type, attribute.type), attribute
+
+
+def attribute_string_type(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 4.1.2.4: DirectoryString is UTF8String or PrintableString; some attributes have one type only."""
+    for short, attribute in _subject(cert):
+        if (wanted := string_tag(attribute.type)) != der.UTF8_STRING:
+            right = attribute.tag == wanted
+        else:
+            right = attribute.tag in {der.UTF8_STRING, der.PRINTABLE_STRING}
+        if not right:
+            yield _error("attribute_string_type", f"{short} has the tag {attribute.tag}", "RFC 5280 4.1.2.4")
+
+
+def attribute_length(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 appendix A.1: upper bounds of attribute values; none is empty."""
+    for short, attribute in _subject(cert):
+        text = attribute.value.decode(_ENCODINGS.get(attribute.tag, "latin-1"), "replace")
+        if not text:
+            yield _error("attribute_empty", f"{short} is empty", "RFC 5280 appendix A.1")
+        elif len(text) > (bound := UPPER_BOUNDS.get(short, len(text))):
+            yield _error(
+                "attribute_too_long", f"{short} has more than {bound} characters", "RFC 5280 appendix A.1"
+            )
+
+
+def country(cert: CertificateView) -> Iterator[Finding]:
+    """X.520 6.3.1: countryName is the two capital letters of ISO 3166-1."""
+    for short, attribute in _subject(cert):
+        value = attribute.value
+        if short == "C" and not (len(value) == 2 and value.isalpha() and value.isupper() and value.isascii()):
+            yield _error("country_code", f"C is {value.decode('latin-1')!r}", "X.520 6.3.1")
+
+
+def one_attribute_each(cert: CertificateView) -> Iterator[Finding]:
+    """BR 7.1.4: one CN, and one attribute in each RDN, because readers order several differently."""
+    found = [short for short, _ in _subject(cert)]
+    if found.count("CN") > 1:
+        yield _error("common_name_repeated", "more than one CN", "BR 7.1.4.3")
+    rdns = der.Reader(cert.subject_name).enter()
+    while rdns:
+        rdn = rdns.enter(der.SET)
+        rdn.raw()
+        if rdn:
+            yield _error("multi_valued_rdn", "an RDN of several attributes", "BR 7.1.4.1")
+
+
+def subject_alt_names(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 4.2.1.6: not empty; DNS names in preferred syntax, mailboxes, absolute URIs."""
+    san = cert.value(x509.SubjectAlternativeName)
+    if san is None:
+        return
+    names = list(san)
+    if not names:
+        yield _error("san_empty", "a subjectAltName without a name", "RFC 5280 4.2.1.6")
+    for one in names:
+        try:
+            if isinstance(one, x509.DNSName):
+                dns_name(one.value)
+            elif isinstance(one, x509.RFC822Name):
+                email_address(one.value)
+            elif isinstance(one, x509.UniformResourceIdentifier):
+                absolute_uri(one.value)
+            elif isinstance(one, x509.IPAddress) and not isinstance(
+                one.value, ipaddress.IPv4Address | ipaddress.IPv6Address
+            ):
+                yield _error("san_network", f"{one.value} is a network", "RFC 5280 4.2.1.6")
+        except PKIError as error:
+            yield _error("san_syntax", error.detail, "RFC 5280 4.2.1.6")
+    if len(set(names)) != len(names):
+        yield Finding(Severity.WARNING, "pkix.san_repeated", "a name stands twice", "RFC 5280 4.2.1.6")
+
+
+def information_access(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 4.2.2.1: an access location that can be fetched: http, or ldap for certificates."""
+    access = cert.value(x509.AuthorityInformationAccess)
+    if access is None:
+        return
+    for one in access:
+        location = one.access_location
+        if not isinstance(location, x509.UniformResourceIdentifier):
+            yield _error("aia_location", "an access location that is no URI", "RFC 5280 4.2.2.1")
+        elif not location.value.startswith("http://"):
+            yield Finding(
+                Severity.WARNING,
+                "pkix.aia_scheme",
+                f"{location.value[:80]} is not http: fetching it may need what it proves",
+                "RFC 5280 8",
+            )
+
+
+def distribution_points(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 4.2.1.13: a distribution point has a name, which should be an http or ldap URI."""
+    points = cert.value(x509.CRLDistributionPoints)
+    if points is None:
+        return
+    for point in points:
+        if point.full_name is None:
+            if point.relative_name is None and point.crl_issuer is None:
+                yield _error("cdp_nameless", "a distribution point without a name", "RFC 5280 4.2.1.13")
+            continue
+        for one in point.full_name:
+            if not isinstance(one, x509.UniformResourceIdentifier) or not one.value.startswith(
+                ("http://", "ldap://")
+            ):
+                yield Finding(Severity.WARNING, "pkix.cdp_scheme", "not an http or ldap URI", "RFC 5280 4.2.1.13")
+
+
+LINTS: tuple[Callable[[CertificateView], Iterator[Finding]], ...] = (
+    attribute_string_type,
+    attribute_length,
+    country,
+    one_attribute_each,
+    subject_alt_names,
+    information_access,
+    distribution_points,
+)
