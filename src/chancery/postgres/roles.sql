@@ -1,5 +1,6 @@
 -- Grants per process, run after every migration; idempotent. The roles exist already.
 -- chancery_owner owns the schema and is used by `chancery db migrate` alone.
+-- Columns that the database fills in (ids, states, xids, the writer) are granted to nobody.
 GRANT USAGE ON SCHEMA chancery TO chancery_ra, chancery_worker, chancery_ocsp, chancery_tsa, chancery_auditor;
 
 -- The web process that the network reaches: it asks, it never issues.
@@ -8,33 +9,41 @@ GRANT SELECT ON chancery.issuer, chancery.profile, chancery.operator, chancery.r
 GRANT INSERT (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at)
     ON chancery.request TO chancery_ra;
 GRANT INSERT (issuer_id, serial, reason, invalidity_date, requestor, received_at) ON chancery.revocation_request TO chancery_ra;
-GRANT INSERT ON chancery.crl_wish TO chancery_ra;
+GRANT INSERT (issuer_id, requestor, asked_at) ON chancery.crl_wish TO chancery_ra;
 GRANT INSERT (fingerprint, name, roles, profiles, added_at), UPDATE (removed_at) ON chancery.operator TO chancery_ra;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_ra;
 
--- The issuing worker.
-GRANT SELECT ON ALL TABLES IN SCHEMA chancery TO chancery_worker;
-GRANT INSERT ON chancery.issuer, chancery.profile, chancery.serial, chancery.intent, chancery.certificate,
-    chancery.certificate_status, chancery.crl_number, chancery.crl, chancery.journal_leaf,
+-- The issuing worker; it sequences the journal too.
+GRANT SELECT ON chancery.issuer, chancery.profile, chancery.operator, chancery.request, chancery.serial,
+    chancery.intent, chancery.certificate, chancery.certificate_status, chancery.revocation_request,
+    chancery.crl_number, chancery.crl, chancery.crl_wish, chancery.journal_event, chancery.journal_leaf,
     chancery.journal_checkpoint TO chancery_worker;
+GRANT INSERT (name, subject, certificate, spki_sha256, not_before, not_after, parent_id, token_label, key_label, added_at)
+    ON chancery.issuer TO chancery_worker;
+GRANT INSERT (issuer_id, serial, request_id, der, subject, names, spki_sha256, not_before, not_after, profile, issued_at)
+    ON chancery.certificate TO chancery_worker;
+GRANT INSERT (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, changed_at),
+    UPDATE (state, revoked_at, reason, invalidity_date, changed_at) ON chancery.certificate_status TO chancery_worker;
+GRANT INSERT ON chancery.profile, chancery.serial, chancery.intent, chancery.crl_number, chancery.crl,
+    chancery.journal_leaf, chancery.journal_checkpoint TO chancery_worker;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_worker;
 GRANT UPDATE (state, worker, taken_at, error, detail) ON chancery.request TO chancery_worker;
 GRANT UPDATE (state, detail) ON chancery.revocation_request TO chancery_worker;
-GRANT UPDATE (state, revoked_at, reason, invalidity_date, changed_at) ON chancery.certificate_status TO chancery_worker;
 
--- The OCSP responder reads.
+-- The OCSP responder reads; of an intent it sees that the serial was used, not what for.
 GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_status, chancery.crl TO chancery_ocsp;
+GRANT SELECT (issuer_id, serial, not_after) ON chancery.intent TO chancery_ocsp;
 
--- The timestamping authority records.
-GRANT SELECT ON chancery.issuer, chancery.certificate TO chancery_tsa;
+-- The timestamping authority records, and finds the certificate of its own key.
+GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_status TO chancery_tsa;
 GRANT INSERT, SELECT ON chancery.tsa_token TO chancery_tsa;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_tsa;
 
 -- The auditor reads everything.
 GRANT SELECT ON ALL TABLES IN SCHEMA chancery TO chancery_auditor;
+GRANT USAGE ON SCHEMA public TO chancery_auditor;
+GRANT SELECT ON public.chancery_migration TO chancery_auditor;
 
 -- Nobody creates anything beside the schema, and trigger functions are not for calling.
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chancery FROM PUBLIC;
-GRANT USAGE ON SCHEMA public TO chancery_auditor;
-GRANT SELECT ON chancery_migration TO chancery_auditor;

@@ -1,92 +1,119 @@
-"""Connections: settings without secrets, one synchronous connection per store, one pool per event loop."""
+"""
+Connections: settings without secrets, one synchronous session per store, one small pool per event loop.
+
+The pool is our own forty lines rather than psycopg_pool: that one tries again in the background while an
+outage lasts, so a caller waits for its timeout; this one refuses at once and works again at once.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+import select
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
-import psycopg_pool
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from chancery.errors import ErrorType, OperatorError, PKIError
 
-Connection = psycopg.Connection[TupleRow]
-AsyncConnection = psycopg.AsyncConnection[TupleRow]
-OnConnect = Callable[[Connection], None]
+PgConnection = psycopg.Connection[TupleRow]
+AsyncPgConnection = psycopg.AsyncConnection[TupleRow]
+Parameters = Sequence[object] | Mapping[str, object]
+OnConnect = Callable[[PgConnection], None]
 
 _LOCK_WORKER, _LOCK_SEQUENCER = 0x43485701, 0x43485702
 """First halves of the two-part advisory lock keys of this suite; the second half is the instance."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Database:
+class Connection:
     """
     How to reach PostgreSQL as one role. `host` is a name, an address, or the directory of a socket.
 
-    The password is read from `password_file` at each connection and held nowhere. Timeouts in seconds.
+    `password` is asked at each connection and its answer held nowhere. Timeouts in seconds; 0 is none.
     """
 
     host: str
     port: int
-    dbname: str
+    database: str
     user: str
-    password_file: Path | None = None
-    sslmode: str = "prefer"
-    sslcert: Path | None = None
-    sslkey: Path | None = None
-    sslrootcert: Path | None = None
+    password: Callable[[], bytes] | None = None
+    sslmode: str | None = None
+    sslrootcert: str | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
     application_name: str = "chancery"
+    connect_timeout: int = 5
     statement_timeout: float = 30.0
     lock_timeout: float = 5.0
-    connect_timeout: int = 5
+    idle_in_transaction_timeout: float = 30.0
 
-    def kwargs(self) -> dict[str, Any]:
-        """
-        Return the arguments of psycopg.connect, password included: not for printing.
-
-        Raises OperatorError when the password file is missing, or others than its owner can use it.
-        """
-        options = (
-            f"-c statement_timeout={int(self.statement_timeout * 1000)}"
-            f" -c lock_timeout={int(self.lock_timeout * 1000)} -c timezone=UTC"
-        )
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of psycopg.connect, password included: not for printing."""
+        options = {
+            "statement_timeout": int(self.statement_timeout * 1000),
+            "lock_timeout": int(self.lock_timeout * 1000),
+            "idle_in_transaction_session_timeout": int(self.idle_in_transaction_timeout * 1000),
+            "timezone": "UTC",
+            # Everything is named with its schema; nothing can be slipped in before it.
+            "search_path": "pg_catalog",
+            "client_min_messages": "warning",
+        }
         values: dict[str, Any] = {
             "host": self.host,
             "port": self.port,
-            "dbname": self.dbname,
+            "dbname": self.database,
             "user": self.user,
-            "sslmode": self.sslmode,
             "application_name": self.application_name,
             "connect_timeout": self.connect_timeout,
-            "options": options,
+            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
             "client_encoding": "UTF8",
-            "keepalives_idle": 30,
+            # A host that vanished without a word is noticed within half a minute.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
         }
-        for name in ("sslcert", "sslkey", "sslrootcert"):
-            if (path := getattr(self, name)) is not None:
-                values[name] = str(path)
-        if self.password_file is not None:
-            values["password"] = read_password(self.password_file)
+        if not self.host.startswith("/"):
+            # The server must not be able to ask for the password in the clear, nor for its MD5.
+            values["require_auth"] = "scram-sha-256" if self.password is not None else "none"
+        for name in ("sslmode", "sslrootcert", "sslcert", "sslkey"):
+            if (value := getattr(self, name)) is not None:
+                values[name] = value
+        if self.password is not None:
+            values["password"] = self.password().decode()
         return values
 
 
-def read_password(path: Path) -> str:
-    """Return the one line of a password file. OperatorError when it is missing, empty, or open to others."""
-    try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+def password_file(path: Path) -> Callable[[], bytes]:
+    """
+    Make a `Connection.password` that reads the one line of a file, anew at each connection.
+
+    It raises OperatorError when the file is missing, empty, or open to others than its owner.
+    """
+
+    def read() -> bytes:
+        try:
+            open_to_others = stat.S_IMODE(path.stat().st_mode) & 0o077
+            found = path.read_bytes().strip()
+        except OSError as error:
+            raise OperatorError(
+                f"the password file {path} cannot be read: {error.strerror}", "check `password_file`"
+            ) from error
+        if open_to_others:
             raise OperatorError(f"{path} can be used by others than its owner", f"run `chmod 600 {path}`")
-        password = path.read_text().strip()
-    except OSError as error:
-        raise OperatorError(f"the password file {path} cannot be read: {error.strerror}", "check `password_file`") from error
-    if not password:
-        raise OperatorError(f"the password file {path} is empty", "write the role's password into it")
-    return password
+        if not found:
+            raise OperatorError(f"the password file {path} is empty", "write the role's password into it")
+        return found
+
+    return read
 
 
 @contextlib.contextmanager
@@ -105,9 +132,24 @@ def translated() -> Iterator[None]:
         raise PKIError(ErrorType.SYSTEM_FAILURE, "the database refused the change") from error
 
 
-def connect(database: Database) -> Connection:
-    """Open one connection in autocommit mode. Raises psycopg's errors and OperatorError."""
-    return psycopg.connect(**database.kwargs(), autocommit=True)
+def connect(connection: Connection) -> PgConnection:
+    """Open one connection in autocommit mode. Raises psycopg's errors."""
+    return psycopg.connect(**connection.arguments(), autocommit=True)
+
+
+async def connect_async(connection: Connection) -> AsyncPgConnection:
+    """Open one connection in autocommit mode. Raises psycopg's errors."""
+    return await psycopg.AsyncConnection.connect(**connection.arguments(), autocommit=True)
+
+
+def has_ended(connection: PgConnection | AsyncPgConnection) -> bool:
+    """Tell, without a round trip, whether an idle connection was closed: by us, or by the server."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN | select.POLLHUP)
+    # An idle server sends nothing but its farewell.
+    return bool(poll.poll(0))
 
 
 def worker_lock(instance: int) -> OnConnect:
@@ -117,7 +159,7 @@ def worker_lock(instance: int) -> OnConnect:
     OperatorError when another process holds it: two workers must not share an instance octet.
     """
 
-    def hold(connection: Connection) -> None:
+    def hold(connection: PgConnection) -> None:
         try:
             # Waits up to lock_timeout: the server may still be ending a killed worker's connection.
             connection.execute("SELECT pg_advisory_lock(%s, %s)", (_LOCK_WORKER, instance))
@@ -129,8 +171,8 @@ def worker_lock(instance: int) -> OnConnect:
     return hold
 
 
-def sequencer_lock(connection: Connection) -> None:
-    """Hold the journal's sequencer lock while the connection lives; PKIError(SYSTEM_UNAVAIL) while another does."""
+def sequencer_lock(connection: PgConnection) -> None:
+    """Hold the sequencer's lock while the connection lives; PKIError(SYSTEM_UNAVAIL) while another does."""
     row = connection.execute("SELECT pg_try_advisory_lock(%s, 0)", (_LOCK_SEQUENCER,)).fetchone()
     if row is None or not row[0]:
         raise PKIError(ErrorType.SYSTEM_UNAVAIL, "another process sequences the journal")
@@ -140,14 +182,14 @@ class Session:
     """
     One connection for one store, opened at first use and again after it was lost.
 
-    Every `transaction` is one; calls from several threads take turns. `on_connect` hooks run on each new
-    connection before anything else, so that a lock they take is held by whatever is written.
+    Calls from several threads take turns. `on_connect` hooks run on each new connection before anything
+    else, so that a lock they take is held by whatever is written.
     """
 
-    def __init__(self, database: Database, on_connect: Sequence[OnConnect] = ()) -> None:
-        self.database = database
+    def __init__(self, connection: Connection, on_connect: Sequence[OnConnect] = ()) -> None:
+        self.settings = connection
         self._on_connect = tuple(on_connect)
-        self._connection: Connection | None = None
+        self._connection: PgConnection | None = None
         self._lock = threading.RLock()
 
     def open(self) -> None:
@@ -156,24 +198,45 @@ class Session:
             self._connected()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """Run the block in one transaction, committed at its end. Errors as in `translated`."""
+    def transaction(self, *, pipeline: bool = False) -> Iterator[PgConnection]:
+        """
+        Run the block in one transaction, committed at its end. Errors as in `translated`.
+
+        In a pipeline all statements and the commit go out together: one round trip, and the block must not
+        look at a result.
+        """
         with self._lock, translated():
             connection = self._connected()
             try:
-                with connection.transaction():
+                with connection.pipeline() if pipeline else contextlib.nullcontext(), connection.transaction():
                     yield connection
             except BaseException:
-                # Whatever state a failed pipeline or an interrupted call left behind goes with it.
-                if connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                    self._drop()
+                self._settle(connection)
                 raise
 
-    def _connected(self) -> Connection:
-        if self._connection is not None and self._connection.closed:
+    def fetch(self, query: str, parameters: Parameters = ()) -> list[TupleRow]:
+        """Run one statement, its own transaction, and return its rows. Errors as in `translated`."""
+        with self._lock, translated():
+            connection = self._connected()
+            try:
+                return connection.execute(query.encode(), parameters, binary=True).fetchall()
+            except BaseException:
+                self._settle(connection)
+                raise
+
+    def _settle(self, connection: PgConnection) -> None:
+        """Give up what a failed transaction left open; a connection that cannot do it goes with it."""
+        if not connection.closed and connection.info.transaction_status is TransactionStatus.INERROR:
+            with contextlib.suppress(psycopg.Error):
+                connection.rollback()
+        if connection.closed or connection.info.transaction_status is not TransactionStatus.IDLE:
+            self._drop()
+
+    def _connected(self) -> PgConnection:
+        if self._connection is not None and has_ended(self._connection):
             self._drop()
         if self._connection is None:
-            connection = connect(self.database)
+            connection = connect(self.settings)
             try:
                 for hook in self._on_connect:
                     hook(connection)
@@ -194,43 +257,37 @@ class Session:
             self._drop()
 
 
-class AsyncPool:
-    """Connections for one event loop; opened and closed inside it."""
+def session(source: Connection | Session) -> Session:
+    """Return a store's session: the one given, or a new one over these settings."""
+    return source if isinstance(source, Session) else Session(source)
 
-    def __init__(self, database: Database, size: int = 4) -> None:
-        self.database = database
-        self._size = size
-        self._pool: psycopg_pool.AsyncConnectionPool[AsyncConnection] | None = None
+
+class AsyncPool:
+    """
+    At most `size` connections for one event loop, opened when first needed and again after they were lost.
+
+    A caller waits at most `timeout` seconds for its turn; then PKIError(SYSTEM_UNAVAIL).
+    """
+
+    def __init__(self, connection: Connection, size: int = 4, timeout: float = 5.0) -> None:
+        self.settings = connection
+        self._turns = asyncio.Semaphore(size)
+        self._timeout = timeout
+        self._idle: list[AsyncPgConnection] = []
+        self._closed = False
 
     async def open(self) -> None:
-        """
-        Connect once, so that a wrong setting shows, and keep up to `size` connections.
-
-        Raises PKIError(SYSTEM_UNAVAIL) when the database is away, OperatorError for a bad password file.
-        """
-        with translated():
-            probe = await psycopg.AsyncConnection.connect(**self.database.kwargs(), autocommit=True)
-            await probe.close()
-        self._pool = psycopg_pool.AsyncConnectionPool(
-            kwargs={**self.database.kwargs(), "autocommit": True},
-            min_size=1,
-            max_size=self._size,
-            open=False,
-            timeout=self.database.connect_timeout,
-            # Short, so that the first caller after an outage makes a new attempt.
-            reconnect_timeout=2.0,
-            check=psycopg_pool.AsyncConnectionPool.check_connection,
-            name=self.database.application_name,
-        )
-        await self._pool.open()
+        """Connect once, so that a wrong setting shows at the start. Errors as in `translated`."""
+        async with self._connection():
+            pass
 
     async def close(self) -> None:
-        """Close every connection."""
-        if self._pool is not None:
-            await self._pool.close()
-            self._pool = None
+        """Close every idle connection; those in use are closed when they come back."""
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().close()
 
-    async def __aenter__(self) -> AsyncPool:
+    async def __aenter__(self) -> Self:
         await self.open()
         return self
 
@@ -238,20 +295,50 @@ class AsyncPool:
         await self.close()
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Run the block in one transaction, committed at its end. Errors as in `translated`."""
-        if self._pool is None:
-            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database pool is closed")
-        with translated():
-            async with self._pool.connection() as connection, connection.transaction():
+    async def transaction(self, *, pipeline: bool = False) -> AsyncIterator[AsyncPgConnection]:
+        """Run the block in one transaction, committed at its end; `pipeline` as in `Session.transaction`."""
+        async with self._connection() as connection:
+            context = connection.pipeline() if pipeline else contextlib.nullcontext()
+            async with context, connection.transaction():
                 yield connection
 
-    async def fetch(self, query: str, parameters: Sequence[object] = ()) -> list[TupleRow]:
-        """Run one statement outside a transaction block and return its rows."""
-        if self._pool is None:
-            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database pool is closed")
-        with translated():
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(query.encode(), parameters)
-                return await cursor.fetchall()
+    async def fetch(self, query: str, parameters: Parameters = ()) -> list[TupleRow]:
+        """Run one statement, its own transaction, and return its rows. Errors as in `translated`."""
+        async with self._connection() as connection:
+            cursor = await connection.execute(query.encode(), parameters, binary=True)
+            return await cursor.fetchall() if cursor.description is not None else []
 
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncPgConnection]:
+        if self._closed:
+            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database pool is closed")
+        try:
+            await asyncio.wait_for(self._turns.acquire(), self._timeout)
+        except TimeoutError as error:
+            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database is too busy") from error
+        try:
+            with translated():
+                connection = await self._take()
+                try:
+                    yield connection
+                finally:
+                    await self._give_back(connection)
+        finally:
+            self._turns.release()
+
+    async def _take(self) -> AsyncPgConnection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not has_ended(connection):
+                return connection
+            await connection.close()
+        return await connect_async(self.settings)
+
+    async def _give_back(self, connection: AsyncPgConnection) -> None:
+        if not connection.closed and connection.info.transaction_status is TransactionStatus.INERROR:
+            with contextlib.suppress(psycopg.Error):
+                await connection.rollback()
+        if self._closed or connection.closed or connection.info.transaction_status is not TransactionStatus.IDLE:
+            await connection.close()
+        else:
+            self._idle.append(connection)

@@ -1,48 +1,36 @@
-"""The timestamping authority's records in PostgreSQL (table `tsa_token`)."""
+"""The timestamping authority's records."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
-
-from chancery.errors import ErrorType, PKIError
 from chancery.ports import Event, TokenRecord
+from chancery.postgres.journal import insert_events_async
+from chancery.postgres.rows import columns, storable
+from chancery.postgres.session import AsyncPool
 
+# Serials are up to 160 bits: they travel as text.
 _INSERT_TOKENS = """
 INSERT INTO chancery.tsa_token (serial, gen_time, hash_oid, imprint, policy, client)
 SELECT serial::numeric, gen_time, hash_oid, imprint, policy, client
-FROM unnest(%s::text[], %s::timestamptz[], %s::text[], %s::bytea[], %s::text[], %s::text[])
-    AS t (serial, gen_time, hash_oid, imprint, policy, client)
-"""
-_INSERT_EVENTS = "INSERT INTO chancery.journal_event (body) SELECT unnest(%s::text[])"
+FROM unnest(%b::text[], %b::timestamptz[], %b::text[], %b::bytea[], %b::text[], %b::text[])
+    AS t (serial, gen_time, hash_oid, imprint, policy, client)"""
 
 
 class PgTimestampStore:
-    """`ports.TimestampStore` over a pool of connections of the role `chancery_tsa`."""
+    """`ports.TimestampStore` as the role `chancery_tsa`, inside one event loop."""
 
-    def __init__(self, pool: AsyncConnectionPool) -> None:
+    def __init__(self, pool: AsyncPool) -> None:
         self._pool = pool
 
     async def record(self, tokens: Sequence[TokenRecord], events: Sequence[Event]) -> None:
-        """Store all of them in one transaction; see `ports.TimestampStore.record`."""
-        columns = (
-            [str(token.serial) for token in tokens],
-            [token.gen_time for token in tokens],
-            [token.hash_oid for token in tokens],
-            [token.imprint for token in tokens],
-            [token.policy for token in tokens],
-            [token.client for token in tokens],
-        )
-        try:
-            # The pipeline sends both statements and the commit in one go.
-            async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
-                if tokens:
-                    await connection.execute(_INSERT_TOKENS, columns)
-                if events:
-                    await connection.execute(_INSERT_EVENTS, ([event.body() for event in events],))
-        except psycopg.errors.UniqueViolation as error:
-            raise PKIError(ErrorType.SYSTEM_FAILURE, "the token could not be recorded") from error
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
-            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the records cannot be reached") from error
+        """
+        Store all of them in one transaction and one round trip; durable on return.
+
+        Raises PKIError: SYSTEM_FAILURE for a repeated serial, SYSTEM_UNAVAIL when the database is away.
+        """
+        rows = [(str(t.serial), t.gen_time, t.hash_oid, t.imprint, t.policy, storable(t.client)) for t in tokens]
+        async with self._pool.transaction(pipeline=True) as connection:
+            if rows:
+                await connection.execute(_INSERT_TOKENS, columns(rows, 6))
+            await insert_events_async(connection, events)

@@ -76,20 +76,51 @@ CREATE TABLE chancery.request (
     error           text,
     detail          text,
     UNIQUE (requestor, transaction_id),
-    CHECK ((state = 'taken') <= (worker IS NOT NULL)),
+    CHECK (state = 'waiting' OR worker IS NOT NULL),
     CHECK ((state = 'refused') = (error IS NOT NULL))
 );
 CREATE INDEX request_waiting ON chancery.request (request_id) WHERE state = 'waiting';
--- A refused request may leave an intent behind whose unconfirmed mark was not yet written.
-CREATE INDEX request_held ON chancery.request (worker) WHERE state IN ('taken', 'refused');
+-- Where a worker's unmarked intents can be: a refused or returned request may have left one behind.
+CREATE INDEX request_held ON chancery.request (worker) WHERE state <> 'done' AND worker IS NOT NULL;
 
--- A settled request stays settled; what was asked is kept by grant.
+-- Waiting -> taken -> done or refused, or back to waiting; a settled request stays settled. What was asked
+-- is kept by grant.
 CREATE FUNCTION chancery.request_forwards() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'request % is settled', OLD.request_id USING ERRCODE = 'restrict_violation';
+    RAISE EXCEPTION 'request % cannot go from % to %', OLD.request_id, OLD.state, NEW.state
+        USING ERRCODE = 'restrict_violation';
 END $$;
 CREATE TRIGGER request_forwards BEFORE UPDATE ON chancery.request
-    FOR EACH ROW WHEN (OLD.state IN ('done', 'refused')) EXECUTE FUNCTION chancery.request_forwards();
+    FOR EACH ROW WHEN (NOT (
+        (OLD.state = 'waiting' AND NEW.state = 'taken')
+        OR (OLD.state = 'taken' AND NEW.state IN ('waiting', 'done', 'refused'))))
+    EXECUTE FUNCTION chancery.request_forwards();
+CREATE TRIGGER request_kept BEFORE DELETE ON chancery.request
+    FOR EACH ROW EXECUTE FUNCTION chancery.refuse_change();
+
+-- One notification per statement wakes the worker; PostgreSQL folds equal ones of a transaction into one.
+CREATE FUNCTION chancery.work_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('chancery_request', '');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER request_notify AFTER INSERT ON chancery.request
+    FOR EACH STATEMENT EXECUTE FUNCTION chancery.work_notify();
+
+-- The ids of settled requests, by comma; 350 ids of 20 octets stay under the 8000 of a payload.
+CREATE FUNCTION chancery.request_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('chancery_outcome', string_agg(id::text, ','))
+    FROM (SELECT request_id AS id, (row_number() OVER () - 1) / 350 AS part
+          FROM changed WHERE state IN ('done', 'refused')) AS settled
+    GROUP BY part;
+    IF EXISTS (SELECT FROM changed WHERE state = 'waiting') THEN
+        PERFORM pg_notify('chancery_request', '');
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER request_changed AFTER UPDATE ON chancery.request
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION chancery.request_changed();
 
 CREATE TABLE chancery.serial (
     issuer_id    integer NOT NULL REFERENCES chancery.issuer,
@@ -109,9 +140,27 @@ CREATE TABLE chancery.intent (
     profile_sha256   bytea NOT NULL,
     recorded_at      timestamptz NOT NULL,
     PRIMARY KEY (issuer_id, serial),
+    UNIQUE (request_id, issuer_id, serial),
     FOREIGN KEY (issuer_id, serial) REFERENCES chancery.serial
 );
-CREATE INDEX intent_request ON chancery.intent (request_id);
+
+-- Only the worker that holds a request may record an intent for it, and it keeps the request until it commits.
+-- "Not in prerequisite state" is an outage to the worker: it stops using the batch and recovers.
+CREATE FUNCTION chancery.intent_held() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE held bigint;
+BEGIN
+    SELECT count(*) INTO held FROM (
+        SELECT FROM chancery.request AS r JOIN added AS a USING (request_id)
+        WHERE r.state = 'taken' AND r.worker = a.worker
+        FOR NO KEY UPDATE OF r) AS locked;
+    IF held <> (SELECT count(*) FROM added) THEN
+        RAISE EXCEPTION 'an intent for a request that its worker does not hold'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER intent_held AFTER INSERT ON chancery.intent
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION chancery.intent_held();
 
 CREATE TABLE chancery.certificate (
     certificate_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -127,7 +176,8 @@ CREATE TABLE chancery.certificate (
     profile         text NOT NULL,
     issued_at       timestamptz NOT NULL,
     UNIQUE (issuer_id, serial),
-    FOREIGN KEY (issuer_id, serial) REFERENCES chancery.intent
+    -- The certificate answers the very request that its intent names.
+    FOREIGN KEY (request_id, issuer_id, serial) REFERENCES chancery.intent (request_id, issuer_id, serial)
 );
 CREATE INDEX certificate_spki ON chancery.certificate (spki_sha256);
 CREATE INDEX certificate_subject ON chancery.certificate (subject text_pattern_ops);
@@ -144,6 +194,7 @@ CREATE TABLE chancery.certificate_status (
     reason           smallint CHECK (reason IN (0, 1, 2, 3, 4, 5, 9, 10)),
     invalidity_date  timestamptz,
     changed_at       timestamptz NOT NULL,
+    changed_xid      xid8 NOT NULL DEFAULT pg_current_xact_id(),      -- see crl.snapshot
     PRIMARY KEY (issuer_id, serial),
     FOREIGN KEY (issuer_id, serial) REFERENCES chancery.intent,
     CHECK ((state = 'revoked') = (revoked_at IS NOT NULL)),
@@ -151,6 +202,7 @@ CREATE TABLE chancery.certificate_status (
 );
 CREATE INDEX certificate_status_revoked ON chancery.certificate_status (issuer_id, serial) WHERE state = 'revoked';
 CREATE INDEX certificate_status_changed ON chancery.certificate_status (issuer_id, changed_at) WHERE state = 'revoked';
+CREATE INDEX certificate_status_xid ON chancery.certificate_status (issuer_id, changed_xid) WHERE state = 'revoked';
 
 CREATE FUNCTION chancery.status_forwards() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -159,6 +211,7 @@ BEGIN
         RAISE EXCEPTION 'certificate status goes forwards only: % to %', OLD.state, NEW.state
             USING ERRCODE = 'restrict_violation';
     END IF;
+    NEW.changed_xid := pg_current_xact_id();
     RETURN NEW;
 END $$;
 CREATE TRIGGER status_forwards BEFORE UPDATE ON chancery.certificate_status
@@ -181,7 +234,7 @@ CREATE TRIGGER status_notify_new AFTER INSERT ON chancery.certificate_status
 CREATE TABLE chancery.revocation_request (
     revocation_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     issuer_id        integer NOT NULL REFERENCES chancery.issuer,
-    serial           bytea NOT NULL,
+    serial           bytea NOT NULL CHECK (octet_length(serial) BETWEEN 1 AND 20),
     reason           smallint NOT NULL CHECK (reason IN (0, 1, 2, 3, 4, 5, 9, 10)),
     invalidity_date  timestamptz,
     requestor        text NOT NULL,
@@ -196,6 +249,17 @@ BEGIN
 END $$;
 CREATE TRIGGER revocation_forwards BEFORE UPDATE ON chancery.revocation_request
     FOR EACH ROW WHEN (OLD.state <> 'waiting') EXECUTE FUNCTION chancery.revocation_forwards();
+CREATE TRIGGER revocation_kept BEFORE DELETE ON chancery.revocation_request
+    FOR EACH ROW EXECUTE FUNCTION chancery.refuse_change();
+CREATE TRIGGER revocation_notify AFTER INSERT ON chancery.revocation_request
+    FOR EACH STATEMENT EXECUTE FUNCTION chancery.work_notify();
+CREATE FUNCTION chancery.revocation_settled() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('chancery_outcome', 'r' || NEW.revocation_id);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER revocation_settled AFTER UPDATE ON chancery.revocation_request
+    FOR EACH ROW EXECUTE FUNCTION chancery.revocation_settled();
 
 CREATE TABLE chancery.crl_number (
     issuer_id  integer NOT NULL REFERENCES chancery.issuer,
@@ -209,12 +273,29 @@ CREATE TABLE chancery.crl (
     this_update  timestamptz NOT NULL,
     next_update  timestamptz NOT NULL CHECK (next_update > this_update),
     covers       timestamptz NOT NULL,
+    -- What the entries were read from: a revocation that commits later is told by it even when its clock was
+    -- behind. Null when the CRL was read from elsewhere; then `covers` decides.
+    snapshot     pg_snapshot,
     der          bytea NOT NULL,
     PRIMARY KEY (issuer_id, number),
     FOREIGN KEY (issuer_id, number) REFERENCES chancery.crl_number
 );
+
+-- R15. The lock makes two writers take turns, so that each sees the other's number.
+CREATE FUNCTION chancery.crl_number_increasing() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1128814339, NEW.issuer_id);
+    IF EXISTS (SELECT FROM chancery.crl_number WHERE issuer_id = NEW.issuer_id AND number >= NEW.number) THEN
+        RAISE EXCEPTION 'CRLNumber % of issuer % was passed before', NEW.number, NEW.issuer_id
+            USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER crl_number_increasing BEFORE INSERT ON chancery.crl_number
+    FOR EACH ROW EXECUTE FUNCTION chancery.crl_number_increasing();
 CREATE FUNCTION chancery.crl_increasing() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM pg_advisory_xact_lock(1128814339, NEW.issuer_id);
     IF EXISTS (SELECT FROM chancery.crl WHERE issuer_id = NEW.issuer_id AND number >= NEW.number) THEN
         RAISE EXCEPTION 'CRLNumber % of issuer % is not above the published one', NEW.number, NEW.issuer_id
             USING ERRCODE = 'restrict_violation';
@@ -229,9 +310,13 @@ CREATE TABLE chancery.crl_wish (
     wish_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     issuer_id  integer NOT NULL REFERENCES chancery.issuer,
     requestor  text NOT NULL,
-    asked_at   timestamptz NOT NULL
+    asked_at   timestamptz NOT NULL,
+    xid        xid8 NOT NULL DEFAULT pg_current_xact_id()             -- see crl.snapshot
 );
 CREATE INDEX crl_wish_asked ON chancery.crl_wish (issuer_id, asked_at);
+CREATE INDEX crl_wish_xid ON chancery.crl_wish (issuer_id, xid);
+CREATE TRIGGER crl_wish_notify AFTER INSERT ON chancery.crl_wish
+    FOR EACH STATEMENT EXECUTE FUNCTION chancery.work_notify();
 
 -- The leaf of an event is SHA-256(00 || body): kind and subject are derived from the body; writer and xid are
 -- not in the leaf. By xid the sequencer knows which events it has not seen: ids are drawn before they commit,
@@ -244,7 +329,7 @@ CREATE TABLE chancery.journal_event (
     writer    name NOT NULL DEFAULT current_user,
     xid       xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
-CREATE INDEX journal_event_xid ON chancery.journal_event (xid);
+CREATE INDEX journal_event_xid ON chancery.journal_event (xid, event_id);
 CREATE INDEX journal_event_subject ON chancery.journal_event (subject);
 
 CREATE TABLE chancery.journal_leaf (

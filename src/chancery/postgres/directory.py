@@ -1,0 +1,201 @@
+"""What the management interface reads and keeps: operators, issuers, certificates, CRLs, counts."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+
+from chancery.batching import Batcher
+from chancery.errors import ErrorType, PKIError
+from chancery.ports import (
+    CertificateQuery,
+    Clock,
+    CRLRecord,
+    Event,
+    IssuerRecord,
+    Operator,
+    Role,
+    StoredCertificate,
+)
+from chancery.postgres import rows
+from chancery.postgres.journal import INSERT_EVENTS, event_body, insert_events_async
+from chancery.postgres.session import AsyncPgConnection, AsyncPool
+
+MAX_RESULTS = 1000
+
+# An operator who can log in: not removed, and with a certificate of this CA that is good at this time.
+_USABLE = """
+FROM chancery.operator AS o
+JOIN chancery.certificate AS c ON sha256(c.der) = o.fingerprint
+JOIN chancery.certificate_status AS s USING (issuer_id, serial)
+WHERE o.removed_at IS NULL AND s.state = 'good' AND c.not_before <= %(at)s AND c.not_after >= %(at)s"""
+_OPERATOR = f"SELECT o.fingerprint, o.name, o.roles, o.profiles {_USABLE} AND o.fingerprint = %(fingerprint)s"
+_OTHER_ADMINISTRATOR = f"SELECT {_USABLE} AND 'administrator' = ANY (o.roles) AND o.name <> %(name)s LIMIT 1"
+_OPERATORS = """
+SELECT fingerprint, name, roles, profiles FROM chancery.operator WHERE removed_at IS NULL ORDER BY name"""
+_ADD_OPERATOR = """
+INSERT INTO chancery.operator (fingerprint, name, roles, profiles, added_at) VALUES (%s, %s, %s, %s, %s)"""
+_REMOVE_OPERATOR = """
+UPDATE chancery.operator SET removed_at = %s WHERE name = %s AND removed_at IS NULL RETURNING roles"""
+# So that two administrators cannot remove each other at the same moment.
+_LOCK_OPERATORS = "SELECT pg_advisory_xact_lock(1128814341)"
+
+_SEARCH = """
+SELECT c.certificate_id, i.name, c.serial, c.der, c.subject, c.names, c.not_before, c.not_after, c.profile,
+    r.requestor, c.issued_at, c.issuer_id, s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date
+FROM chancery.certificate AS c
+JOIN chancery.certificate_status AS s USING (issuer_id, serial)
+JOIN chancery.request AS r USING (request_id)
+JOIN chancery.issuer AS i USING (issuer_id)
+WHERE true{conditions} ORDER BY c.certificate_id DESC LIMIT %(limit)s"""
+_CONDITIONS = {
+    "subject": "c.subject LIKE %(subject)s",
+    "name": "c.names @> ARRAY[%(name)s]::text[]",
+    "serial": "c.serial = %(serial)s",
+    "spki_sha256": "c.spki_sha256 = %(spki_sha256)s",
+    "profile": "c.profile = %(profile)s",
+    "issuer": "i.name = %(issuer)s",
+    "state": "s.state = %(state)s",
+    "requestor": "r.requestor = %(requestor)s",
+    "before": "c.certificate_id < %(before)s",
+}
+
+_COUNTS = """
+SELECT
+    (SELECT count(*) FROM chancery.request WHERE state = 'waiting'),
+    (SELECT count(*) FROM chancery.request WHERE state = 'taken'),
+    (SELECT count(*) FROM chancery.certificate),
+    (SELECT count(*) FROM chancery.certificate_status WHERE state = 'revoked'),
+    (SELECT count(*) FROM chancery.certificate_status WHERE state = 'unconfirmed')"""
+
+_LATEST_CRL = """
+SELECT c.issuer_id, c.number, c.this_update, c.next_update, c.covers, c.der
+FROM chancery.crl AS c JOIN chancery.issuer AS i USING (issuer_id)
+WHERE i.name = %s ORDER BY c.number DESC LIMIT 1"""
+
+
+class PgDirectory:
+    """`ports.Directory` as the role `chancery_ra`, inside one event loop."""
+
+    def __init__(self, pool: AsyncPool, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._events: Batcher[Sequence[Event], None] = Batcher(self._record)
+
+    async def operator(self, fingerprint: bytes) -> Operator | None:
+        """Return the operator with this certificate, unless removed, revoked, unconfirmed or expired."""
+        found = await self._pool.fetch(_OPERATOR, {"fingerprint": fingerprint, "at": self._clock.now()})
+        return _operator(found[0]) if found else None
+
+    async def operators(self) -> list[Operator]:
+        """Return every operator that is not removed, by name."""
+        return [_operator(row) for row in await self._pool.fetch(_OPERATORS)]
+
+    async def add_operator(self, operator: Operator, at: datetime.datetime, events: Sequence[Event]) -> None:
+        """PKIError(BAD_REQUEST) when the name or the certificate is taken, now or before, or cannot be."""
+        if not rows.is_storable("".join((operator.name, *(operator.profiles or ())))):
+            raise PKIError(ErrorType.BAD_REQUEST, "NUL or an unpaired surrogate in a name")
+        values = (
+            operator.fingerprint,
+            operator.name,
+            sorted(role.value for role in operator.roles),
+            None if operator.profiles is None else sorted(operator.profiles),
+            at,
+        )
+        async with self._pool.transaction() as connection:
+            try:
+                await connection.execute(_ADD_OPERATOR, values)
+            except psycopg.errors.UniqueViolation as error:
+                raise PKIError(
+                    ErrorType.BAD_REQUEST, "that name or certificate is an operator's already"
+                ) from error
+            except psycopg.errors.CheckViolation as error:
+                raise PKIError(
+                    ErrorType.BAD_REQUEST, "an operator has a name and roles, and an auditor no other role"
+                ) from error
+            await insert_events_async(connection, events)
+
+    async def remove_operator(self, name: str, at: datetime.datetime, events: Sequence[Event]) -> None:
+        """PKIError: BAD_CERT_ID when there is none; BAD_REQUEST when nobody could administer afterwards."""
+        async with self._pool.transaction() as connection:
+            await connection.execute(_LOCK_OPERATORS)
+            row = await (await connection.execute(_REMOVE_OPERATOR, (at, rows.storable(name)))).fetchone()
+            if row is None:
+                raise PKIError(ErrorType.BAD_CERT_ID, "there is no operator of that name")
+            if Role.ADMINISTRATOR.value in row[0] and not await _other_administrator(connection, name, at):
+                raise PKIError(ErrorType.BAD_REQUEST, "nobody else could administer this installation")
+            await insert_events_async(connection, events)
+
+    async def issuers(self) -> list[IssuerRecord]:
+        """Return every issuer, in the order in which they were added."""
+        return [rows.issuer_record(row) for row in await self._pool.fetch(rows.ISSUERS)]
+
+    async def search(self, query: CertificateQuery) -> list[StoredCertificate]:
+        """Return matching certificates, newest first; at most `query.limit`, and at most `MAX_RESULTS`."""
+        values: dict[str, Any] = {key: value for key in _CONDITIONS if (value := getattr(query, key)) is not None}
+        if not all(rows.is_storable(value) for value in values.values() if isinstance(value, str)):
+            return []
+        conditions = "".join(f" AND {_CONDITIONS[key]}" for key in values)
+        if query.subject is not None:
+            values["subject"] = _starting_with(query.subject)
+        if query.state is not None:
+            values["state"] = query.state.value
+        values["limit"] = max(0, min(query.limit, MAX_RESULTS))
+        return [_stored(row) for row in await self._pool.fetch(_SEARCH.format(conditions=conditions), values)]
+
+    async def latest_crl(self, issuer: str) -> CRLRecord | None:
+        """Return the current CRL of the issuer of this name."""
+        found = await self._pool.fetch(_LATEST_CRL, (rows.storable(issuer),))
+        return rows.crl_record(found[0]) if found else None
+
+    async def counts(self) -> Mapping[str, int]:
+        """Return requests waiting, requests taken, certificates, revoked, unconfirmed."""
+        found = await self._pool.fetch(_COUNTS)
+        names = ("waiting", "taken", "certificates", "revoked", "unconfirmed")
+        return dict(zip(names, found[0], strict=True))
+
+    async def record(self, events: Sequence[Event]) -> None:
+        """Journal events that have no other effect; durable on return. Concurrent calls share a commit."""
+        if events:
+            await self._events.submit(events)
+
+    async def _record(self, batch: list[Sequence[Event]]) -> list[None]:
+        await self._pool.fetch(INSERT_EVENTS, ([event_body(event) for events in batch for event in events],))
+        return [None] * len(batch)
+
+
+async def _other_administrator(connection: AsyncPgConnection, name: str, at: datetime.datetime) -> bool:
+    cursor = await connection.execute(_OTHER_ADMINISTRATOR.encode(), {"at": at, "name": name})
+    return await cursor.fetchone() is not None
+
+
+def _operator(row: Sequence[Any]) -> Operator:
+    fingerprint, name, roles, profiles = row
+    return Operator(
+        fingerprint, name, frozenset(map(Role, roles)), None if profiles is None else frozenset(profiles)
+    )
+
+
+def _starting_with(text: str) -> str:
+    """Return the LIKE pattern of everything that begins with this text."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+
+
+def _stored(row: Sequence[Any]) -> StoredCertificate:
+    return StoredCertificate(
+        certificate_id=row[0],
+        issuer=row[1],
+        serial=row[2],
+        der=row[3],
+        subject=row[4],
+        names=tuple(row[5]),
+        not_before=row[6],
+        not_after=row[7],
+        profile=row[8],
+        requestor=row[9],
+        issued_at=row[10],
+        status=rows.status((row[11], row[2], *row[12:])),
+    )

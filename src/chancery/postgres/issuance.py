@@ -1,0 +1,178 @@
+"""The issuing worker's records: requests taken, serials and intents, certificates (docs/issuance.md)."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+from chancery.ports import CertificateRecord, EnrolmentRequest, Event, Intent, Refusal, StatusState
+from chancery.postgres.journal import insert_events
+from chancery.postgres.rows import columns, storable, text_array
+from chancery.postgres.session import Connection, PgConnection, Session, session
+
+_TAKE = """
+UPDATE chancery.request SET state = 'taken', worker = %s, taken_at = %s
+WHERE request_id IN (
+    SELECT request_id FROM chancery.request WHERE state = 'waiting'
+    ORDER BY request_id LIMIT %s FOR UPDATE SKIP LOCKED)
+RETURNING request_id, transaction_id, protocol, requestor, profile, issuer, csr, names, received_at"""
+
+_INSERT_SERIALS = (
+    "INSERT INTO chancery.serial (issuer_id, serial) SELECT * FROM unnest(%b::integer[], %b::bytea[])"
+)
+
+_INSERT_INTENTS = """
+INSERT INTO chancery.intent (worker, request_id, issuer_id, serial, tbs, not_after, profile, profile_version,
+    profile_sha256, recorded_at)
+SELECT %s, * FROM unnest(%b::bigint[], %b::integer[], %b::bytea[], %b::bytea[], %b::timestamptz[], %b::text[],
+    %b::integer[], %b::bytea[], %b::timestamptz[])"""
+
+_INSERT_CERTIFICATES = """
+INSERT INTO chancery.certificate (request_id, issuer_id, serial, der, subject, names, spki_sha256, not_before,
+    not_after, profile, issued_at)
+SELECT request_id, issuer_id, serial, der, subject, names::text[], spki_sha256, not_before,
+    not_after, profile, issued_at
+FROM unnest(%b::bigint[], %b::integer[], %b::bytea[], %b::bytea[], %b::text[], %b::text[], %b::bytea[],
+    %b::timestamptz[], %b::timestamptz[], %b::text[], %b::timestamptz[])
+    AS t (request_id, issuer_id, serial, der, subject, names, spki_sha256, not_before,
+    not_after, profile, issued_at)"""
+
+# A serial that was revoked on its intent alone stays revoked. One that was marked unconfirmed must not get a
+# certificate: updating it to anything but revoked is what the trigger status_forwards refuses.
+_INSERT_GOOD = """
+INSERT INTO chancery.certificate_status AS s (issuer_id, serial, state, not_after, changed_at)
+SELECT issuer_id, serial, 'good', not_after, changed_at
+FROM unnest(%b::integer[], %b::bytea[], %b::timestamptz[], %b::timestamptz[])
+    AS t (issuer_id, serial, not_after, changed_at)
+ON CONFLICT (issuer_id, serial) DO UPDATE SET state = 'good' WHERE s.state <> 'revoked'"""
+
+_DONE = "UPDATE chancery.request SET state = 'done' WHERE request_id = ANY (%b::bigint[])"
+
+_REFUSE = """
+UPDATE chancery.request AS r SET state = 'refused', error = t.error, detail = t.detail
+FROM unnest(%b::bigint[], %b::text[], %b::text[]) AS t (request_id, error, detail)
+WHERE r.request_id = t.request_id"""
+
+# Any request that this worker held and that is not done may have left an intent behind.
+_UNCONFIRMED = """
+SELECT i.request_id, i.issuer_id, i.serial, i.tbs, i.not_after, i.profile, i.profile_version, i.profile_sha256,
+    i.recorded_at
+FROM chancery.request AS r JOIN chancery.intent AS i USING (request_id)
+WHERE r.worker = %s AND r.state <> 'done' AND i.worker = r.worker
+  AND NOT EXISTS (SELECT FROM chancery.certificate AS c WHERE (c.issuer_id, c.serial) = (i.issuer_id, i.serial))
+  AND NOT EXISTS (
+      SELECT FROM chancery.certificate_status AS s WHERE (s.issuer_id, s.serial) = (i.issuer_id, i.serial))
+ORDER BY i.recorded_at, i.request_id"""
+
+# A serial may have been revoked meanwhile, on its intent alone: that says more.
+_MARK = """
+INSERT INTO chancery.certificate_status (issuer_id, serial, state, not_after, changed_at)
+SELECT issuer_id, serial, %s, not_after, %s
+FROM unnest(%b::integer[], %b::bytea[], %b::timestamptz[]) AS t (issuer_id, serial, not_after)
+ON CONFLICT (issuer_id, serial) DO NOTHING"""
+
+_RETURN = "UPDATE chancery.request SET state = 'waiting' WHERE worker = %s AND state = 'taken'"
+
+
+class PgIssuanceStore:
+    """
+    `ports.IssuanceStore` as the role `chancery_worker`.
+
+    Open the session with `session.worker_lock`, so that no two workers share a name and an instance.
+    """
+
+    def __init__(self, source: Connection | Session) -> None:
+        self._session = session(source)
+
+    def take(self, worker: str, limit: int, at: datetime.datetime) -> list[EnrolmentRequest]:
+        """Take at most `limit` waiting requests for this worker, oldest first; nobody else gets them."""
+        rows = self._session.fetch(_TAKE, (worker, at, limit))
+        # RETURNING has no order of its own.
+        return [EnrolmentRequest(*first, tuple(names), at) for *first, names, at in sorted(rows)]
+
+    def record_intents(
+        self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]
+    ) -> None:
+        """
+        Reserve the serials and record the intents; refuse the refused. One round trip, one commit.
+
+        Raises PKIError(SYSTEM_FAILURE) and records nothing if any (issuer, serial) was ever used before;
+        SYSTEM_UNAVAIL when the worker no longer holds a request.
+        """
+        with self._session.transaction(pipeline=True) as connection:
+            if intents:
+                connection.execute(_INSERT_SERIALS, columns([(i.issuer_id, i.serial) for i in intents], 2))
+                rows = [
+                    (
+                        i.request_id,
+                        i.issuer_id,
+                        i.serial,
+                        i.tbs,
+                        i.not_after,
+                        i.profile,
+                        i.profile_version,
+                        i.profile_sha256,
+                        i.recorded_at,
+                    )
+                    for i in intents
+                ]
+                connection.execute(_INSERT_INTENTS, (worker, *columns(rows, 9)))
+            _refuse(connection, refusals)
+            insert_events(connection, events)
+
+    def record_certificates(
+        self, certificates: Sequence[CertificateRecord], refusals: Sequence[Refusal], events: Sequence[Event]
+    ) -> None:
+        """
+        Store certificates with status good and mark their requests done; refuse the refused. As `record_intents`.
+
+        Raises PKIError(SYSTEM_FAILURE) and records nothing when one has no intent for its request, or its
+        serial was marked unconfirmed.
+        """
+        with self._session.transaction(pipeline=True) as connection:
+            if certificates:
+                rows = [
+                    (
+                        c.request_id,
+                        c.issuer_id,
+                        c.serial,
+                        c.der,
+                        storable(c.subject),
+                        text_array(c.names),
+                        c.spki_sha256,
+                        c.not_before,
+                        c.not_after,
+                        c.profile,
+                        c.issued_at,
+                    )
+                    for c in certificates
+                ]
+                connection.execute(_INSERT_CERTIFICATES, columns(rows, 11))
+                good = [(c.issuer_id, c.serial, c.not_after, c.issued_at) for c in certificates]
+                connection.execute(_INSERT_GOOD, columns(good, 4))
+                connection.execute(_DONE, ([c.request_id for c in certificates],))
+            _refuse(connection, refusals)
+            insert_events(connection, events)
+
+    def unconfirmed(self, worker: str) -> list[Intent]:
+        """Return intents of this worker that have neither a certificate nor a status of any kind."""
+        return [Intent(*row) for row in self._session.fetch(_UNCONFIRMED, (worker,))]
+
+    def mark_unconfirmed(self, worker: str, intents: Sequence[Intent], events: Sequence[Event]) -> None:
+        """
+        Give each intent's serial the status UNCONFIRMED, and put every request that this worker had taken
+        and not finished back to waiting.
+        """
+        with self._session.transaction(pipeline=True) as connection:
+            if intents:
+                at = max((event.at for event in events), default=max(i.recorded_at for i in intents))
+                rows = [(i.issuer_id, i.serial, i.not_after) for i in intents]
+                connection.execute(_MARK, (StatusState.UNCONFIRMED.value, at, *columns(rows, 3)))
+            connection.execute(_RETURN, (worker,))
+            insert_events(connection, events)
+
+
+def _refuse(connection: PgConnection, refusals: Sequence[Refusal]) -> None:
+    if refusals:
+        rows = [(r.request_id, r.error.value, storable(r.detail)) for r in refusals]
+        connection.execute(_REFUSE, columns(rows, 3))

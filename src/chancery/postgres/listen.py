@@ -1,0 +1,145 @@
+"""
+Hearing NOTIFY, through outages.
+
+A notification sent while nobody listened is lost, so both listeners say when that may have happened: the
+synchronous one wakes its worker at once on every new connection, the asynchronous one calls `on_gap`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+import psycopg
+from psycopg import sql
+
+from chancery.postgres.session import AsyncPgConnection, Connection, PgConnection, connect, connect_async
+
+REQUESTS = "chancery_request"
+"""A waiting request, revocation or wish for a CRL; no payload."""
+OUTCOMES = "chancery_outcome"
+"""Ids of settled requests, by comma; `r` and its id for a settled revocation."""
+STATUSES = "chancery_status"
+"""`issuer_id:serial in hex` of a status that is not good any more."""
+CRLS = "chancery_crl"
+"""The issuer_id of a published CRL."""
+
+_RETRY = 0.2
+_HEARTBEAT = 10.0
+"""Seconds; a connection that is silently dead is noticed by the statement that is sent this often."""
+
+
+class Listener:
+    """
+    Lets a worker sleep until there is work: `wait(seconds)` is the worker's `wait`.
+
+    For one thread. An outage makes it sleep its time out, never raise.
+    """
+
+    def __init__(self, connection: Connection, channels: Sequence[str] = (REQUESTS,)) -> None:
+        self._settings = connection
+        self._channels = tuple(channels)
+        self._connection: PgConnection | None = None
+
+    def wait(self, seconds: float) -> bool:
+        """Block until a notification, at most `seconds`; True at once after (re)connecting, as one may be lost."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            try:
+                if self._connection is None:
+                    self._connect()
+                    return True
+                if any(True for _ in self._connection.notifies(timeout=left, stop_after=1)):
+                    return True
+            except psycopg.Error:
+                self.close()
+                time.sleep(max(0.0, min(_RETRY, until - time.monotonic())))
+        return False
+
+    def _connect(self) -> None:
+        connection = connect(self._settings)
+        try:
+            for channel in self._channels:
+                connection.execute(_listen(channel))
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def close(self) -> None:
+        """Close the connection; the next `wait` opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class AsyncListener:
+    """
+    Calls `on_notify(channel, payload)` for every notification, from one task of the running event loop.
+
+    `on_gap()` is called each time that listening begins, after it took effect: whatever was known before
+    may have changed unheard. Neither may raise or block.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        channels: Sequence[str],
+        on_notify: Callable[[str, str], None],
+        on_gap: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = connection
+        self._channels = tuple(channels)
+        self._on_notify = on_notify
+        self._on_gap = on_gap
+        self._task: asyncio.Task[None] | None = None
+        self._connected = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether notifications arrive at this moment, as far as is known."""
+        return self._connected.is_set()
+
+    def start(self) -> None:
+        """Begin to listen, and again after every outage until `close`. Idempotent."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def ready(self) -> None:
+        """Return once notifications arrive."""
+        await self._connected.wait()
+
+    async def close(self) -> None:
+        """Stop listening."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(psycopg.Error, TimeoutError):
+                connection = await connect_async(self._settings)
+                try:
+                    await self._listen(connection)
+                finally:
+                    self._connected.clear()
+                    await connection.close()
+            await asyncio.sleep(_RETRY)
+
+    async def _listen(self, connection: AsyncPgConnection) -> None:
+        for channel in self._channels:
+            await connection.execute(_listen(channel))
+        self._connected.set()
+        self._on_gap()
+        while True:
+            async for notification in connection.notifies(timeout=_HEARTBEAT):
+                self._on_notify(notification.channel, notification.payload)
+            await asyncio.wait_for(connection.execute("SELECT 1"), _HEARTBEAT)
+
+
+def _listen(channel: str) -> sql.Composed:
+    return sql.SQL("LISTEN {}").format(sql.Identifier(channel))

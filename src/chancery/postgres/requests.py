@@ -1,0 +1,338 @@
+"""The registration side of the table that joins RA and CA: submissions by group commit, outcomes by NOTIFY."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import datetime
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from chancery.batching import Batcher
+from chancery.errors import ErrorType, PKIError
+from chancery.ports import Event, NewRequest, NewRevocation, RequestOutcome, RequestState, RevocationOutcome
+from chancery.postgres.journal import event_body
+from chancery.postgres.listen import OUTCOMES, AsyncListener
+from chancery.postgres.rows import columns, is_storable, text_array
+from chancery.postgres.session import AsyncPool
+
+MAX_CSR = 65536
+MAX_TRANSACTION_ID = 200
+_POLL = 5.0
+"""Seconds between looks while notifications arrive; every `_RETRY` while they do not."""
+_RETRY = 0.5
+
+Outcome = TypeVar("Outcome", RequestOutcome, RevocationOutcome)
+Submission = tuple[NewRequest, Sequence[Event]]
+Result = RequestOutcome | PKIError
+
+# One statement, its own transaction: the requests that are new, and the events of those alone.
+_SUBMIT = """
+WITH asked AS (
+    SELECT * FROM unnest(%b::integer[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[],
+        %b::text[], %b::bytea[], %b::timestamptz[])
+    AS t (n, transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at)
+), stored AS (
+    INSERT INTO chancery.request (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint,
+        received_at)
+    SELECT transaction_id, protocol, requestor, profile, issuer, csr, names::text[], fingerprint, received_at
+    FROM asked ORDER BY n
+    ON CONFLICT (requestor, transaction_id) DO NOTHING
+    RETURNING request_id, requestor, transaction_id
+), journal AS (
+    INSERT INTO chancery.journal_event (body)
+    SELECT e.body FROM unnest(%b::integer[], %b::text[]) WITH ORDINALITY AS e (n, body, position)
+    JOIN asked USING (n) JOIN stored USING (requestor, transaction_id) ORDER BY position
+)
+SELECT n, request_id FROM stored JOIN asked USING (requestor, transaction_id)"""
+
+_OUTCOMES = """
+SELECT r.request_id, r.transaction_id, r.requestor, r.state, r.fingerprint, c.der, coalesce(i.name, r.issuer),
+    r.error, r.detail
+FROM chancery.request AS r
+LEFT JOIN chancery.certificate AS c USING (request_id)
+LEFT JOIN chancery.issuer AS i USING (issuer_id)
+WHERE """
+_BY_ID = f"{_OUTCOMES}r.request_id = ANY (%b::bigint[])"
+_KEYS = "SELECT * FROM unnest(%b::text[], %b::text[])"
+_BY_TRANSACTION = f"{_OUTCOMES}(r.requestor, r.transaction_id) IN ({_KEYS})"
+
+_REVOKE = """
+WITH stored AS (
+    INSERT INTO chancery.revocation_request (issuer_id, serial, reason, invalidity_date, requestor, received_at)
+    SELECT issuer_id, %s, %s, %s::timestamptz, %s, %s FROM chancery.issuer WHERE name = %s RETURNING revocation_id
+), journal AS (
+    INSERT INTO chancery.journal_event (body)
+    SELECT body FROM stored, unnest(%s::text[]) WITH ORDINALITY AS e (body, n) ORDER BY n
+)
+SELECT revocation_id FROM stored"""
+_REVOCATION = "SELECT revocation_id, state, detail FROM chancery.revocation_request WHERE revocation_id = %s"
+
+_WISH = """
+WITH stored AS (
+    INSERT INTO chancery.crl_wish (issuer_id, requestor, asked_at)
+    SELECT issuer_id, %s, %s::timestamptz FROM chancery.issuer WHERE name = %s RETURNING issuer_id
+), journal AS (
+    INSERT INTO chancery.journal_event (body)
+    SELECT body FROM stored, unnest(%s::text[]) WITH ORDINALITY AS e (body, n) ORDER BY n
+)
+SELECT issuer_id FROM stored"""
+
+
+def request_fingerprint(request: NewRequest) -> bytes:
+    """Return SHA-256 over everything that was asked, each part with its length; the time is not part of it."""
+    issuer = () if request.issuer is None else (request.issuer,)
+    parts = (request.transaction_id, request.protocol, request.requestor, request.profile, *request.names)
+    digest = hashlib.sha256(bytes((len(issuer),)) + len(request.names).to_bytes(4, "big"))
+    for part in (request.csr, *(text.encode() for text in (*issuer, *parts))):
+        digest.update(len(part).to_bytes(4, "big") + part)
+    return digest.digest()
+
+
+class PgRequestQueue:
+    """
+    `ports.RequestQueue` as the role `chancery_ra`, inside one event loop.
+
+    Submissions that arrive while one commit is in flight share the next one; so do reads. `close` before
+    the loop ends.
+    """
+
+    def __init__(self, pool: AsyncPool, *, max_batch: int = 256, max_pending: int = 8192) -> None:
+        self._pool = pool
+        self._submissions: Batcher[Submission, Result] = Batcher(self._store, max_batch, max_pending)
+        self._reads: Batcher[int, RequestOutcome | None] = Batcher(self._read, max_batch, 8 * max_pending)
+        self._waiting: collections.defaultdict[str, set[asyncio.Event]] = collections.defaultdict(set)
+        self._listener = AsyncListener(pool.settings, (OUTCOMES,), self._settled, self._gap)
+
+    async def submit(self, request: NewRequest, events: Sequence[Event]) -> RequestOutcome:
+        """
+        Store a request with its events, or return the outcome of the one already stored under its ids.
+
+        Raises PKIError: TRANSACTION_ID_IN_USE when that one asked for something else, BAD_DATA_FORMAT for
+        what cannot be stored, SYSTEM_UNAVAIL when the database is away or too much is waiting.
+        """
+        _check(request)
+        result = await self._submissions.submit((request, events))
+        if isinstance(result, PKIError):
+            raise result
+        return result
+
+    async def outcome(self, request_id: int) -> RequestOutcome | None:
+        """Return where a request stands, None when there is none."""
+        return await self._reads.submit(request_id)
+
+    async def wait(self, request_id: int, seconds: float) -> RequestOutcome:
+        """
+        Return the outcome as soon as it is final, else as it stands after `seconds`.
+
+        An outage in the middle is waited out. Raises PKIError: BAD_REQUEST when there is no such request,
+        SYSTEM_UNAVAIL when the database is still away at the end.
+        """
+
+        async def read() -> RequestOutcome:
+            if (outcome := await self._reads.submit(request_id)) is None:
+                raise PKIError(ErrorType.BAD_REQUEST, "there is no such request")
+            return outcome
+
+        return await self._wait(str(request_id), read, seconds)
+
+    async def submit_revocation(self, request: NewRevocation, events: Sequence[Event]) -> RevocationOutcome:
+        """Store a revocation request. PKIError(BAD_CERT_ID) for an unknown issuer or an impossible serial."""
+        if not 1 <= len(request.serial) <= 20:
+            raise PKIError(ErrorType.BAD_CERT_ID, "a serial number has 1 to 20 octets")
+        _check_text(request.requestor, request.issuer)
+        found = await self._pool.fetch(
+            _REVOKE,
+            (
+                request.serial,
+                int(request.reason),
+                request.invalidity_date,
+                request.requestor,
+                request.received_at,
+                request.issuer,
+                [event_body(event) for event in events],
+            ),
+        )
+        if not found:
+            raise PKIError(ErrorType.BAD_CERT_ID, "there is no such issuer")
+        return RevocationOutcome(found[0][0], RequestState.WAITING, None)
+
+    async def wait_revocation(self, revocation_id: int, seconds: float) -> RevocationOutcome:
+        """Return where a revocation request stands once it is settled, or after `seconds`; errors as `wait`."""
+
+        async def read() -> RevocationOutcome:
+            found = await self._pool.fetch(_REVOCATION, (revocation_id,))
+            if not found:
+                raise PKIError(ErrorType.BAD_REQUEST, "there is no such revocation request")
+            return RevocationOutcome(found[0][0], RequestState(found[0][1]), found[0][2])
+
+        return await self._wait(f"r{revocation_id}", read, seconds)
+
+    async def ask_crl(self, issuer: str, requestor: str, at: datetime.datetime, events: Sequence[Event]) -> None:
+        """Ask the worker to publish a fresh CRL. PKIError(BAD_CERT_ID) for an issuer that does not exist."""
+        _check_text(issuer, requestor)
+        bodies = [event_body(event) for event in events]
+        if not await self._pool.fetch(_WISH, (requestor, at, issuer, bodies)):
+            raise PKIError(ErrorType.BAD_CERT_ID, "there is no such issuer")
+
+    async def close(self) -> None:
+        """Finish what was submitted and stop listening; the pool stays open."""
+        await self._submissions.close()
+        await self._listener.close()
+
+    async def _store(self, batch: list[Submission]) -> list[Result]:
+        """One commit for the batch. One that the database refuses fails alone, not its neighbours."""
+        try:
+            return await self._store_together(batch)
+        except PKIError as error:
+            if error.type is not ErrorType.SYSTEM_FAILURE:
+                raise
+            if len(batch) == 1:
+                return [error]
+            return [result for one in batch for result in await self._store([one])]
+
+    async def _store_together(self, batch: list[Submission]) -> list[Result]:
+        # Twice the same ids in one batch: the first is stored, the others are retries of it.
+        first = {_key(request): n for n, (request, _) in reversed(list(enumerate(batch)))}
+        chosen = sorted(first.values())
+        events = [(n, event_body(event)) for n in chosen for event in batch[n][1]]
+        rows = [_row(n, batch[n][0]) for n in chosen]
+        new: dict[int, int] = dict(await self._pool.fetch(_SUBMIT, (*columns(rows, 10), *columns(events, 2))))
+        known = await self._known([key for key, n in first.items() if n not in new])
+        results: list[Result] = []
+        for request, _ in batch:
+            key = _key(request)
+            stored = known.get(key) or _waiting(new[first[key]], batch[first[key]][0])
+            results.append(stored if stored.fingerprint == request_fingerprint(request) else _in_use())
+        return results
+
+    async def _known(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], RequestOutcome]:
+        if not keys:
+            return {}
+        found = map(_outcome, await self._pool.fetch(_BY_TRANSACTION, columns(keys, 2)))
+        return {(outcome.requestor, outcome.transaction_id): outcome for outcome in found}
+
+    async def _read(self, ids: list[int]) -> list[RequestOutcome | None]:
+        found = map(_outcome, await self._pool.fetch(_BY_ID, (ids,)))
+        by_id = {outcome.request_id: outcome for outcome in found}
+        return [by_id.get(request_id) for request_id in ids]
+
+    async def _wait(self, key: str, read: Callable[[], Awaitable[Outcome]], seconds: float) -> Outcome:
+        self._listener.start()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        woken = asyncio.Event()
+        # Before the first look, so that nothing can settle unheard between the look and the wait.
+        self._waiting[key].add(woken)
+        try:
+            while True:
+                woken.clear()
+                with contextlib.suppress(_Away):
+                    outcome = await _tolerating(read, until - loop.time())
+                    left = until - loop.time()
+                    if outcome.state in {RequestState.DONE, RequestState.REFUSED} or left <= 0:
+                        return outcome
+                pause = _POLL if self._listener.connected else _RETRY
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), max(0.0, min(until - loop.time(), pause)))
+        finally:
+            self._waiting[key].discard(woken)
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    def _settled(self, _channel: str, payload: str) -> None:
+        for key in payload.split(","):
+            for woken in self._waiting.get(key, ()):
+                woken.set()
+
+    def _gap(self) -> None:
+        for waiting in self._waiting.values():
+            for woken in waiting:
+                woken.set()
+
+
+class _Away(Exception):  # noqa: N818 - it never leaves this module
+    """The database is away, and there is time to look again."""
+
+
+async def _tolerating(read: Callable[[], Awaitable[Outcome]], left: float) -> Outcome:
+    try:
+        return await read()
+    except PKIError as error:
+        if error.type is ErrorType.SYSTEM_UNAVAIL and left > 0:
+            raise _Away from error
+        raise
+
+
+def _check(request: NewRequest) -> None:
+    _check_text(
+        request.transaction_id,
+        request.protocol,
+        request.requestor,
+        request.profile,
+        request.issuer or "",
+        *request.names,
+    )
+    if not 1 <= len(request.transaction_id) <= MAX_TRANSACTION_ID:
+        raise PKIError(ErrorType.BAD_DATA_FORMAT, f"a transaction id has 1 to {MAX_TRANSACTION_ID} characters")
+    if len(request.csr) > MAX_CSR:
+        raise PKIError(ErrorType.BAD_DATA_FORMAT, f"a request has at most {MAX_CSR} octets")
+
+
+def _check_text(*texts: str) -> None:
+    if not all(map(is_storable, texts)):
+        raise PKIError(ErrorType.BAD_DATA_FORMAT, "NUL or an unpaired surrogate in a text")
+
+
+def _key(request: NewRequest) -> tuple[str, str]:
+    return request.requestor, request.transaction_id
+
+
+def _row(n: int, request: NewRequest) -> tuple[object, ...]:
+    return (
+        n,
+        request.transaction_id,
+        request.protocol,
+        request.requestor,
+        request.profile,
+        request.issuer,
+        request.csr,
+        text_array(request.names),
+        request_fingerprint(request),
+        request.received_at,
+    )
+
+
+def _waiting(request_id: int, request: NewRequest) -> RequestOutcome:
+    return RequestOutcome(
+        request_id,
+        request.transaction_id,
+        request.requestor,
+        RequestState.WAITING,
+        request_fingerprint(request),
+        None,
+        request.issuer,
+        None,
+        None,
+    )
+
+
+def _outcome(row: Sequence[Any]) -> RequestOutcome:
+    request_id, transaction_id, requestor, state, fingerprint, der, issuer, error, detail = row
+    return RequestOutcome(
+        request_id,
+        transaction_id,
+        requestor,
+        RequestState(state),
+        fingerprint,
+        der,
+        issuer,
+        None if error is None else ErrorType(error),
+        detail,
+    )
+
+
+def _in_use() -> PKIError:
+    return PKIError(ErrorType.TRANSACTION_ID_IN_USE, "that transaction id asked for something else")

@@ -1,0 +1,75 @@
+"""The suite's database roles and the one database that they may enter."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import psycopg
+from psycopg import sql
+
+from chancery.errors import OperatorError
+from chancery.postgres.session import Connection, PgConnection, connect, translated
+
+ROLES = ("chancery_owner", "chancery_ra", "chancery_worker", "chancery_ocsp", "chancery_tsa", "chancery_auditor")
+READERS = ("chancery_ocsp", "chancery_auditor")
+"""Roles whose sessions are read-only from the start; their grants hold without it."""
+DATABASE = "chancery"
+
+
+def create_roles(connection: Connection, passwords: Mapping[str, bytes], database: str = DATABASE) -> None:
+    """
+    Make the login roles and their database, over the connection of a superuser.
+
+    `passwords` holds one per name of `ROLES`. The SCRAM verifiers (RFC 5803) are computed here, so that no
+    password goes to the server or its log. Idempotent: run again, it sets passwords and grants again.
+    Raises OperatorError when a password is missing, and PKIError as `session.translated`.
+    """
+    if missing := [role for role in ROLES if not passwords.get(role)]:
+        raise OperatorError(f"no password for {', '.join(missing)}", "give each role one")
+    with translated(), connect(dataclasses.replace(connection, application_name="chancery roles")) as superuser:
+        # Two starts at once take turns.
+        superuser.execute("SELECT pg_advisory_lock(%s)", (0x43485704,))
+        for role in ROLES:
+            _create_role(superuser, role, passwords[role])
+        create_database(superuser, database)
+
+
+def _create_role(superuser: PgConnection, role: str, password: bytes) -> None:
+    verifier = superuser.pgconn.encrypt_password(password, role.encode(), b"scram-sha-256").decode()
+    exists = superuser.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchone()
+    superuser.execute(
+        sql.SQL(
+            "{verb} ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+            " PASSWORD {verifier}"
+        ).format(
+            verb=sql.SQL("CREATE" if exists is None else "ALTER"),
+            role=sql.Identifier(role),
+            verifier=sql.Literal(verifier),
+        )
+    )
+    if role in READERS:
+        superuser.execute(
+            sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(sql.Identifier(role))
+        )
+
+
+def create_database(superuser: PgConnection, database: str, template: str = "template0") -> None:
+    """Make a database of `chancery_owner` that only this suite's roles may enter; idempotent."""
+    name, owner = sql.Identifier(database), sql.Identifier("chancery_owner")
+    if superuser.execute("SELECT FROM pg_database WHERE datname = %s", (database,)).fetchone() is None:
+        encoding = sql.SQL("" if template != "template0" else " ENCODING 'UTF8' LOCALE 'C'")
+        try:
+            superuser.execute(
+                sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}{}").format(
+                    name, owner, sql.Identifier(template), encoding
+                )
+            )
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise OperatorError(
+                f"this role may not create the database {database}",
+                f"let a superuser run: CREATE DATABASE {database} OWNER chancery_owner",
+            ) from error
+    roles = sql.SQL(", ").join(map(sql.Identifier, ROLES))
+    superuser.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
+    superuser.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(name, roles))

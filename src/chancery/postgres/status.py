@@ -1,0 +1,49 @@
+"""What the OCSP responder and the repository read. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from chancery.ports import CertificateStatus, Clock, CRLRecord, IssuerRecord
+from chancery.postgres import rows
+from chancery.postgres.session import AsyncPool
+
+# A serial of which only the intent is known has no status row yet; its intent is looked at for it alone.
+_STATUSES = """
+SELECT issuer_id, serial, s.state, coalesce(s.not_after, (
+        SELECT i.not_after FROM chancery.intent AS i WHERE (i.issuer_id, i.serial) = (k.issuer_id, k.serial))),
+    s.revoked_at, s.reason, s.invalidity_date
+FROM unnest(%b::integer[], %b::bytea[]) AS k (issuer_id, serial)
+LEFT JOIN chancery.certificate_status AS s USING (issuer_id, serial)"""
+
+_OF_KEY = """
+SELECT c.der FROM chancery.certificate AS c JOIN chancery.certificate_status AS s USING (issuer_id, serial)
+WHERE c.spki_sha256 = %(spki)s AND s.state = 'good' AND c.not_before <= %(at)s AND c.not_after >= %(at)s
+ORDER BY c.certificate_id DESC"""
+
+
+class PgStatusReader:
+    """`ports.StatusReader` as the role `chancery_ocsp` (or `chancery_tsa` for its own certificate)."""
+
+    def __init__(self, pool: AsyncPool, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+
+    async def statuses(self, keys: Sequence[tuple[int, bytes]]) -> Mapping[tuple[int, bytes], CertificateStatus]:
+        """Return the status of each (issuer_id, serial) that was ever used, in one statement."""
+        found = await self._pool.fetch(_STATUSES, rows.columns(keys, 2))
+        return {(row[0], row[1]): rows.status(row) for row in found if row[3] is not None}
+
+    async def issuers(self) -> list[IssuerRecord]:
+        """Return every issuer, in the order in which they were added."""
+        return [rows.issuer_record(row) for row in await self._pool.fetch(rows.ISSUERS)]
+
+    async def latest_crl(self, issuer_id: int) -> CRLRecord | None:
+        """Return the issuer's current CRL."""
+        found = await self._pool.fetch(rows.LATEST_CRL, (issuer_id,))
+        return rows.crl_record(found[0]) if found else None
+
+    async def certificates_of_key(self, spki_sha256: bytes) -> list[bytes]:
+        """Return certificates (DER) issued for this public key that are good now, newest first."""
+        found = await self._pool.fetch(_OF_KEY, {"spki": spki_sha256, "at": self._clock.now()})
+        return [row[0] for row in found]

@@ -1,0 +1,88 @@
+"""
+A real PostgreSQL for tests and benchmarks: the embedded server, a migrated template, a fresh database each.
+
+    with temporary_postgres(path) as server:
+        with server.database() as database:
+            PgIssuanceStore(database.role("worker"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from psycopg import sql
+
+from chancery.postgres.embedded import EmbeddedPostgres
+from chancery.postgres.migrate import migrate
+from chancery.postgres.roles import ROLES, create_database, create_roles
+from chancery.postgres.session import Connection, connect
+
+AT = datetime.datetime(2026, 11, 24, 12, 0, tzinfo=datetime.UTC)
+TEMPLATE = "chancery_template"
+# A kill -9 of the server loses nothing without it; only a crash of the machine would.
+FAST = {"fsync": "off", "shared_buffers": "64MB", "max_wal_size": "256MB"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Database:
+    """One database of a server, as seen by any role."""
+
+    server: EmbeddedPostgres
+    name: str
+
+    def role(self, role: str) -> Connection:
+        """Settings of one role, named without its prefix."""
+        name = f"chancery_{role}"
+        return Connection(self.server.host, self.server.port, self.name, name, password=lambda: password(name))
+
+    @property
+    def superuser(self) -> Connection:
+        return dataclasses.replace(self.server.superuser, database=self.name)
+
+
+class Server:
+    """A running server with the suite's roles and a migrated template."""
+
+    def __init__(self, embedded: EmbeddedPostgres) -> None:
+        self.embedded = embedded
+        self.superuser = embedded.superuser
+        self._numbers = itertools.count(1)
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[Database]:
+        """A fresh database with the current schema, dropped afterwards."""
+        found = Database(self.embedded, f"chancery_test_{next(self._numbers)}")
+        with connect(self.superuser) as superuser:
+            create_database(superuser, found.name, TEMPLATE)
+        try:
+            yield found
+        finally:
+            with connect(self.superuser) as superuser:
+                superuser.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(found.name)))
+
+
+def password(role: str) -> bytes:
+    """The password of a role in tests."""
+    return f"password of {role}".encode()
+
+
+@contextlib.contextmanager
+def temporary_postgres(path: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """
+    Run a server under `path` while the block lasts.
+
+    Without `settings` it does not wait for the disk; pass {} for the product's own settings.
+    """
+    embedded = EmbeddedPostgres(path, FAST if settings is None else settings)
+    embedded.start()
+    try:
+        create_roles(embedded.superuser, {role: password(role) for role in ROLES}, TEMPLATE)
+        migrate(Database(embedded, TEMPLATE).role("owner"), at=AT)
+        yield Server(embedded)
+    finally:
+        embedded.stop()
