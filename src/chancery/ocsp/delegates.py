@@ -15,8 +15,6 @@ from chancery.ports import Clock, StatusReader
 Report = Callable[[str, Mapping[str, object]], None]
 """Takes the name of what happened and its details, for the log."""
 
-_EMPTY = IssuerTable(())
-
 
 class Delegates:
     """
@@ -35,7 +33,14 @@ class Delegates:
         self._by_name = by_name
         self._found: dict[int, Delegate] = {}
         self._problems: dict[str, str] = dict.fromkeys(self._signers, "no certificate was looked for yet")
-        self.table = _EMPTY
+        self._table: IssuerTable | None = None
+
+    @property
+    def table(self) -> IssuerTable:
+        """Return the issuers; PKIError(SYSTEM_UNAVAIL) as long as they could not be read."""
+        if self._table is None:
+            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the issuers are not known yet")
+        return self._table
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -84,11 +89,15 @@ class Delegates:
                 found[issuer_id] = chosen
             else:
                 problems[name] = chosen
-        before = ({i: d.certificate for i, d in self._found.items()}, sorted(self.table.names))
-        after = ({i: d.certificate for i, d in found.items()}, sorted(table.names))
+        changed = (
+            self._table is None
+            or self._table.names != table.names
+            or {i: one.certificate for i, one in self._found.items()}
+            != {i: one.certificate for i, one in found.items()}
+        )
         self._say(table, found, problems)
-        self.table, self._found, self._problems = table, found, problems
-        return before != after
+        self._table, self._found, self._problems = table, found, problems
+        return changed
 
     async def _choose(self, table: IssuerTable, issuer_id: int, signer: Signer) -> Delegate | str:
         """Return the first certificate that may sign now, or what is wrong with the newest."""
