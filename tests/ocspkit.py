@@ -28,7 +28,7 @@ from chancery.ports import (
     RevocationReason,
     StatusState,
 )
-from chancery.web.hot import Request
+from chancery.web.hot import Request, to_wire
 from chancery.web.ocsp import OCSPService, OCSPSettings
 from fakes import START, CountingSigner, FakeClock, Faults
 
@@ -224,9 +224,8 @@ class Bench:
 
 
 def parts(answer) -> tuple[int, dict[str, str], bytes]:
-    if not isinstance(answer, bytes):
-        return answer.status, dict(answer.headers), answer.body
-    head, _, body = answer.partition(b"\r\n\r\n")
+    wire = answer if isinstance(answer, bytes) else to_wire(answer)
+    head, _, body = wire.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     return int(lines[0].split()[1]), dict(line.split(": ", 1) for line in lines[1:]), body
 

@@ -23,7 +23,7 @@ from chancery.errors import ErrorType, PKIError
 from chancery.ocsp.answering import Answered, Answerer, AnswererLimits
 from chancery.ocsp.cache import Cache, Changes
 from chancery.ocsp.delegates import Delegates, Report
-from chancery.ocsp.responder import ResponderSettings
+from chancery.ocsp.responder import ResponderSettings, Subject
 from chancery.ports import Clock, StatusReader
 from chancery.web import caching, failures
 from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
@@ -81,21 +81,32 @@ class OCSPSettings:
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Kept:
     """
-    An answer ready to be sent. `refresh` is half of its life, in monotonic seconds: then a new one is made,
-    and this one only stands in while that is not possible.
+    An answer ready to be sent. `refresh` is half of its life, in monotonic seconds: then a new one is made, and
+    this one only stands in, until `until`, while that is not possible.
     """
 
-    answered: Answered
     tag: str
     full: bytes
     not_modified: bytes
     refresh: float
+    until: float
+    subjects: tuple[Subject, ...]
+    read_at: int
 
     def to(self, request: Request) -> bytes:
         asked = request.if_none_match
         if asked is not None and request.method != b"POST" and caching.matches(asked, self.tag):
             return self.not_modified
         return self.full
+
+    def late(self) -> bytes:
+        """Return it as it is sent past half of its life: true, and not to be kept by anybody."""
+        body = self.full[self.full.index(b"\r\n\r\n") + 4 :]
+        return _unkept(body)
+
+
+def _unkept(response: bytes) -> bytes:
+    return to_wire(Answer(200, ocsp.CONTENT_TYPE_RESPONSE, response, caching.NO_STORE))
 
 
 class OCSPService:
@@ -273,7 +284,7 @@ class OCSPService:
         self._made += 1
         if answered.lasting:
             return self._kept(answered).to(request)
-        return to_wire(Answer(200, ocsp.CONTENT_TYPE_RESPONSE, answered.response, caching.NO_STORE))
+        return _unkept(answered.response)
 
     async def _lasting(self, request: Request, asked: ocsp.OCSPRequest, plain: bytes) -> Reply:
         """Answer what may be kept, and keep it."""
@@ -283,12 +294,12 @@ class OCSPService:
             # Past half of its life, but true until nextUpdate: better than nothing while something is away.
             kept = self._cache.get(plain, self._clock.monotonic())
             if kept is not None and error.type is ErrorType.SYSTEM_UNAVAIL:
-                return to_wire(Answer(200, ocsp.CONTENT_TYPE_RESPONSE, kept.answered.response, caching.NO_STORE))
+                return kept.late()
             self._refused += 1
             return refused(error.type)
         self._made += 1
         if not answered.lasting:
-            return to_wire(Answer(200, ocsp.CONTENT_TYPE_RESPONSE, answered.response, caching.NO_STORE))
+            return _unkept(answered.response)
         kept = self._kept(answered)
         if self._keep(plain, kept):
             self._keep_alias(request, plain, kept)
@@ -296,28 +307,29 @@ class OCSPService:
 
     def _kept(self, answered: Answered) -> _Kept:
         half = (answered.next_update - answered.this_update) / 2
-        left = answered.this_update + half - self._clock.now()
+        age = self._clock.now() - answered.this_update
         max_age = int(min(self._settings.max_age, half).total_seconds())
         tag = caching.etag(answered.response)
         headers = caching.fields(tag, answered.this_update, answered.next_update, max_age)
+        now = self._clock.monotonic()
         return _Kept(
-            answered,
             tag,
             to_wire(Answer(200, ocsp.CONTENT_TYPE_RESPONSE, answered.response, headers)),
             to_wire(caching.not_modified(headers)),
-            self._clock.monotonic() + left.total_seconds(),
+            now + (half - age).total_seconds(),
+            now + (2 * half - age).total_seconds() - _MARGIN_SECONDS,
+            answered.subjects,
+            answered.read_at,
         )
 
     def _keep(self, key: bytes, kept: _Kept) -> bool:
-        answered = kept.answered
-        left = (answered.next_update - self._clock.now()).total_seconds() - _MARGIN_SECONDS
         return self._cache.put(
             key,
             kept,
-            size=len(key) + len(kept.full) + len(kept.not_modified) + len(answered.response),
-            until=self._clock.monotonic() + left,
-            subjects=answered.subjects,
-            read_at=answered.read_at,
+            size=len(key) + len(kept.full) + len(kept.not_modified),
+            until=kept.until,
+            subjects=kept.subjects,
+            read_at=kept.read_at,
         )
 
     def _keep_alias(self, request: Request, plain: bytes, kept: _Kept) -> None:

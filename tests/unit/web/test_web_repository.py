@@ -1,0 +1,131 @@
+"""CRLs and CA certificates over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import pkcs7
+
+import ocspkit
+from chancery.ports import CRLRecord
+from fakes import START
+from ocspkit import ISSUING, get, with_bench
+
+WEEK = datetime.timedelta(days=7)
+
+
+def crl(number: int, der: bytes = b"", start: datetime.datetime = START) -> CRLRecord:
+    # The repository hands out octets and does not look into them.
+    return CRLRecord(ISSUING, number, start, start + WEEK, start, der or b"crl %d" % number)
+
+
+@with_bench()
+async def test_a_crl_is_read_once_and_says_how_long_it_lasts(bench):
+    bench.reader.crls[ISSUING] = crl(1)
+    for target in (b"/crl/issuing.crl", b"/crl/issuing.crl?x=1"):
+        status, headers, body = await bench.ask(get(target))
+        assert (200, "application/pkix-crl", b"crl 1") == (status, headers["Content-Type"], body)
+    assert ("max-age=3600, public, no-transform, must-revalidate", "Tue, 01 Dec 2026 12:00:00 GMT") == (
+        headers["Cache-Control"],
+        headers["Expires"],
+    )
+    assert 1 == bench.reader.crl_reads
+    assert 304 == (await bench.ask(get(b"/crl/issuing.crl", headers["ETag"].encode())))[0]
+
+
+@with_bench()
+async def test_max_age_counts_down_to_nextupdate(bench):
+    bench.reader.crls[ISSUING] = crl(1)
+    await bench.ask(get(b"/crl/issuing.crl"))
+    bench.clock.advance(WEEK.total_seconds() - 600)
+    _, headers, _ = await bench.ask(get(b"/crl/issuing.crl"))
+    assert headers["Cache-Control"].startswith("max-age=540,")
+    bench.clock.advance(600)
+    _, headers, _ = await bench.ask(get(b"/crl/issuing.crl"))
+    assert headers["Cache-Control"].startswith("max-age=0,")
+    assert 1 == bench.reader.crl_reads
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_new_crl_is_served_at_once(everything):
+    @with_bench()
+    async def run(bench):
+        bench.reader.crls[ISSUING] = crl(1)
+        await bench.ask(get(b"/crl/issuing.crl"))
+        bench.reader.crls[ISSUING] = crl(2)
+        bench.service.invalidate_all() if everything else bench.service.crl_changed(ISSUING)
+        assert b"crl 2" == (await bench.ask(get(b"/crl/issuing.crl")))[2]
+
+    run()
+
+
+@with_bench()
+async def test_a_crl_published_while_the_last_one_is_read_is_not_hidden(bench):
+    bench.reader.crls[ISSUING] = crl(1)
+    bench.reader.gate = asyncio.Event()
+    early = asyncio.create_task(bench.ask(get(b"/crl/issuing.crl")))
+    while not bench.reader.crl_reads:  # noqa: ASYNC110 - the fake has no event for it
+        await asyncio.sleep(0)
+    bench.reader.crls[ISSUING] = crl(2)
+    bench.service.crl_changed(ISSUING)
+    bench.reader.gate.set()
+    assert b"crl 1" == (await early)[2]
+    assert b"crl 2" == (await bench.ask(get(b"/crl/issuing.crl")))[2]
+
+
+@with_bench()
+async def test_without_a_crl_404_and_without_a_database_503_or_the_last_one(bench):
+    assert 404 == (await bench.ask(get(b"/crl/issuing.crl")))[0]
+    bench.reader.away = True
+    status, headers, _ = await bench.ask(get(b"/crl/issuing.crl"))
+    assert (503, "5", "no-store") == (status, headers["Retry-After"], headers["Cache-Control"])
+    bench.reader.away = False
+    bench.reader.crls[ISSUING] = crl(1)
+    await bench.ask(get(b"/crl/issuing.crl"))
+    bench.reader.away = True
+    bench.clock.advance(3600)
+    assert b"crl 1" == (await bench.ask(get(b"/crl/issuing.crl")))[2]
+
+
+@with_bench()
+async def test_ca_certificates(bench):
+    record = ocspkit.records()[ISSUING - 1]
+    expected = x509.load_der_x509_certificate(record.certificate)
+    status, headers, body = await bench.ask(get(b"/ca/issuing.cer"))
+    assert (200, "application/pkix-cert", record.certificate) == (status, headers["Content-Type"], body)
+    status, headers, body = await bench.ask(get(b"/ca/issuing.pem"))
+    assert (200, "application/x-pem-file", expected) == (
+        status,
+        headers["Content-Type"],
+        x509.load_pem_x509_certificate(body),
+    )
+    status, headers, body = await bench.ask(get(b"/ca/issuing.p7c"))
+    assert (200, "application/pkcs7-mime") == (status, headers["Content-Type"])
+    assert [expected] == pkcs7.load_der_pkcs7_certificates(body)
+    assert 304 == (await bench.ask(get(b"/ca/issuing.p7c", b"*")))[0]
+    (root,) = pkcs7.load_der_pkcs7_certificates((await bench.ask(get(b"/ca/root.p7c")))[2])
+    assert ocspkit.issuer(1) == root
+
+
+@with_bench()
+async def test_a_chain_goes_up_to_below_the_root(bench):
+    deeper = ocspkit.certificate("Deeper", "Issuing", 77, ca=True)
+    bench.reader.records.append(ocspkit.IssuerRecord(3, "deeper", deeper, ISSUING, "ca", "deeper"))
+    assert 404 == (await bench.ask(get(b"/ca/deeper.p7c")))[0]
+    await bench.service.refresh()
+    found = pkcs7.load_der_pkcs7_certificates((await bench.ask(get(b"/ca/deeper.p7c")))[2])
+    assert {"Deeper", "Issuing"} == {one.subject.rfc4514_string().split("=")[1].split(",")[0] for one in found}
+
+
+@pytest.mark.parametrize(
+    "target", [b"/ca/nobody.cer", b"/ca/issuing", b"/ca/../ca/issuing.cer", b"/crl/", b"/", b"/ca/issuing.key"]
+)
+def test_there_is_nothing_else(target):
+    @with_bench()
+    async def run(bench):
+        assert 404 == (await bench.ask(get(target)))[0]
+
+    run()
