@@ -22,6 +22,7 @@ from chancery.web.access import Gate, Peer
 from chancery.web.failures import PROBLEM_JSON, of_status
 
 MAX_HEAD: Final = 32 * 1024
+MAX_HEADERS: Final = 100
 # A whole message, trailers included; bodies are limited closer in `bodies`.
 MAX_MESSAGE: Final = 1024 * 1024
 HEAD_SECONDS: Final = 10.0
@@ -194,7 +195,8 @@ def protocol_class(limits: Limits) -> type[HttpToolsProtocol]:
         def on_headers_complete(self) -> None:
             self._unwatch_head()
             self._head_open = False
-            if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
                 self._refuse(431, "Request Header Fields Too Large")
                 return
             super().on_headers_complete()
