@@ -19,7 +19,7 @@ from unit.audit.journals import ED25519, ORIGIN, SOON
 histories = st.lists(st.integers(1, 5), min_size=1, max_size=6)
 
 
-def audit(store, remembered=None):
+def audit(store, *remembered):
     return verify(store, ORIGIN, ED25519.public_key, SOON, remembered=remembered)
 
 

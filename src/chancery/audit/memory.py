@@ -50,6 +50,8 @@ class CheckpointFile:
         try:
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             with os.fdopen(file, "wb") as stream:
+                # Nothing in it is secret, and an auditor who is somebody else reads it.
+                os.fchmod(file, 0o644)
                 stream.write(note.encode())
                 stream.flush()
                 os.fsync(file)

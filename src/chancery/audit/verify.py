@@ -11,7 +11,7 @@ import dataclasses
 import datetime
 import enum
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from chancery.asn1.signature import PublicKey
 from chancery.audit.merkle import CompactRange, leaf_hash
@@ -101,14 +101,14 @@ def verify(
     key: PublicKey,
     at: datetime.datetime,
     *,
-    remembered: TreeHead | None = None,
+    remembered: Sequence[TreeHead] = (),
     grace: datetime.timedelta = GRACE,
 ) -> Audit:
     """
     Check the whole journal against the checkpoints signed by `key` under `origin`; changes nothing.
 
-    Events younger than `grace` at `at` may still wait for their leaf. `remembered` is a checkpoint that
-    was seen before and kept elsewhere. Raises PKIError(SYSTEM_UNAVAIL) when the database is away.
+    Events younger than `grace` at `at` may still wait for their leaf. `remembered` are checkpoints that
+    were seen before and kept elsewhere. Raises PKIError(SYSTEM_UNAVAIL) when the database is away.
     """
     found = _Findings()
     # In this order: whatever is committed meanwhile can only make the newest checkpoint larger.
@@ -122,11 +122,12 @@ def verify(
         found.add(
             Kind.TRUNCATED, f"the newest checkpoint covers {covered} events, and {walk.seen} leaves are there"
         )
-    if remembered is not None and covered < remembered.size:
-        found.add(
-            Kind.ROLLED_BACK,
-            f"a checkpoint of {remembered.size} events was remembered, and the newest one covers {covered}",
-        )
+    for seen in remembered:
+        if covered < seen.size:
+            found.add(
+                Kind.ROLLED_BACK,
+                f"a checkpoint of {seen.size} events was remembered, and the newest one covers {covered}",
+            )
     waiting = _waiting(store, at - grace, found)
     head, note = walk.last if not found.kept else (None, None)
     return Audit(head, note, walk.checkpoints, waiting, tuple(found.kept), found.omitted)
@@ -140,11 +141,14 @@ class _Walk:
         store: JournalStore,
         origin: str,
         key: PublicKey,
-        remembered: TreeHead | None,
+        remembered: Sequence[TreeHead],
         found: _Findings,
     ) -> None:
         self._store, self._origin, self._key = store, origin, key
-        self._remembered, self._found = remembered, found
+        self._remembered: dict[int, list[bytes]] = {}
+        for head in remembered:
+            self._remembered.setdefault(head.size, []).append(head.root)
+        self._found = found
         self._tree = CompactRange()
         self._whole = True
         self._good = 0
@@ -181,14 +185,10 @@ class _Walk:
             self._found.add(Kind.EDITED, f"{where} is not what was recorded{_claims(leaf.body)}")
         # After a change found above, the recorded hash goes on: what follows is judged by itself.
         self._tree.append(leaf.hash)
-        if self._remembered is not None and self._whole and self._tree.size == self._remembered.size:
-            self._compare_remembered(self._remembered)
-
-    def _compare_remembered(self, remembered: TreeHead) -> None:
-        if self._tree.root() != remembered.root:
+        if self._whole and any(root != self._tree.root() for root in self._remembered.get(self._tree.size, ())):
             self._found.add(
                 Kind.ROLLED_BACK,
-                f"the first {remembered.size} events are not those of the remembered checkpoint:"
+                f"the first {self._tree.size} events are not those of the remembered checkpoint:"
                 " history was rewritten",
             )
 

@@ -81,11 +81,16 @@ class RequestPayload(_Struct, frozen=True, kw_only=True):
 
 
 class Answer(_Struct, frozen=True, kw_only=True):
-    """A certificate (DER), or an `ErrorType` value and words, for one transaction id."""
+    """
+    A certificate (DER), or an `ErrorType` value and words, for one transaction id.
+
+    `profile` is the SHA-256 of the profile's text under which the certificate was issued.
+    """
 
     certificate: DER | None
     detail: Words | None
     error: Annotated[str, msgspec.Meta(max_length=64)] | None
+    profile: SHA256Hex | None = None
     transaction_id: TransactionID
 
 

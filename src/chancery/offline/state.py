@@ -80,6 +80,8 @@ class State:
         self.revoked_since_crl: set[int] = set()
         self.chains: dict[str, Chain] = {}
         self.responses: dict[str, bytes] = {}
+        self.given: list[tuple[str, bytes]] = []
+        """(Requestor's key, response) of every answered bundle, in order."""
 
     def check(self, record: Record) -> None:
         """Raise PKIError(SYSTEM_FAILURE) when this record cannot follow what is there; changes nothing."""
@@ -281,9 +283,10 @@ def _check_crl_published(state: State, record: records.CRLPublished) -> None:
 
 def _bundle_answered(state: State, record: records.BundleAnswered) -> None:
     state.responses[record.request] = record.response
-    for chain in state.chains.values():
+    for requestor, chain in state.chains.items():
         if chain.request.sha256 == record.request:
             chain.response = record.response
+            state.given.append((requestor, record.response))
 
 
 def _check_bundle_answered(state: State, record: records.BundleAnswered) -> None:

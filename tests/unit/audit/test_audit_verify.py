@@ -130,11 +130,11 @@ def test_everything_after_an_older_checkpoint_cut_off_is_found_by_the_remembered
     remembered = audit(store).head
     cut_to_checkpoint(store, 4)
     assert () == audit(store).findings
-    found = audit(store, remembered=remembered)
+    found = audit(store, remembered=[remembered])
     assert [Kind.ROLLED_BACK] == kinds(found)
     assert "8 events was remembered, and the newest one covers 4" in found.findings[0].what
     cut_to_checkpoint(store, 0)
-    assert [Kind.ROLLED_BACK] == kinds(audit(store, remembered=remembered))
+    assert [Kind.ROLLED_BACK] == kinds(audit(store, remembered=[remembered]))
 
 
 def test_a_history_rewritten_after_the_remembered_checkpoint_is_found():
@@ -145,7 +145,7 @@ def test_a_history_rewritten_after_the_remembered_checkpoint_is_found():
     rewritten.write(*(event(100 + number) for number in range(9)))
     journals.Sequencer(rewritten, ED25519, ORIGIN, journals.FakeClock()).run_once()
     assert () == audit(rewritten).findings
-    assert [Kind.ROLLED_BACK] == kinds(audit(rewritten, remembered=remembered))
+    assert [Kind.ROLLED_BACK] == kinds(audit(rewritten, remembered=[remembered]))
 
 
 def test_a_journal_that_grew_continues_the_remembered_checkpoint():
@@ -153,7 +153,7 @@ def test_a_journal_that_grew_continues_the_remembered_checkpoint():
     remembered = audit(store).head
     store.write(event(4))
     journals.Sequencer(store, ED25519, ORIGIN, journals.FakeClock()).run_once()
-    found = audit(store, remembered=remembered)
+    found = audit(store, remembered=[remembered])
     assert ((), 4) == (found.findings, found.head.size)
 
 
