@@ -58,17 +58,21 @@ class Killed(BaseException):
     """The process died here: nothing of the caller's runs any more."""
 
 
-class Faults:
-    """Counts port calls; at call `at` does `mode`: fail-before, fail-after, kill-before or kill-after."""
+MODES = ("fail-before", "fail-after", "kill-before", "kill-after")
 
-    def __init__(self, at: int | None = None, mode: str = "fail-before") -> None:
+
+class Faults:
+    """Counts port calls; at call `at`, and `times - 1` calls after it, does `mode`, one of `MODES`."""
+
+    def __init__(self, at: int | None = None, mode: str = "fail-before", times: int = 1) -> None:
         self.calls = 0
         self.at = at
         self.mode = mode
+        self.times = times
 
     def around(self, call: Callable[[], Any]) -> Any:
         self.calls += 1
-        hit = self.calls == self.at
+        hit = self.at is not None and self.at <= self.calls < self.at + self.times
         if hit and self.mode == "fail-before":
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the port failed")
         if hit and self.mode == "kill-before":
@@ -125,6 +129,13 @@ class MemoryStore:
         self.crls: list[CRLRecord] = []
         self.may_revoke = True
         self.events: list[Event] = []
+        self.issuer_ids: set[int] = set()
+        self.history: list[CertificateStatus] = []
+        self.wishes: set[int] = set()
+        # What was revoked after a CRL's entries were read is not in it, whatever the times say.
+        self.changes: dict[int, int] = {}
+        self.read_at: dict[int, int] = {}
+        self.covered: dict[int, int] = {}
 
     def add(self, request: EnrolmentRequest) -> None:
         self.requests[request.request_id] = request
@@ -142,6 +153,7 @@ class MemoryStore:
 
     def record_intents(self, worker, intents, refusals, events) -> None:
         def act() -> None:
+            assert all(self.taken_by[one.request_id] == worker for one in (*intents, *refusals))
             new = {(intent.issuer_id, intent.serial) for intent in intents}
             if len(new) != len(intents) or new & self.serials:
                 raise PKIError(ErrorType.SYSTEM_FAILURE, "a serial was used before")
@@ -160,12 +172,16 @@ class MemoryStore:
                 assert key not in self.certificates, "a certificate stored twice"
                 assert self.states[certificate.request_id] is RequestState.TAKEN
                 self.certificates[key] = certificate
-                self.statuses[key] = CertificateStatus(*key, StatusState.GOOD, certificate.not_after)
+                self._set(CertificateStatus(*key, StatusState.GOOD, certificate.not_after))
                 self.states[certificate.request_id] = RequestState.DONE
             self._refuse(refusals)
             self.events += events
 
         self.faults.around(act)
+
+    def _set(self, status: CertificateStatus) -> None:
+        self.statuses[status.issuer_id, status.serial] = status
+        self.history.append(status)
 
     def _refuse(self, refusals: Sequence[Refusal]) -> None:
         for refusal in refusals:
@@ -186,7 +202,7 @@ class MemoryStore:
             for intent in intents:
                 key = (intent.issuer_id, intent.serial)
                 assert key not in self.statuses
-                self.statuses[key] = CertificateStatus(*key, StatusState.UNCONFIRMED, intent.not_after)
+                self._set(CertificateStatus(*key, StatusState.UNCONFIRMED, intent.not_after))
             for request_id, state in self.states.items():
                 if state is RequestState.TAKEN and self.taken_by[request_id] == worker:
                     self.states[request_id] = RequestState.WAITING
@@ -198,7 +214,7 @@ class MemoryStore:
         return self.faults.around(lambda: self.revocations[:limit])
 
     def requestor_may_revoke(self, requestor: str, issuer_id: int, serial: bytes) -> bool:
-        return self.may_revoke
+        return self.faults.around(lambda: self.may_revoke)
 
     def status(self, issuer_id: int, serial: bytes) -> CertificateStatus | None:
         return self.faults.around(lambda: self.statuses.get((issuer_id, serial)))
@@ -208,7 +224,8 @@ class MemoryStore:
             if status is not None:
                 before = self.statuses[status.issuer_id, status.serial]
                 assert before.state is not StatusState.REVOKED, "status goes forwards only"
-                self.statuses[status.issuer_id, status.serial] = status
+                self._set(status)
+                self.changes[status.issuer_id] = self.changes.get(status.issuer_id, 0) + 1
             else:
                 self.revocation_refusals[request.revocation_id] = refusal
             self.revocations.remove(request)
@@ -217,8 +234,9 @@ class MemoryStore:
         self.faults.around(act)
 
     def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
-        return self.faults.around(
-            lambda: [
+        def act() -> list[RevokedEntry]:
+            self.read_at[issuer_id] = self.changes.get(issuer_id, 0)
+            return [
                 RevokedEntry(serial, status.revoked_at, status.reason, status.invalidity_date)
                 for (issuer, serial), status in sorted(self.statuses.items())
                 if issuer == issuer_id
@@ -227,22 +245,23 @@ class MemoryStore:
                 and status.reason is not None
                 and status.not_after >= expired_since
             ]
-        )
+
+        return self.faults.around(act)
 
     def crl_due(self, at: datetime.datetime) -> list[int]:
-        issuers = {issuer for issuer, _ in self.statuses}
-        return [
-            issuer
-            for issuer in sorted(issuers)
-            if (crl := self.latest_crl(issuer)) is None
-            or crl.next_update <= at
-            or any(
-                key[0] == issuer and status.revoked_at is not None and status.revoked_at > crl.this_update
-                for key, status in self.statuses.items()
-            )
-        ]
+        def due(issuer: int) -> bool:
+            if issuer in self.wishes or (crl := self._latest(issuer)) is None:
+                return True
+            margin = min(datetime.timedelta(hours=24), (crl.next_update - crl.this_update) / 2)
+            return crl.next_update - margin <= at or self.changes.get(issuer, 0) > self.covered[issuer]
+
+        known = sorted(self.issuer_ids | {issuer for issuer, _ in self.statuses})
+        return self.faults.around(lambda: [issuer for issuer in known if due(issuer)])
 
     def latest_crl(self, issuer_id: int) -> CRLRecord | None:
+        return self.faults.around(lambda: self._latest(issuer_id))
+
+    def _latest(self, issuer_id: int) -> CRLRecord | None:
         return max((c for c in self.crls if c.issuer_id == issuer_id), key=lambda c: c.number, default=None)
 
     def reserve_crl_number(self, issuer_id: int, events: Sequence[Event]) -> int:
@@ -255,9 +274,12 @@ class MemoryStore:
 
     def publish_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:
         def act() -> None:
-            latest = self.latest_crl(crl.issuer_id)
+            latest = self._latest(crl.issuer_id)
             assert latest is None or crl.number > latest.number
+            assert crl.number <= self.crl_numbers[crl.issuer_id]
             self.crls.append(crl)
+            self.covered[crl.issuer_id] = self.read_at[crl.issuer_id]
+            self.wishes.discard(crl.issuer_id)
             self.events += events
 
         self.faults.around(act)

@@ -19,25 +19,17 @@ _YEAR = datetime.timedelta(days=366)
 @dataclasses.dataclass(frozen=True, slots=True)
 class CRLSettings:
     """
-    `lifetime` from thisUpdate to nextUpdate, `refresh` before the end of one the next is made (R14, R15).
+    `lifetime` from thisUpdate to nextUpdate; the store says when the next is due, before that (R14).
 
     R15 allows 10 days. Of a root, whose CRLs only a ceremony makes, `longest` may say up to a year (BR 4.9.7).
     """
 
     lifetime: datetime.timedelta = datetime.timedelta(days=7)
-    refresh: datetime.timedelta = datetime.timedelta(hours=24)
     longest: datetime.timedelta = MAX_CRL_VALIDITY
 
     def __post_init__(self) -> None:
         if not datetime.timedelta(minutes=1) <= self.lifetime <= self.longest <= _YEAR:
             raise ValueError("a CRL is valid for a minute to 10 days (R15), a root's to a year")
-        if not datetime.timedelta(0) <= self.refresh:
-            raise ValueError("a CRL is refreshed before its end")
-
-    @property
-    def overlap(self) -> datetime.timedelta:
-        """`refresh`, but never more than half of the lifetime, or a CRL would be due when it is made."""
-        return min(self.refresh, self.lifetime / 2)
 
 
 def make_crl(issuer: Issuer, store: RevocationStore, clock: Clock, actor: str, settings: CRLSettings) -> CRLRecord:
@@ -82,12 +74,8 @@ def make_crl(issuer: Issuer, store: RevocationStore, clock: Clock, actor: str, s
 def publish_due(
     issuers: Mapping[int, Issuer], store: RevocationStore, clock: Clock, actor: str, settings: CRLSettings
 ) -> int:
-    """
-    Make the CRL of each of these issuers (by issuer_id) that needs one; return how many were made (R14).
-
-    One that ends within `settings.overlap` is due already.
-    """
-    due = [issuer_id for issuer_id in store.crl_due(clock.now() + settings.overlap) if issuer_id in issuers]
+    """Make the CRL of each of these issuers (by issuer_id) that needs one; return how many were made (R14)."""
+    due = [issuer_id for issuer_id in store.crl_due(clock.now()) if issuer_id in issuers]
     for issuer_id in due:
         make_crl(issuers[issuer_id], store, clock, actor, settings)
     return len(due)
