@@ -1,7 +1,7 @@
 """
 A real PostgreSQL for tests and benchmarks: the embedded server, a migrated template, a fresh database each.
 
-    with temporary_postgres(path) as server:
+    with temporary_postgres() as server:
         with server.database() as database:
             PgIssuanceStore(database.role("worker"))
 """
@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import datetime
 import itertools
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -72,12 +73,29 @@ def password(role: str) -> bytes:
 
 
 @contextlib.contextmanager
-def temporary_postgres(path: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+def temporary_directory() -> Iterator[Path]:
     """
-    Run a server under `path` while the block lasts.
+    A directory that another account can pass through.
+
+    Not pytest's tmp_path: each pytest of root closes the folder above it, under the feet of a server that
+    runs as an account of its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="chancery-pg-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def temporary_postgres(path: Path | None = None, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """
+    Run a server while the block lasts, under `path` or in a directory of its own.
 
     Without `settings` it does not wait for the disk; pass {} for the product's own settings.
     """
+    if path is None:
+        with temporary_directory() as own, temporary_postgres(own / "pg", settings) as server:
+            yield server
+        return
     embedded = EmbeddedPostgres(path, FAST if settings is None else settings)
     embedded.start()
     try:

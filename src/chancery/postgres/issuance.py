@@ -88,7 +88,7 @@ class PgIssuanceStore:
         """Take at most `limit` waiting requests for this worker, oldest first; nobody else gets them."""
         rows = self._session.fetch(_TAKE, (worker, at, limit))
         # RETURNING has no order of its own.
-        return [EnrolmentRequest(*first, tuple(names), at) for *first, names, at in sorted(rows)]
+        return [EnrolmentRequest(*row[:-2], names=tuple(row[-2]), received_at=row[-1]) for row in sorted(rows)]  # type: ignore[misc]  # the row is as long as the statement says
 
     def record_intents(
         self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]

@@ -187,9 +187,9 @@ class Session:
     """
 
     def __init__(self, connection: Connection, on_connect: Sequence[OnConnect] = ()) -> None:
+        self._connection: PgConnection | None = None
         self.settings = connection
         self._on_connect = tuple(on_connect)
-        self._connection: PgConnection | None = None
         self._lock = threading.RLock()
 
     def open(self) -> None:
@@ -252,9 +252,13 @@ class Session:
             connection.close()
 
     def close(self) -> None:
-        """Close the connection and with it every lock it holds."""
+        """Close the connection and with it every lock it holds; the next use opens another."""
         with self._lock:
             self._drop()
+
+    def __del__(self) -> None:
+        # A store that was given settings owns its session, and nobody else knows of it.
+        self._drop()
 
 
 def session(source: Connection | Session) -> Session:
