@@ -1,0 +1,205 @@
+"""`chancery timestamp` and `verify-timestamp`, and the checks behind them."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+
+import httpx
+import pytest
+import typer
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from typer.testing import CliRunner
+
+from chancery.asn1 import oids, tsp
+from chancery.cli import timestamp
+from chancery.errors import ErrorType, OperatorError, PKIError
+from chancery.tsa import verification
+from fakes import START, FakeEntropy
+from unit.tsa.kit import OTHER_POLICY, TSA, YEAR, FakeSource, as_der, certificate, request, root, service, serving
+
+DOCUMENT = b"document"
+DIGESTS = verification.digests_of(DOCUMENT)
+
+
+def response(tsa=None, **asked) -> bytes:
+    answer = (tsa or TSA()).respond(request(**asked))
+    assert answer.error is None
+    return answer.der
+
+
+def verify(data: bytes, **arguments):
+    return verification.verify(verification.granted_token(data), **({"digests": DIGESTS} | arguments))
+
+
+def test_a_token_with_its_path():
+    tsa, query = TSA(), request()
+    found = verify(tsa.respond(query).der, query=query, anchors=[as_der(root("p256"))])
+    assert START == found.info.gen_time
+    assert (as_der(tsa.certificate), as_der(tsa.root)) == found.path
+
+
+def test_without_anchors_the_signer_is_taken_as_it_comes():
+    tsa = TSA()
+    assert (as_der(tsa.certificate),) == verify(response(tsa)).path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        ({"digests": verification.digests_of(b"other")}, ErrorType.BAD_REQUEST, "another document"),
+        ({"digests": {}}, ErrorType.BAD_ALG, "not supported"),
+        ({"query": request(nonce=43)}, ErrorType.BAD_REQUEST, "another nonce"),
+        ({"query": request(nonce=None)}, ErrorType.BAD_REQUEST, "another nonce"),
+        ({"query": request(policy=OTHER_POLICY)}, ErrorType.BAD_REQUEST, "another policy"),
+        ({"query": request(digest=bytes(32))}, ErrorType.BAD_REQUEST, "another message imprint"),
+        ({"anchors": [as_der(root("p384"))]}, ErrorType.NOT_AUTHORIZED, "no path"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments, kind, words):
+    with pytest.raises(PKIError, match=words) as caught:
+        verify(response(), **arguments)
+    assert kind is caught.value.type
+
+
+def test_a_token_without_certificates_needs_the_signer_s():
+    tsa = TSA()
+    data = response(tsa, cert_req=False)
+    with pytest.raises(PKIError, match="neither in the token nor given"):
+        verify(data)
+    assert (as_der(tsa.certificate),) == verify(data, certificates=[as_der(tsa.certificate)]).path
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        {"start": START - YEAR, "end": START - 5 * datetime.timedelta(days=1)},
+        {"start": START + YEAR, "end": START + 2 * YEAR},
+    ],
+)
+def test_a_signer_that_was_not_valid_at_gen_time_has_no_path(dates):
+    late = certificate("p256", **dates)
+    with pytest.raises(PKIError, match="no path that was valid"):
+        verification.build_path(late, [], [as_der(root("p256"))], START)
+
+
+@pytest.mark.parametrize(
+    "usage", [None, ([ExtendedKeyUsageOID.TIME_STAMPING], False), ([ExtendedKeyUsageOID.CODE_SIGNING], True)]
+)
+def test_a_signer_for_something_else_is_refused(usage):
+    """R25, from the side of who relies on it."""
+    wrong = certificate("p256", usage=usage)
+    tsa = TSA(cert=certificate("p256"))
+    tsa.authority._credential._signed_data = type(tsa.authority._credential._signed_data)(
+        oids.TST_INFO, as_der(wrong), tsa.signer.algorithm, [as_der(wrong)]
+    )
+    with pytest.raises(PKIError, match="not for timestamps alone"):
+        verify(response(tsa))
+
+
+@pytest.mark.parametrize("bit", list(tsp.FailInfo))
+def test_a_refusal_becomes_its_kind_of_error(bit):
+    with pytest.raises(PKIError, match=r"the authority refused: .*: because") as caught:
+        verification.granted_token(tsp.rejection(bit, "because"))
+    assert bit.name == caught.value.type.name
+
+
+# -- the command line
+
+
+def app() -> typer.Typer:
+    made = typer.Typer()
+    timestamp.register(made)
+    return made
+
+
+@pytest.fixture
+def ca(tmp_path):
+    path = tmp_path / "root.pem"
+    path.write_bytes(root("p256").public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app(), [str(argument) for argument in arguments])
+
+
+def test_files_are_stamped_and_verified(tmp_path, ca):
+    files = [tmp_path / name for name in ("one", "two")]
+    for file in files:
+        file.write_bytes(file.name.encode() * 1_500_000)
+    (tmp_path / "out").mkdir()
+    with serving(service()) as port:
+        url = f"http://127.0.0.1:{port}/tsa"
+        for hash_ in ("sha256", "sha3_512"):
+            done = run("timestamp", *files, "--url", url, "--hash", hash_, "--out", tmp_path / "out", "--ca", ca)
+            assert 0 == done.exit_code, done.output
+            assert 2 == done.stdout.count("2026-11-24T12:00:00+00:00 ± 1 s, serial 7")
+            for file in files:
+                done = run("verify-timestamp", file, tmp_path / "out" / f"{file.name}.tsr", "--ca", ca)
+                assert 0 == done.exit_code, done.output
+                assert "CN=Test TSA\n    CN=Test Root\nrevocation" in done.stdout
+        assert ["one.tsr", "two.tsr"] == sorted(path.name for path in (tmp_path / "out").iterdir())
+        swapped = run("verify-timestamp", files[0], tmp_path / "out" / "two.tsr", "--ca", ca)
+        assert "another document" in str(swapped.exception)
+
+
+def test_a_refusal_is_said_in_its_words_and_writes_nothing(tmp_path):
+    file, source = tmp_path / "file", FakeSource()
+    file.write_bytes(b"x")
+    source.synchronised = False
+    with serving(service(source=source)) as port:
+        done = run("timestamp", file, "--url", f"http://127.0.0.1:{port}/tsa")
+    assert isinstance(done.exception, PKIError)
+    assert ErrorType.TIME_NOT_AVAILABLE is done.exception.type
+    assert "timeNotAvailable" in done.exception.detail
+    assert ["file"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_what_an_operator_can_put_right_is_said(tmp_path, ca):
+    file, text = tmp_path / "file", tmp_path / "text"
+    file.write_bytes(b"x")
+    text.write_text("hello")
+    with serving(service()) as port:
+        elsewhere = f"http://127.0.0.1:{port}/elsewhere"
+        cases = [
+            (("timestamp", tmp_path / "missing"), "cannot be read"),
+            (("timestamp", file, "--out", text), "not a directory"),
+            (("timestamp", file, "--ca", text), "holds no certificates"),
+            (("timestamp", file, "--url", elsewhere), "not as a timestamping authority"),
+            (("timestamp", file, "--url", "http://127.0.0.1:1/tsa"), "cannot be reached"),
+            (("timestamp", file, "--url", "nonsense"), "cannot be reached"),
+            (("verify-timestamp", file, tmp_path / "missing", "--ca", ca), "cannot be read"),
+        ]
+        for arguments, words in cases:
+            done = run(*arguments)
+            assert isinstance(done.exception, OperatorError), done.output
+            assert words in str(done.exception)
+            assert done.exception.next_step
+
+
+def answering(body: bytes, status=200, content_type="application/timestamp-reply") -> httpx.Client:
+    """A client whose every request is answered so, without a network."""
+    headers = {"content-type": content_type}
+    return httpx.Client(
+        transport=httpx.MockTransport(lambda _: httpx.Response(status, content=body, headers=headers))
+    )
+
+
+def test_an_answer_to_another_request_is_not_taken():
+    """A replayed token has another nonce."""
+    digest = hashlib.sha256(DOCUMENT).digest()
+    with answering(response()) as client, pytest.raises(PKIError, match="another nonce"):
+        timestamp.stamp(client, "http://x/tsa", oids.SHA256, digest, entropy=FakeEntropy())
+
+
+def test_an_answer_without_end_is_cut():
+    with answering(bytes(tsp.MAX_RESPONSE + 1)) as client, pytest.raises(PKIError, match="more than a timestamp"):
+        timestamp.stamp(client, "http://x/tsa", oids.SHA256, bytes(32), entropy=FakeEntropy())
+
+
+def test_garbage_is_refused():
+    with answering(b"garbage") as client, pytest.raises(PKIError) as caught:
+        timestamp.stamp(client, "http://x/tsa", oids.SHA256, bytes(32), entropy=FakeEntropy())
+    assert ErrorType.BAD_DATA_FORMAT is caught.value.type
