@@ -71,25 +71,22 @@ def read_config(
 
     No file is read when url, cert and key are all given. Raises OperatorError.
     """
-    given = {
-        "url": url,
-        "certificate": None if cert is None else str(cert.absolute()),
-        "key": None if key is None else str(key.absolute()),
-        "ca": None if ca is None else str(ca.absolute()),
-    }
-    options = {name: value for name, value in given.items() if value is not None}
-    if {"url", "certificate", "key"} <= set(options):
-        try:
-            return msgspec.convert(options, ClientConfig)
-        except msgspec.ValidationError as error:
-            raise OperatorError(f"--url: {error}", "give it as https://host:port") from None
-    place = find_config(file)
-    config: ClientConfig = decode(place, ClientConfig)
-    base = place.absolute().parent
-    files = {"certificate": str(base / config.certificate), "key": str(base / config.key)}
-    if config.ca is not None:
-        files["ca"] = str(base / config.ca)
-    return msgspec.structs.replace(config, **{**files, **options})
+    options: dict[str, str] = {} if url is None else {"url": url}
+    for name, path in (("certificate", cert), ("key", key), ("ca", ca)):
+        if path is not None:
+            options[name] = str(path.absolute())
+    if not {"url", "certificate", "key"} <= set(options):
+        place = find_config(file)
+        found: ClientConfig = decode(place, ClientConfig)
+        base = place.absolute().parent
+        files = {"certificate": str(base / found.certificate), "key": str(base / found.key)}
+        if found.ca is not None:
+            files["ca"] = str(base / found.ca)
+        options = {"url": found.url, **files, **options}
+    try:
+        return msgspec.convert(options, ClientConfig)
+    except msgspec.ValidationError as error:
+        raise OperatorError(f"--url: {error}", "give it as https://host:port") from None
 
 
 class Client:
@@ -263,11 +260,12 @@ def _why(error: Exception) -> str:
 
 
 def _next_step(error: Exception) -> str:
-    if (tls := _tls_error(error)) is None:
-        return "check the url, and that the CA runs (`chancery status`)"
-    if isinstance(tls, ssl.SSLCertVerificationError):
+    if isinstance(_tls_error(error), ssl.SSLCertVerificationError):
         return "check the CA file: the server's certificate does not chain to it"
-    return "check your certificate and key: the server refused the TLS connection"
+    # A server that does not accept a client certificate ends the connection, with or without an alert.
+    if _tls_error(error) is not None or isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError)):
+        return "check your certificate: one of another CA, or one that has expired, is not let in"
+    return "check the url, and that the CA runs (`chancery status`)"
 
 
 def clean(value: object) -> str:

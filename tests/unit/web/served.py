@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import structlog
 import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -87,6 +88,8 @@ def serving(directory: Path, limits: Limits | None = None) -> Iterator[Served]:
         finally:
             listening.set()
 
+    # What the server logs must not stand in what a command under test prints.
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     thread = threading.Thread(target=run)
     thread.start()
     try:
@@ -98,5 +101,6 @@ def serving(directory: Path, limits: Limits | None = None) -> Iterator[Served]:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(stop.set)
         thread.join(20)
+        structlog.reset_defaults()
     assert not thread.is_alive()
     assert [] == ended
