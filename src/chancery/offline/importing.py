@@ -248,7 +248,6 @@ def _check_lints(findings: Iterable[Finding], what: str) -> None:
 
 
 def _crl(data: bytes, root: x509.Certificate, at: datetime.datetime) -> CRLRecord:
-    _check_lints(lint_crl(data, issuer=root, longest=LONGEST_CRL), "the root's CRL")
     try:
         crl = x509.load_der_x509_crl(data)
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
@@ -260,6 +259,7 @@ def _crl(data: bytes, root: x509.Certificate, at: datetime.datetime) -> CRLRecor
         raise _refuse("the root's CRL is not signed by the root") from None
     if crl.issuer != root.subject:
         raise _refuse("the root's CRL names another issuer")
+    _check_lints(lint_crl(data, issuer=root, longest=LONGEST_CRL), "the root's CRL")
     this_update, next_update = crl.last_update_utc, crl.next_update_utc
     if next_update is None or this_update - SKEW > at:
         raise _refuse("the root's CRL is from the future: see whether the clocks of both machines are right")

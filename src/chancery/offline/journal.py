@@ -70,9 +70,11 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Close the file and with it the lock; nothing is pending, for every append was synced."""
+        """Close the file and with it the lock; nothing is pending, for every append was synced. Idempotent."""
         self._broken = True
-        os.close(self._file)
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
     def append(self, record: Record) -> None:
         """

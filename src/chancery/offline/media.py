@@ -25,13 +25,15 @@ def read_file(path: Path, limit: int = MAX_SIZE) -> bytes:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise OperatorError(f"{path} cannot be opened: {error.strerror}", "give a plain file") from error
-    with os.fdopen(file, "rb") as stream:
+    try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise OperatorError(f"{path} is not a plain file", "give the file itself")
-        try:
+        with os.fdopen(file, "rb", closefd=False) as stream:
             data = stream.read(limit + 1)
-        except OSError as error:
-            raise OperatorError(f"{path} cannot be read: {error.strerror}", "try another medium") from error
+    except OSError as error:
+        raise OperatorError(f"{path} cannot be read: {error.strerror}", "try another medium") from error
+    finally:
+        os.close(file)
     if len(data) > limit:
         raise OperatorError(f"{path} is larger than {limit} octets", "give a bundle, not something else")
     return data

@@ -67,7 +67,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
     def private_numbers(self):
         raise NotImplementedError
 
-    def private_bytes(self, encoding, format, encryption_algorithm):
+    def private_bytes(self, encoding, format, encryption_algorithm):  # noqa: A002 - pyca's name
         raise NotImplementedError
 
     def __copy__(self):

@@ -121,11 +121,14 @@ def test_sign_dies_at_every_line_and_every_use_of_the_token_and_goes_on(tmp_path
 
 
 def test_killed_several_times_in_a_row_there_is_still_one_root(machine):
+    def closed():
+        machine.init().store.journal.close()
+
     for at in (3, 4, 5, 6, 7, 2, 1, 2):
         machine.faults.calls, machine.faults.at, machine.faults.mode = 0, at, "kill-after"
-        survive(lambda: machine.init().store.journal.close())
+        survive(closed)
     machine.faults.at = None
-    machine.init().store.journal.close()
+    closed()
     machine.account()
 
 
