@@ -1,0 +1,112 @@
+"""`chancery hsm check`: what is wrong with a token, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from chancery.cli import build
+from chancery.config import TokenSection, load
+from chancery.errors import OperatorError
+from chancery.pkcs11.check import HSMReport, check_token
+
+app = typer.Typer(help="Hardware security modules and other PKCS#11 tokens.", no_args_is_help=True)
+
+
+@app.callback()
+def hsm() -> None:
+    """Hardware security modules and other PKCS#11 tokens."""
+
+
+@app.command()
+def check(
+    *,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration of a process: its token, and the keys it names.")
+    ] = None,
+    module: Annotated[Path | None, typer.Option(help="The PKCS#11 library, where no --config is given.")] = None,
+    label: Annotated[str | None, typer.Option(help="The token's label.")] = None,
+    pin_file: Annotated[Path | None, typer.Option(help="File with the PIN; without it you are asked.")] = None,
+    softhsm_conf: Annotated[Path | None, typer.Option(help="SoftHSM's configuration file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """
+    Check library, slot, token, PIN, mechanisms and keys, and let each key sign once. Changes nothing.
+
+    The PIN is tried once, and not at all when one mistake more would lock the token. Exit code 1 when
+    something is wrong.
+    """
+    section, expected = _token(config, module, label, pin_file, softhsm_conf)
+    report = check_token(build.token_settings(section), expected)
+    if json:
+        typer.echo(msgspec.json.encode({"ok": report.ok, **msgspec.to_builtins(report)}))
+    else:
+        show(report, Console(soft_wrap=True, highlight=False))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _token(
+    config: Path | None, module: Path | None, label: str | None, pin_file: Path | None, softhsm_conf: Path | None
+) -> tuple[TokenSection, list[str]]:
+    """Return the token to check and the key labels that must be in it."""
+    if config is None:
+        if module is None or label is None:
+            raise OperatorError("it is not said which token to check", "give --config, or --module and --label")
+        section = TokenSection(
+            module=module, label=label, pin_file=pin_file, pin_prompt=pin_file is None, softhsm_conf=softhsm_conf
+        )
+        return section, []
+    if any(option is not None for option in (module, label, pin_file, softhsm_conf)):
+        raise OperatorError("--config already says which token", "give --config alone")
+    process = load(config)
+    token = getattr(process, "token", None)
+    if not isinstance(token, TokenSection):
+        raise OperatorError(f"{config} configures a process without a token", "give that of worker, ocsp or tsa")
+    return token, key_labels(process)
+
+
+def key_labels(config: Any) -> list[str]:
+    """Return every `key_label` in a configuration, whichever table it stands in."""
+    found: list[str] = []
+    if isinstance(config, msgspec.Struct):
+        for name in config.__struct_fields__:
+            value = getattr(config, name)
+            found += [value] if name == "key_label" and isinstance(value, str) else key_labels(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            found += key_labels(value)
+    return list(dict.fromkeys(found))
+
+
+def show(report: HSMReport, console: Console) -> None:
+    """Print a report for people."""
+    if (library := report.library) is not None:
+        console.print(f"library   {library.path}: {library.manufacturer} {library.description} {library.version}")
+    if report.slot is not None:
+        console.print(f"slot      {report.slot} (model {report.model}, serial {report.serial})")
+    console.print(f"token     {report.label}", markup=False)
+    console.print(f"PIN       {report.pin_state}; {'logged in' if report.logged_in else 'not logged in'}")
+    if report.slot is not None:
+        console.print(f"signs     {', '.join(report.signs) or 'nothing'}")
+        console.print(f"generates {', '.join(report.generates) or 'nothing'}")
+        console.print(f"offers    {' '.join(report.mechanisms)}")
+    if report.logged_in:
+        console.print(_keys(report) if report.keys else "keys      none")
+    for problem in report.problems:
+        console.print(f"WRONG     {problem.what}", markup=False, style="bold red")
+        console.print(f"  next:   {problem.next_step}", markup=False)
+    if report.ok:
+        console.print("The token is in order.", style="green")
+
+
+def _keys(report: HSMReport) -> Table:
+    table = Table("key", "kind", "can leave the token", "signed and verified", box=None, pad_edge=False)
+    for key in report.keys:
+        table.add_row(key.label, key.kind, "yes" if key.extractable else "no", ", ".join(key.signs) or "nothing")
+    return table
