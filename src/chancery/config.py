@@ -91,15 +91,9 @@ class TLSSection(Section, frozen=True, kw_only=True):
 
 
 class Served(Section, frozen=True, kw_only=True, tag_field="process"):
-    """
-    What every serving process has.
-
-    `deployment = "production"` refuses insecure stand-ins. `run_as` is the numeric user id that a process
-    started by root changes to before it opens its token; a service manager usually does that itself.
-    """
+    """What every serving process has. `deployment = "production"` refuses insecure stand-ins."""
 
     deployment: Deployment
-    run_as: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class CAConfig(Served, frozen=True, kw_only=True, tag="ca"):
@@ -112,11 +106,18 @@ class CAConfig(Served, frozen=True, kw_only=True, tag="ca"):
 
 
 class URLSection(Section, frozen=True, kw_only=True):
-    """What issued certificates say of where to look. `{issuer}` stands for the issuer's name."""
+    """What issued certificates say of where to look; what is not set is left out. `{issuer}` is the issuer's name."""
 
-    ocsp: HTTPURL
-    crl: HTTPURL
-    ca_issuers: HTTPURL
+    ocsp: HTTPURL | None = None
+    crl: HTTPURL | None = None
+    ca_issuers: HTTPURL | None = None
+
+    def of(self, issuer: str) -> tuple[str | None, str | None, str | None]:
+        """Return (ocsp, crl, ca_issuers) for this issuer."""
+        ocsp, crl, certificate = (
+            url.replace("{issuer}", issuer) if url else None for url in (self.ocsp, self.crl, self.ca_issuers)
+        )
+        return ocsp, crl, certificate
 
 
 class CRLSection(Section, frozen=True, kw_only=True):
@@ -188,6 +189,7 @@ class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
     token: TokenSection
     key_label: str
     policy: OID
+    policies: tuple[OID, ...] = ()
     accuracy_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1000
     time_source: Literal["kernel", "trust-system-clock"]
     signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
@@ -229,7 +231,8 @@ ProcessConfig = CAConfig | WorkerConfig | OCSPConfig | TSAConfig | AuditorConfig
 _PATH = re.compile(r"\$((?:\.[\w-]+|\[\.\.\.\]|\[\d+\])+)")
 
 
-def _decode_hook(type_: type, value: object) -> object:
+def decode_hook(type_: type, value: object) -> object:
+    """Make an absolute Path of a text, for msgspec; ValueError says what is wrong with it."""
     if type_ is Path and isinstance(value, str):
         path = Path(value)
         if not path.is_absolute():
@@ -255,7 +258,7 @@ def decode(file: Path, type_: Any) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise OperatorError(f"{file} cannot be read: {error}", "give the path of a readable UTF-8 file") from error
     try:
-        return msgspec.toml.decode(text, type=type_, dec_hook=_decode_hook)
+        return msgspec.toml.decode(text, type=type_, dec_hook=decode_hook)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         found = _PATH.search(str(error))
         where = f"key `{found[1].lstrip('.')}`" if found else "the file"

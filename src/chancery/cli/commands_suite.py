@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +17,9 @@ from rich.console import Console
 from chancery.cli import bootstrap, guide, health, layout, log, programs, supervisor
 from chancery.cli.layout import Layout
 from chancery.cli.suite import Suite, encode, read_suite
+from chancery.config import decode_hook
 from chancery.errors import OperatorError
-from chancery.pkcs11.token import find_softhsm_module
+from chancery.pkcs11 import find_softhsm_module
 
 State = Annotated[Path, typer.Option(help="The directory that holds everything of this installation.")]
 START_SECONDS, STOP_SECONDS = 60.0, 60.0
@@ -63,9 +65,14 @@ def up(
             console.print(guide.text(place, suite), markup=False)
             supervise(state)
             return
-        _start_supervisor(place)
+        alive = _start_supervisor(place)
+    else:
+
+        def alive() -> bool:
+            return supervisor.running(place)
+
     with console.status("waiting until every process is healthy"):
-        health.wait(place, suite, START_SECONDS)
+        health.wait(place, suite, START_SECONDS, alive)
     console.print(f"every process is healthy after {time.monotonic() - began:.1f} s", markup=False)
     console.print(guide.text(place, suite), markup=False)
 
@@ -85,7 +92,7 @@ def _suite(place: Layout, chosen: dict[str, object]) -> Suite:
     if module is None:
         raise OperatorError("no SoftHSM2 module is installed", "run `apt-get install softhsm2` and start again")
     try:
-        suite = msgspec.convert({"module": module, **chosen}, Suite)
+        suite = msgspec.convert({"module": str(module), **chosen}, Suite, dec_hook=decode_hook)
     except msgspec.ValidationError as error:
         raise OperatorError(f"the settings are wrong: {error}", "correct the option and start again") from None
     place.state.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -93,10 +100,11 @@ def _suite(place: Layout, chosen: dict[str, object]) -> Suite:
     return suite
 
 
-def _start_supervisor(place: Layout) -> None:
+def _start_supervisor(place: Layout) -> Callable[[], bool]:
+    """Start it in the background; return a function that tells whether it still runs."""
     place.log.parent.mkdir(exist_ok=True)
     with place.log.open("ab") as output:
-        subprocess.Popen(  # noqa: S603 - this same program
+        process = subprocess.Popen(  # noqa: S603 - this same program
             [*layout.program(), "supervise", "--state", str(place.state)],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -104,6 +112,7 @@ def _start_supervisor(place: Layout) -> None:
             start_new_session=True,
             cwd="/",
         )
+    return lambda: process.poll() is None
 
 
 def supervise(state: State = Path("var")) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
+from collections.abc import Callable
 
 import httpx
 
@@ -15,10 +16,16 @@ from chancery.errors import OperatorError
 STALE_SECONDS = 10.0
 
 
-def wait(layout: Layout, suite: Suite, seconds: float) -> None:
-    """Return when every process is healthy; after `seconds` raise OperatorError saying which is not and why."""
+def wait(layout: Layout, suite: Suite, seconds: float, alive: Callable[[], bool]) -> None:
+    """
+    Return when every process is healthy; OperatorError says which is not and why.
+
+    Raised after `seconds`, or as soon as the supervisor is not `alive` any more.
+    """
     deadline = time.monotonic() + seconds
     while True:
+        if not alive():
+            raise OperatorError(f"the supervisor has ended: {last_words(layout)}", f"look at {layout.log}")
         answers = look(layout, suite)
         if not any(answers.values()):
             return
@@ -28,15 +35,24 @@ def wait(layout: Layout, suite: Suite, seconds: float) -> None:
         time.sleep(0.05)
 
 
+def last_words(layout: Layout) -> str:
+    """Return the last line of the log, for whoever has to find out why it ended."""
+    try:
+        lines = layout.log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return "it wrote no log"
+    return lines[-1][-500:] if lines else "it wrote nothing"
+
+
 def look(layout: Layout, suite: Suite) -> dict[str, str | None]:
     """Return what is wrong with each process, None where nothing is."""
     if not supervisor.running(layout):
         return dict.fromkeys(PROCESSES, "the supervisor does not run")
     return {
         "worker": _worker(layout),
-        "ca": _ask(f"{suite.ca_url}/health", layout),
-        "ocsp": _ask(f"{suite.ocsp_url}/health", layout),
-        "tsa": _ask(suite.tsa_url.removesuffix("/tsa") + "/health", layout),
+        "ca": _ask(f"{suite.ca_url}/healthz", layout),
+        "ocsp": _ask(f"{suite.ocsp_url}/healthz", layout),
+        "tsa": _ask(suite.tsa_url.removesuffix("/tsa") + "/healthz", layout),
     }
 
 
@@ -51,15 +67,29 @@ def _ask(url: str, layout: Layout) -> str | None:
     return None if answer.is_success else f"{url} answers {answer.status_code} {answer.text[:200]}"
 
 
+def wait_worker(layout: Layout, seconds: float) -> None:
+    """Return when the worker is healthy; OperatorError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (answer := _worker(layout)) is not None:
+        if time.monotonic() > deadline:
+            raise OperatorError(
+                f"the worker is not healthy after {seconds:.0f} s: {answer}", f"look at {layout.log}"
+            )
+        time.sleep(0.05)
+
+
 def _worker(layout: Layout) -> str | None:
-    """The worker listens on no socket: it touches a file while its loops turn."""
+    """The worker listens on no socket: it writes a file while its loop turns."""
     file = layout.run / "worker" / "health"
     try:
-        pid, age = int(file.read_text().split()[0]), time.time() - file.stat().st_mtime  # noqa: TID251 - file times
-    except (OSError, ValueError, IndexError):
+        pid, _, text = file.read_text().strip().partition(" ")
+        age = time.time() - file.stat().st_mtime  # noqa: TID251 - file times
+    except OSError:
         return "has not reported yet"
     found = supervisor.state(layout).get("processes")
     known = found.get("worker") if isinstance(found, dict) else None
-    if not isinstance(known, dict) or known.get("pid") != pid:
+    if not isinstance(known, dict) or str(known.get("pid")) != pid:
         return "has not reported since it was started"
-    return f"last reported {age:.0f} s ago" if age > STALE_SECONDS else None
+    if age > STALE_SECONDS:
+        return f"last reported {age:.0f} s ago"
+    return None if text == "well" else text

@@ -89,8 +89,19 @@ class Layout:
         return self.state / "client.toml"
 
     @property
-    def done(self) -> Path:
-        return self.state / "bootstrapped"
+    def request(self) -> Path:
+        """The request bundle of the issuing CA."""
+        return self.pki / "issuing.request"
+
+    @property
+    def response(self) -> Path:
+        """The root's answer to it."""
+        return self.pki / "issuing.response"
+
+    @property
+    def imported(self) -> Path:
+        """Exists once that answer is in the database."""
+        return self.run / "imported"
 
 
 def accounts() -> dict[str, Account]:

@@ -7,8 +7,17 @@ import sys
 import typer
 from rich.console import Console
 
-from chancery.cli import commands_client as client
-from chancery.cli import commands_offline, commands_operate, commands_serve, commands_suite
+from chancery.cli import (
+    audit,
+    client,
+    commands_key,
+    commands_serve,
+    commands_suite,
+    db,
+    hsm,
+    offline,
+    timestamp,
+)
 from chancery.errors import OperatorError, PKIError
 
 app = typer.Typer(
@@ -18,8 +27,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (commands_suite, commands_serve, commands_operate, commands_offline, client):
+for commands in (commands_suite, commands_serve, client, commands_key, timestamp):
     commands.register(app)
+app.add_typer(hsm.app, name="hsm", help="Tokens and their keys.")
+app.add_typer(db.app, name="db", help="The database's schema.")
+app.add_typer(offline.app, name="offline", help="The offline CA, on a machine without network.")
+app.add_typer(offline.bundles, name="bundle", help="Bundles to and from the offline CA, at the installation.")
+app.add_typer(audit.app, name="audit", help="The journal: verify it, read it.")
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from chancery.ca.issuer import IssuerURLs
 from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy
 from chancery.cli.show import show_pairs, show_rows
-from chancery.config import OfflineConfig, URLSection, WorkerConfig, load_checked
+from chancery.config import OfflineConfig, URLSection, WorkerConfig, load, load_checked
 from chancery.errors import OperatorError, PKIError
 from chancery.offline import importing
 from chancery.offline.bundle import (
@@ -107,7 +107,7 @@ def revoke(
 @app.command(name="export")
 def export_command(config: Config, out: Annotated[Path, typer.Option(help="The directory to write to.")]) -> None:
     """Write root certificate, CRL, the key that signs bundles, and every response again. Needs no token."""
-    settings = load_checked(config, OfflineConfig)
+    settings = _without_token(config)
     with LocalStore(Journal(settings.directory)) as store:
         found, name = export(store), settings.name
     out.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def export_command(config: Config, out: Annotated[Path, typer.Option(help="The d
 @app.command()
 def show(config: Config) -> None:
     """Show the root, what it signed, and what its journal says. Needs no token."""
-    settings = load_checked(config, OfflineConfig)
+    settings = _without_token(config)
     with LocalStore(Journal(settings.directory)) as store:
         _show_root(store)
         statuses = store.state.statuses
@@ -259,6 +259,14 @@ def _opened(config: Path, *, make: bool = False) -> Iterator[OfflineCA]:
             yield ca
     finally:
         token.close()
+
+
+def _without_token(config: Path) -> OfflineConfig:
+    """Read the configuration for what the journal alone can say: the token may be locked away."""
+    settings = load(config)
+    if not isinstance(settings, OfflineConfig):
+        raise OperatorError(f"{config} is not the offline CA's", 'give one with process = "offline"')
+    return settings
 
 
 def _urls(section: URLSection | None, name: str) -> IssuerURLs:

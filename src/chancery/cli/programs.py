@@ -1,25 +1,35 @@
-"""The processes of one machine, in the order in which they start."""
+"""The processes of one machine, in the order in which they start, and what each needs before the next."""
 
 from __future__ import annotations
 
 import signal
 
-from chancery.cli import build, layout
+import structlog
+
+from chancery.cli import bootstrap, build, enrol, health, layout
 from chancery.cli.layout import PROCESSES, Account, Layout
 from chancery.cli.suite import Suite
 from chancery.cli.supervisor import Program
+from chancery.postgres.session import Connection, password_file
+
+log = structlog.get_logger()
+WORKER_SECONDS = 60.0
 
 
 def programs(place: Layout, suite: Suite) -> list[Program]:
-    """PostgreSQL first (when embedded), brought to the current schema; then the four processes."""
+    """
+    PostgreSQL first (when embedded), with roles, schema and issuers; the worker, with whose help the
+    installation's own certificates are made; then the three servers.
+    """
     accounts = layout.accounts()
     found: list[Program] = []
     if suite.database is None:
         server = build.embedded_server(place)
+        server.prepare()
 
         def database_ready() -> None:
             server.wait_ready()
-            build.migrate(place.config("owner"))
+            _prepare_database(place, server.superuser, accounts)
 
         account = Account(server.account.name, server.account.uid, server.account.gid) if server.account else None
         found.append(
@@ -32,7 +42,38 @@ def programs(place: Layout, suite: Suite) -> list[Program]:
                 ready=database_ready,
             )
         )
+    else:
+        external = suite.database
+        secret = external.admin_password_file
+        superuser = Connection(
+            host=external.host,
+            port=external.port,
+            database=external.admin_database,
+            user=external.admin,
+            password=None if secret is None else password_file(secret),
+        )
+        _prepare_database(place, superuser, accounts)
+
+    def worker_ready() -> None:
+        health.wait_worker(place, WORKER_SECONDS)
+        for purpose in enrol.ensure(place, suite):
+            log.info("certificate-issued", purpose=purpose)
+
     for process in PROCESSES:
         command = (*layout.program(), "serve", process, "--config", str(place.config(process)))
-        found.append(Program(name=process, command=command, account=accounts.get(process)))
+        found.append(
+            Program(
+                name=process,
+                command=command,
+                account=accounts.get(process),
+                ready=worker_ready if process == "worker" else None,
+            )
+        )
     return found
+
+
+def _prepare_database(place: Layout, superuser: Connection, accounts: dict[str, Account]) -> None:
+    build.create_roles(superuser, place)
+    for name in build.migrate(place.config("owner")):
+        log.info("migrated", migration=name)
+    bootstrap.take_in(place, accounts)

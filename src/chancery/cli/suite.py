@@ -17,8 +17,10 @@ from chancery.config import (
     Delegate,
     Deployment,
     JournalSection,
+    KeyKind,
     Listen,
     OCSPConfig,
+    OfflineConfig,
     OwnerConfig,
     Port,
     ProcessConfig,
@@ -49,7 +51,11 @@ class ExternalDatabase(Section, frozen=True, kw_only=True):
 
 
 class Suite(Section, frozen=True, kw_only=True):
-    """`suite.toml`: what `chancery up` was told. Ports are TCP on `address`; `host` is what URLs say."""
+    """
+    `suite.toml`: what `chancery up` was told. Ports are TCP on `address`; `host` is what URLs say.
+
+    Without `module`, keys live in encrypted software tokens, which say so at every start.
+    """
 
     deployment: Deployment = "laptop"
     organization: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] = "Example"
@@ -60,7 +66,12 @@ class Suite(Section, frozen=True, kw_only=True):
     tsa_port: Port = 8081
     tsa_policy: str = OID_POLICY
     tsa_accuracy_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1000
-    module: Path
+    root_key: KeyKind = "ec-p384"
+    issuing_key: KeyKind = "ec-p256"
+    ocsp_key: KeyKind = "ec-p256"
+    tsa_key: KeyKind = "ec-p256"
+    journal_key: KeyKind = "ed25519"
+    module: Path | None = None
     database: ExternalDatabase | None = None
 
     @property
@@ -114,17 +125,14 @@ def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, Pro
         "worker": WorkerConfig(
             deployment=deployment,
             instance=SERIAL_INSTANCE,
+            issuers=(ISSUING,),
             default_issuer=ISSUING,
             health_file=layout.run / "worker" / "health",
             database=_database(layout, suite, socket, "worker"),
             token=token_section(layout, suite, "issuing"),
-            urls=URLSection(
-                ocsp=f"{suite.ocsp_url}/ocsp",
-                crl=f"{suite.ocsp_url}/crl/{{issuer}}.crl",
-                ca_issuers=f"{suite.ocsp_url}/ca/{{issuer}}.cer",
-            ),
+            urls=urls(suite),
             crl=CRLSection(),
-            journal=JournalSection(origin=_origin(suite), checkpoint_file=layout.run / "worker" / "checkpoints"),
+            journal=JournalSection(origin=_origin(suite), checkpoint_file=layout.run / "worker" / "checkpoint"),
         ),
         "ocsp": OCSPConfig(
             deployment=deployment,
@@ -147,11 +155,31 @@ def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, Pro
         "auditor": AuditorConfig(
             database=_database(layout, suite, socket, "auditor"),
             origin=_origin(suite),
-            public_key=layout.pki / "journal.pem",
-            checkpoint_file=layout.run / "worker" / "checkpoints",
+            journal_key=layout.pki / "journal.pem",
+            checkpoint_file=layout.run / "worker" / "checkpoint",
         ),
         "owner": OwnerConfig(database=_database(layout, suite, socket, "owner")),
+        "offline": OfflineConfig(
+            deployment=deployment,
+            directory=layout.offline,
+            name=ROOT,
+            subject=subject(suite, "Root CA"),
+            instance=OFFLINE_INSTANCE,
+            token=token_section(layout, suite, "offline"),
+            # No address for OCSP: the root has no delegate; its sub-CAs are on its CRL.
+            urls=msgspec.structs.replace(urls(suite), ocsp=None),
+            key_kind=suite.root_key,
+        ),
     }
+
+
+def urls(suite: Suite) -> URLSection:
+    """Return where relying parties find what belongs to a certificate."""
+    return URLSection(
+        ocsp=f"{suite.ocsp_url}/ocsp",
+        crl=f"{suite.ocsp_url}/crl/{{issuer}}.crl",
+        ca_issuers=f"{suite.ocsp_url}/ca/{{issuer}}.cer",
+    )
 
 
 def _origin(suite: Suite) -> str:
@@ -173,12 +201,13 @@ def token_section(layout: Layout, suite: Suite, role: str) -> TokenSection:
     """Return the settings of one of `TOKENS`, each in a SoftHSM2 directory of its own."""
     assert role in TOKENS
     directory = layout.token(role)
+    soft = suite.module is None
     return TokenSection(
         module=suite.module,
         label=f"chancery-{role}",
         pin_file=directory / "pin",
-        environment={"SOFTHSM2_CONF": str(directory / "softhsm2.conf")},
-        lock_file=directory / "lock",
+        softhsm_conf=None if soft else directory / "softhsm2.conf",
+        soft_directory=directory / "keys" if soft else None,
     )
 
 

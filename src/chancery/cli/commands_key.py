@@ -1,0 +1,67 @@
+"""`chancery key`: make a key in a process's token, and print a request for its certificate."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from chancery.asn1.signature import PrivateKey, algorithm_for
+from chancery.cli import build
+from chancery.config import load, problems
+from chancery.errors import OperatorError
+from chancery.pkix.name import general_names, parse_name
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(name="key")(key)
+
+
+def key(
+    config: Annotated[Path, typer.Option(help="The configuration of the process whose token it is.")],
+    label: Annotated[str, typer.Option(help="The key's label.")],
+    kind: Annotated[
+        str, typer.Option(help="What to make if there is none: ec-p256, rsa-3072, ed25519 …")
+    ] = "ec-p256",
+    subject: Annotated[str | None, typer.Option(help="Print a request for this subject (RFC 4514).")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="subjectAltName of the request: dns:…, ip:…")] = None,
+) -> None:
+    """Find or make a key in the token of CONFIG; print its public key, or with --subject a PKCS#10 request."""
+    found = load(config)
+    section = getattr(found, "token", None)
+    if section is None:
+        raise OperatorError(f"{config} has no token", "give the configuration of a process that has keys")
+    if wrong := problems(found):
+        raise OperatorError(f"{config}: {'; '.join(wrong)}", f"run chancery check-config {config}")
+    token = build.token(section)
+    try:
+        labels = {info.label for info in token.keys()}  # noqa: SIM118 - a token is no mapping
+        one: PrivateKey = token.find_key(label) if label in labels else token.generate_key(label, kind)
+        if subject is None:
+            pem = one.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        else:
+            pem = request(one, subject, name or []).public_bytes(Encoding.PEM)
+    finally:
+        token.close()
+    typer.echo(pem.decode("ascii"), nl=False)
+
+
+def request(one: PrivateKey, subject: str, names: list[str]) -> x509.CertificateSigningRequest:
+    """Return a PKCS#10 request signed by this key, for an RFC 4514 subject and `dns:…`, `ip:…` names."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(parse_name(subject))
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(general_names(names)), critical=False)
+    return builder.sign(one, algorithm_for(one.public_key()).hash)
+
+
+def host_name(host: str) -> str:
+    """Return a host as a general name: `ip:…` for an address, else `dns:…`."""
+    try:
+        return f"ip:{ipaddress.ip_address(host)}"
+    except ValueError:
+        return f"dns:{host}"

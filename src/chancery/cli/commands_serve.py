@@ -1,0 +1,70 @@
+"""`chancery serve …` and `chancery check-config`: one process, one configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+
+from chancery.cli import build, log, serve_network, serve_worker
+from chancery.config import CAConfig, OCSPConfig, TSAConfig, WorkerConfig, load, load_checked, problems
+
+ConfigOption = Annotated[Path, typer.Option(help="The process's configuration (TOML).")]
+serve = typer.Typer(no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.add_typer(serve, name="serve", help="Run one process of the suite.")
+    app.command(name="check-config")(check_config)
+
+
+@serve.command()
+def worker(config: ConfigOption) -> None:
+    """Run the issuing worker. It holds the CA keys and listens on no socket."""
+    settings = load_checked(config, WorkerConfig)
+    _begin("worker")
+    serve_worker.run(settings)
+
+
+@serve.command()
+def ca(config: ConfigOption) -> None:
+    """Serve enrolment and management over HTTPS."""
+    settings = load_checked(config, CAConfig)
+    _begin("ca")
+    uvloop.run(serve_network.ca(settings))
+
+
+@serve.command()
+def ocsp(config: ConfigOption) -> None:
+    """Serve OCSP, CRLs and CA certificates over HTTP."""
+    settings = load_checked(config, OCSPConfig)
+    _begin("ocsp")
+    uvloop.run(serve_network.ocsp(settings))
+
+
+@serve.command()
+def tsa(config: ConfigOption) -> None:
+    """Serve timestamps over HTTP."""
+    settings = load_checked(config, TSAConfig)
+    _begin("tsa")
+    uvloop.run(serve_network.tsa(settings))
+
+
+def _begin(process: str) -> None:
+    log.configure(process)
+    build.harden()
+
+
+def check_config(file: Annotated[Path, typer.Argument(help="A configuration of any process.")]) -> None:
+    """Say what is wrong with a configuration, naming key and expected value; start nothing."""
+    found = problems(load(file))
+    console = Console(soft_wrap=True, highlight=False)
+    for problem in found:
+        console.print(f"{file}: {problem}", markup=False)
+    if found:
+        raise typer.Exit(1)
+    console.print(f"{file}: good", markup=False)

@@ -1,0 +1,235 @@
+"""
+The installation's own certificates: OCSP delegate, timestamping, server TLS, the first administrator.
+
+They are asked for like anybody's: a request row, the worker, a certificate. Run again, it renews what has
+less than a third of its life left; the processes pick their new certificates up by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import hashlib
+import secrets  # noqa: TID251 - the PKCS#12 file's password is made here, in the composition root
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    pkcs12,
+)
+
+from chancery.cli import bootstrap, build, layout
+from chancery.cli.clock import SystemClock
+from chancery.cli.commands_key import host_name, request
+from chancery.cli.layout import Account, Layout
+from chancery.cli.suite import ISSUING, Suite, encode, subject
+from chancery.config import CAConfig, Section, load
+from chancery.errors import OperatorError, PKIError
+from chancery.ports import (
+    CertificateQuery,
+    Event,
+    EventKind,
+    NewRequest,
+    Operator,
+    RequestState,
+    Role,
+    StatusState,
+)
+from chancery.postgres.directory import PgDirectory
+from chancery.postgres.requests import PgRequestQueue
+from chancery.postgres.session import AsyncPool
+
+REQUESTOR = "installation"
+ISSUE_SECONDS = 60.0
+ADMINISTRATOR = "administrator"
+
+
+class ClientFile(Section, frozen=True, kw_only=True):
+    """`client.toml` as the command line reads it; paths are relative to the file."""
+
+    url: str
+    ca_file: str
+    certificate: str
+    key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """A certificate that the installation needs: its request (PEM) and profile."""
+
+    purpose: str
+    profile: str
+    csr: bytes
+
+
+def ensure(place: Layout, suite: Suite) -> list[str]:
+    """Issue or renew what is missing or due; return its purposes. OperatorError says what could not be had."""
+    return asyncio.run(_ensure(place, suite))
+
+
+async def _ensure(place: Layout, suite: Suite) -> list[str]:
+    accounts = layout.accounts()
+    config = load(place.config("ca"))
+    assert isinstance(config, CAConfig)
+    ocsp = _token_wish(place, suite, accounts, "ocsp", title="OCSP Responder")
+    tsa = _token_wish(place, suite, accounts, "tsa", title="Timestamping Authority")
+    async with AsyncPool(build.connection(config.database, "enrol"), size=2) as pool:
+        issuing = _Issuing(PgRequestQueue(pool), PgDirectory(pool, SystemClock()))
+        try:
+            done = [
+                await issuing.have(ocsp),
+                await issuing.have(tsa),
+                await _server(place, suite, issuing, accounts.get("ca")),
+                await _administrator(place, suite, issuing),
+            ]
+        finally:
+            await issuing.queue.close()
+    return [purpose for purpose, new, _ in done if new]
+
+
+def _token_wish(place: Layout, suite: Suite, accounts: dict[str, Account], process: str, *, title: str) -> Wanted:
+    label, kind, profile = {
+        "ocsp": ("ocsp-issuing", suite.ocsp_key, "ocsp-signing"),
+        "tsa": ("tsa", suite.tsa_key, "timestamping"),
+    }[process]
+    csr = bootstrap.make_key(
+        place, process, label, kind, account=accounts.get(process), subject=subject(suite, title)
+    )
+    return Wanted(process, profile, csr)
+
+
+class _Issuing:
+    """The registration side, as the installation itself uses it."""
+
+    def __init__(self, queue: PgRequestQueue, directory: PgDirectory) -> None:
+        self.queue = queue
+        self.directory = directory
+
+    async def have(self, wanted: Wanted) -> tuple[str, bool, bytes]:
+        """Return (purpose, whether it is new, certificate DER) of a certificate with life left in it."""
+        csr = x509.load_pem_x509_csr(wanted.csr)
+        spki = csr.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        query = CertificateQuery(spki_sha256=hashlib.sha256(spki).digest(), profile=wanted.profile)
+        found = await self.directory.search(query)
+        now = SystemClock().now()
+        for one in found:
+            left, life = one.not_after - now, one.not_after - one.not_before
+            if one.status.state is StatusState.GOOD and left > life / 3:
+                return wanted.purpose, False, one.der
+        transaction = f"{wanted.purpose}-{hashlib.sha256(spki).hexdigest()[:16]}-{len(found) + 1}"
+        return wanted.purpose, True, await self._issue(wanted, transaction, csr, now)
+
+    async def _issue(
+        self, wanted: Wanted, transaction: str, csr: x509.CertificateSigningRequest, now: datetime.datetime
+    ) -> bytes:
+        asked = NewRequest(
+            transaction_id=transaction,
+            protocol="installation",
+            requestor=REQUESTOR,
+            profile=wanted.profile,
+            issuer=ISSUING,
+            csr=csr.public_bytes(Encoding.DER),
+            names=(),
+            received_at=now,
+        )
+        event = Event(
+            EventKind.REQUEST_RECEIVED,
+            now,
+            REQUESTOR,
+            transaction,
+            {"profile": wanted.profile, "protocol": asked.protocol},
+        )
+        try:
+            outcome = await self.queue.submit(asked, [event])
+            if outcome.certificate is None:
+                outcome = await self.queue.wait(outcome.request_id, ISSUE_SECONDS)
+        except PKIError as error:
+            raise OperatorError(
+                f"no certificate for {wanted.purpose}: {error.detail}", "look at the log"
+            ) from error
+        if outcome.state is not RequestState.DONE or outcome.certificate is None:
+            why = outcome.detail or f"the worker has not answered within {ISSUE_SECONDS:.0f} s"
+            raise OperatorError(f"no certificate for {wanted.purpose}: {why}", "look at the log of the worker")
+        return outcome.certificate
+
+
+async def _server(
+    place: Layout, suite: Suite, issuing: _Issuing, account: Account | None
+) -> tuple[str, bool, bytes]:
+    key = _software_key(place.tls / "server.key", account)
+    names = dict.fromkeys(
+        [host_name(suite.host), host_name("localhost"), host_name("127.0.0.1"), host_name("::1")]
+    )
+    csr = request(key, f"CN={suite.host}", list(names)).public_bytes(Encoding.PEM)
+    purpose, new, der = await issuing.have(Wanted("server", "tls-server", csr))
+    chain = _pem(der) + (place.pki / "issuing.pem").read_bytes()
+    path = place.tls / "server.pem"
+    if not path.exists() or path.read_bytes() != chain:
+        layout.write_public(path, chain)
+    return purpose, new, der
+
+
+async def _administrator(place: Layout, suite: Suite, issuing: _Issuing) -> tuple[str, bool, bytes]:
+    key = _software_key(place.admin / "admin.key", None)
+    csr = request(key, subject(suite, "Administrator"), []).public_bytes(Encoding.PEM)
+    purpose, new, der = await issuing.have(Wanted("admin", "tls-client", csr))
+    fingerprint = hashlib.sha256(der).digest()
+    operators = await issuing.directory.operators()
+    if fingerprint not in {one.fingerprint for one in operators}:
+        taken = {one.name for one in operators}
+        names = (ADMINISTRATOR, *(f"{ADMINISTRATOR}-{number}" for number in range(2, len(taken) + 3)))
+        name = next(one for one in names if one not in taken)
+        roles = frozenset({Role.ADMINISTRATOR, Role.OFFICER, Role.REQUESTOR})
+        now = SystemClock().now()
+        detail = {"name": name, "roles": sorted(role.value for role in roles), "certificate": fingerprint.hex()}
+        event = Event(EventKind.OPERATOR_ENROLLED, now, REQUESTOR, name, detail)
+        await issuing.directory.add_operator(Operator(fingerprint, name, roles), now, [event])
+    _write_administrator(place, suite, key, der)
+    return purpose, new, der
+
+
+def _write_administrator(place: Layout, suite: Suite, key: ec.EllipticCurvePrivateKey, der: bytes) -> None:
+    issuing = (place.pki / "issuing.pem").read_bytes()
+    pem = _pem(der) + issuing
+    path = place.admin / "admin.pem"
+    if not path.exists() or path.read_bytes() != pem:
+        layout.write_private(path, pem)
+        (place.admin / "admin.p12").unlink(missing_ok=True)
+    if not (place.admin / "admin.p12").exists():
+        password = secrets.token_urlsafe(18).encode()
+        chain = [x509.load_pem_x509_certificate(issuing)]
+        bundle = pkcs12.serialize_key_and_certificates(
+            b"chancery administrator",
+            key,
+            x509.load_der_x509_certificate(der),
+            chain,
+            BestAvailableEncryption(password),
+        )
+        layout.write_private(place.admin / "admin.p12.password", password + b"\n")
+        layout.write_private(place.admin / "admin.p12", bundle)
+    client = ClientFile(
+        url=suite.ca_url, ca_file="pki/root.pem", certificate="admin/admin.pem", key="admin/admin.key"
+    )
+    layout.write_public(place.client, encode(client))
+
+
+def _software_key(path: Path, account: Account | None) -> ec.EllipticCurvePrivateKey:
+    if path.exists():
+        key = load_pem_private_key(path.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return key
+    key = ec.generate_private_key(ec.SECP256R1())
+    layout.write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), account)
+    return key
+
+
+def _pem(der: bytes) -> bytes:
+    return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)

@@ -1,0 +1,212 @@
+"""The issuing worker's process: CA keys, the issuance loop, and the journal's sequencer beside it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+
+from chancery.audit.log import Sequencer
+from chancery.audit.memory import CheckpointFile
+from chancery.ca.crl import CRLSettings
+from chancery.ca.issuance import Issuing
+from chancery.ca.issuer import Issuer, IssuerURLs
+from chancery.ca.worker import Worker, WorkerSettings
+from chancery.cli import build
+from chancery.cli.clock import SystemClock, SystemEntropy
+from chancery.config import WorkerConfig
+from chancery.errors import OperatorError, PKIError
+from chancery.pkcs11 import Token
+from chancery.pkcs11.softtoken import SoftToken
+from chancery.pkix.profile import Profile
+from chancery.ports import Event, EventKind
+from chancery.postgres.issuance import PgIssuanceStore
+from chancery.postgres.issuers import PgIssuerStore
+from chancery.postgres.journal import PgJournalStore, insert_events
+from chancery.postgres.listen import Listener
+from chancery.postgres.revocation import PgRevocationStore
+from chancery.postgres.session import Session, sequencer_lock, worker_lock
+
+SEQUENCE_SECONDS = 0.25
+RETRY_SECONDS = 2.0
+BEAT_SECONDS = 1.0
+log = structlog.get_logger()
+
+
+class Health:
+    """
+    A file that says who this is and how it is: "pid well", or "pid" and what is wrong.
+
+    It is touched while the loop turns; a file that is old means a loop that hangs.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._wrong: dict[str, str] = {}
+        self._written = ("", float("-inf"))
+        self._lock = threading.Lock()
+        self._clock = SystemClock()
+
+    def say(self, part: str, wrong: str | None) -> None:
+        """Note what is wrong with a part, or that nothing is; the issuance loop's word keeps the file fresh."""
+        with self._lock:
+            if wrong is None:
+                self._wrong.pop(part, None)
+            else:
+                self._wrong[part] = wrong
+            text = "; ".join(f"{name}: {what}" for name, what in sorted(self._wrong.items())) or "well"
+            last, at = self._written
+            now = self._clock.monotonic()
+            if self._path is not None and (text != last or (part == "issuance" and now - at > BEAT_SECONDS)):
+                temporary = self._path.with_suffix(".new")
+                temporary.write_text(f"{os.getpid()} {text}\n")
+                temporary.replace(self._path)
+                self._written = (text, now)
+
+
+class WatchedWorker(Worker):
+    """A worker that says after each round how it went."""
+
+    health: Health
+
+    def run_once(self) -> bool:
+        """Do one round; see `Worker.run_once`."""
+        try:
+            done = super().run_once()
+        except PKIError as error:
+            self.health.say("issuance", error.detail)
+            raise
+        self.health.say("issuance", None)
+        return done
+
+
+def run(config: WorkerConfig) -> None:
+    """Run until SIGTERM or SIGINT. OperatorError when token, issuers or database are not as configured."""
+    clock, stop = SystemClock(), threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    name = f"worker-{config.instance}"
+    database = build.connection(config.database, name)
+    token = build.token(config.token)
+    # One connection for the stores of the loop: its lock keeps a second worker of this instance away.
+    session = Session(database, [worker_lock(config.instance)])
+    session.open()
+    journal = Session(build.connection(config.database, f"{name} journal"), [sequencer_lock])
+    profiles = build.profiles(config.profiles)
+    issuers = _issuers(config, session, token)
+    _journal_start(session, profiles, clock, name)
+    health = Health(config.health_file)
+    with ThreadPoolExecutor(config.signing_threads, thread_name_prefix="sign") as signers:
+        worker = WatchedWorker(
+            Issuing(
+                store=PgIssuanceStore(session),
+                issuers=issuers,
+                default_issuer=config.default_issuer,
+                profiles=profiles,
+                clock=clock,
+                entropy=SystemEntropy(),
+                instance=config.instance,
+                worker=name,
+                signers=signers,
+            ),
+            PgRevocationStore(session),
+            WorkerSettings(
+                batch=config.batch,
+                crl=CRLSettings(lifetime=datetime.timedelta(hours=config.crl.validity_hours)),
+            ),
+            _report,
+        )
+        worker.health = health
+        sequencing = threading.Thread(
+            target=_sequence, args=(_sequencer(config, journal, token, clock), stop, health), name="journal"
+        )
+        sequencing.start()
+        listener = Listener(database)
+        log.info("working", issuers=sorted(issuers), instance=config.instance)
+        try:
+            worker.run(_waiter(listener, stop), stop.is_set)
+        finally:
+            stop.set()
+            sequencing.join()
+            listener.close()
+            session.close()
+            journal.close()
+            token.close()
+
+
+def _report(event: str, detail: Mapping[str, object]) -> None:
+    level = log.warning if event in {"paused", "recovered"} else log.info
+    level(event, **detail)
+
+
+def _waiter(listener: Listener, stop: threading.Event) -> Callable[[float], None]:
+    """Return the worker's wait: short slices, so that a signal is noticed although psycopg waits in C."""
+
+    def wait(seconds: float) -> None:
+        clock = SystemClock()
+        end = clock.monotonic() + seconds
+        while not stop.is_set() and (left := end - clock.monotonic()) > 0:
+            if listener.wait(min(left, 0.5)):
+                return
+
+    return wait
+
+
+def _issuers(config: WorkerConfig, session: Session, token: Token | SoftToken) -> dict[str, Issuer]:
+    records = {record.name: record for record in PgIssuerStore(session).issuers()}
+    found: dict[str, Issuer] = {}
+    for name in config.issuers:
+        record = records.get(name)
+        if record is None:
+            raise OperatorError(
+                f"the database has no issuer {name}; it has {', '.join(sorted(records)) or 'none'}",
+                "import its certificate with `chancery bundle import`, or correct `issuers`",
+            )
+        if record.key_label is None or record.token_label != config.token.label:
+            raise OperatorError(
+                f"the key of issuer {name} is in token {record.token_label}, this worker has {config.token.label}",
+                "correct `token.label` or `issuers`",
+            )
+        signer = build.signer(token, record.key_label)
+        found[name] = Issuer(record, signer, IssuerURLs(*config.urls.of(name)))
+    return found
+
+
+def _journal_start(session: Session, profiles: Mapping[str, Profile], clock: SystemClock, name: str) -> None:
+    store = PgIssuerStore(session)
+    for profile in profiles.values():
+        store.add_profile(profile.name, profile.version, profile.sha256, profile.source, clock.now())
+    with session.transaction() as connection:
+        insert_events(connection, [Event(EventKind.PROCESS_STARTED, clock.now(), name, name, {})])
+
+
+def _sequencer(config: WorkerConfig, session: Session, token: Token | SoftToken, clock: SystemClock) -> Sequencer:
+    file = config.journal.checkpoint_file
+    return Sequencer(
+        PgJournalStore(session),
+        build.signer(token, config.journal.key_label),
+        config.journal.origin,
+        clock,
+        remember=None if file is None else CheckpointFile(file),
+    )
+
+
+def _sequence(sequencer: Sequencer, stop: threading.Event, health: Health) -> None:
+    """Append what waits, a few times a second; what cannot be appended now stays and is reported."""
+    while not stop.is_set():
+        try:
+            appended = sequencer.run_once()
+            health.say("journal", None)
+            if not appended:
+                stop.wait(SEQUENCE_SECONDS)
+        except (PKIError, OperatorError) as error:
+            health.say("journal", str(error))
+            log.warning("journal", error=str(error))
+            stop.wait(RETRY_SECONDS)
+    # What the loop wrote last is sequenced by the next start.
