@@ -38,8 +38,7 @@ def check(
     """
     Check library, slot, token, PIN, mechanisms and keys, and let each key sign once. Changes nothing.
 
-    The PIN is tried once, and not at all when one mistake more would lock the token. Exit code 1 when
-    something is wrong.
+    The PIN is tried once, and not at all when one mistake more would lock the token. Exits with 1 on a problem.
     """
     section, expected = _token(config, module, label, pin_file, softhsm_conf)
     report = check_token(build.token_settings(section), expected)

@@ -167,8 +167,8 @@ class _Check:
 def _algorithms(key: PrivateKey) -> list[SignatureAlgorithm]:
     """The algorithm this suite signs with by default, and PSS for RSA."""
     public_key = key.public_key()
-    both = [algorithm_for(public_key), algorithm_for(public_key, pss=True)]
-    return list(dict.fromkeys(both))
+    usual, pss = algorithm_for(public_key), algorithm_for(public_key, pss=True)
+    return [usual] if pss is usual else [usual, pss]
 
 
 def _round_trip(key: PrivateKey, algorithm: SignatureAlgorithm) -> str | None:

@@ -32,7 +32,7 @@ class NoSuchTokenError(OperatorError):
 
 
 class PINRefusedError(OperatorError):
-    """The token refused the PIN, or would lock it at one more mistake; not to be tried again."""
+    """The token refused the PIN; it is not to be tried again."""
 
 
 def choose(tokens: Sequence[TokenDescription], label: str) -> TokenDescription:
@@ -52,12 +52,12 @@ def choose(tokens: Sequence[TokenDescription], label: str) -> TokenDescription:
 
 
 def refuse_last_try(token: TokenDescription) -> None:
-    """Raise PINRefusedError when the PIN is locked, or when one more wrong PIN would lock it."""
+    """Raise OperatorError when the PIN is locked, or when one more wrong PIN would lock it."""
     where = f"token `{token.label}` (slot {token.slot})"
     if token.pin_flags & TokenFlag.USER_PIN_LOCKED:
-        raise PINRefusedError(f"the PIN of {where} is locked", _UNLOCK)
+        raise OperatorError(f"the PIN of {where} is locked", _UNLOCK)
     if token.pin_flags & TokenFlag.USER_PIN_FINAL_TRY:
-        raise PINRefusedError(
+        raise OperatorError(
             f"one wrong PIN more locks {where}; nothing was tried",
             "log in once by hand with the right PIN (pkcs11-tool --login --list-objects), then start again",
         )

@@ -117,7 +117,7 @@ class Module:
                     if not fresh:
                         self.functions.finalize()
                     self._initialize()
-            except CryptokiError as error:
+            except (CryptokiError, OSError) as error:
                 raise OperatorError(f"{self.path} does not start ({error})", self._start_advice()) from error
 
     def _start_advice(self) -> str:

@@ -137,6 +137,7 @@ class _TokenKey:
                 return self._token.sign(self._reference, way.mechanism, octets)
             except CryptokiError:
                 self._ways[name] = ways = [other for other in ways if other is not way]
+        self._ways.pop(name, None)  # look afresh next time
         raise PKIError(ErrorType.SYSTEM_FAILURE, f"the token has no mechanism for {name} with this key")
 
 
