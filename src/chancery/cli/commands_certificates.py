@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import enum
 import uuid
 from pathlib import Path
@@ -71,17 +72,12 @@ def request(
     if chain and format is not Format.PEM:
         raise typer.BadParameter("--chain goes with --format pem; p7b holds the CAs anyway")
     transaction = transaction_id or uuid.uuid4().hex
-    asked: dict[str, Any] = {"profile": profile, "name": name or [], "transaction_id": transaction}
+    asked: dict[str, Any] = {"profile": profile, "csr": _pem(read(csr)), "names": name or []}
     if issuer is not None:
         asked["issuer"] = issuer
-    answer = client.ask(
-        "POST",
-        "/certificates",
-        again=True,
-        params={**asked, "wait": min(wait, _SERVER_WAIT), "format": "json"},
-        content=read(csr),
-        headers={"content-type": "application/pkcs10"},
-    ).json()
+    asked["transaction_id"] = transaction
+    query = {"wait": min(wait, _SERVER_WAIT), "format": "json"}
+    answer = client.ask("POST", "/certificates", again=True, params=query, json=asked).json()
     if answer["state"] not in {"done", "refused"}:
         answer = _wait_for(client, answer, wait)
     if answer["state"] == "refused":
@@ -97,6 +93,14 @@ def request(
         show_json(answer)
     elif out is not None:
         show_pairs([("serial", answer["serial"]), ("issuer", answer["issuer"]), ("written to", out)])
+
+
+def _pem(data: bytes) -> str:
+    """Text of a CSR as the interface takes it; DER is wrapped here, what it says is the CA's to judge."""
+    if data[:1] == b"\x30":
+        text = base64.encodebytes(data).decode("ascii")
+        return f"-----BEGIN CERTIFICATE REQUEST-----\n{text}-----END CERTIFICATE REQUEST-----\n"
+    return data.decode("ascii", "replace")
 
 
 def _wait_for(client: Client, answer: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from chancery.web.access import Gate, Peer
 from chancery.web.failures import PROBLEM_JSON, Failure, of_error, of_status
 from chancery.web.guard import Guard
 from chancery.web.routes import ENDPOINTS
-from chancery.web.service import Call, Endpoint, Issuers, Service
+from chancery.web.service import Call, Endpoint, Health, Issuers, Service
 
 
 def create_app(ra: RegistrationAuthority) -> Starlette:
@@ -35,7 +35,7 @@ def create_app(ra: RegistrationAuthority) -> Starlette:
     gate = Gate(ra.directory, ra.clock)
     version = importlib.metadata.version("chancery")
     description = msgspec.json.encode(openapi.describe(ENDPOINTS, version))
-    service = Service(ra, gate, Issuers(ra), version, description)
+    service = Service(ra, gate, Issuers(ra), Health(ra), version, description)
     app = Starlette(
         routes=_routes(service),
         middleware=[Middleware(Guard, clock=ra.clock)],
@@ -67,6 +67,7 @@ def _dispatch(service: Service, endpoints: Sequence[Endpoint]) -> Callable[[Requ
         if endpoint.public is not None:
             return await endpoint.public(service)
         assert endpoint.handler is not None
+        _refuse_other_sites(request)
         peer: Peer | None = request.scope.get("state", {}).get("peer")
         operator = await service.gate.admit(peer, request.client.host if request.client else "unknown")
         request.scope.setdefault("state", {})["operator"] = operator.name
@@ -74,6 +75,19 @@ def _dispatch(service: Service, endpoints: Sequence[Endpoint]) -> Callable[[Requ
         return await endpoint.handler(Call(service, operator, reach, request))
 
     return handle
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """
+    Refuse what a page of another origin makes a browser send (HTTPException 403).
+
+    A browser adds its user's client certificate by itself; these headers say on whose behalf (Fetch Metadata 2,
+    RFC 6454 7). Other programs send neither.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    foreign = origin is not None and origin != f"https://{request.headers.get('host')}"
+    if site in {"cross-site", "same-site"} or foreign:
+        raise HTTPException(403, "a page of another origin may not use this interface")
 
 
 async def _authorise(service: Service, operator: Operator, operation: Operation | None) -> Reach:

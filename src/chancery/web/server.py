@@ -309,8 +309,9 @@ async def serve_api(
     bound = sockets[0].getsockname()[1]
 
     def on_started() -> None:
-        _log.info("listening", host=host, port=bound)
-        if listening is not None:
+        if listening is None:
+            _log.info("listening", host=host, port=bound)
+        else:
             listening(bound)
 
     server = _Server(_config(app, context, limits), on_started)

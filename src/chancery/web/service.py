@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -9,12 +10,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from chancery.errors import PKIError
 from chancery.ports import IssuerRecord, Operator
 from chancery.ra.enrolment import RegistrationAuthority
 from chancery.ra.requestor import Operation, Reach
 from chancery.web.access import Gate
 
 REMEMBER_ISSUERS_SECONDS = 5.0
+REMEMBER_HEALTH_SECONDS = 2.0
 API = "/api/v1"
 JSON = "application/json"
 
@@ -54,6 +57,29 @@ class Issuers:
         return found
 
 
+class Health:
+    """Whether the directory answers, asked at most every two seconds however many ask: strangers may."""
+
+    def __init__(self, ra: RegistrationAuthority) -> None:
+        self._ra = ra
+        self._lock = asyncio.Lock()
+        self._until = float("-inf")
+        self._failure: PKIError | None = None
+
+    async def check(self) -> None:
+        """Raise PKIError as the directory did when it was last asked."""
+        async with self._lock:
+            if self._ra.clock.monotonic() >= self._until:
+                try:
+                    await self._ra.directory.issuers()
+                    self._failure = None
+                except PKIError as error:
+                    self._failure = error
+                self._until = self._ra.clock.monotonic() + REMEMBER_HEALTH_SECONDS
+        if self._failure is not None:
+            raise PKIError(self._failure.type, self._failure.detail)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Service:
     """The registration core and what is kept beside it in this process; `description` is the OpenAPI document."""
@@ -61,6 +87,7 @@ class Service:
     ra: RegistrationAuthority
     gate: Gate
     issuers: Issuers
+    health: Health
     version: str
     description: bytes
 

@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from chancery.errors import ErrorType, PKIError
 from chancery.pkix.profile import shipped_profiles
 from chancery.ports import Role
 from unit.web.world import World, make_csr
@@ -137,9 +138,19 @@ def test_health_asks_the_database_but_not_each_time(world):
     for _ in range(20):
         world.ask(None, "GET", "/healthz")
     assert calls + 1 == world.memory.faults.calls
-    world.memory.away = True
-    world.clock.advance(6)
-    assert 503 == world.ask(None, "GET", "/healthz").status_code
+    asked = []
+
+    async def away():
+        asked.append(1)
+        raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database is away")
+
+    issuers, world.memory.issuers = world.memory.issuers, away
+    world.clock.advance(2)
+    assert {503} == {world.ask(None, "GET", "/healthz").status_code for _ in range(20)}
+    assert [1] == asked
+    world.memory.issuers = issuers
+    world.clock.advance(2)
+    assert 200 == world.ask(None, "GET", "/healthz").status_code
 
 
 def test_every_answer_carries_the_security_headers(world):

@@ -174,3 +174,34 @@ def test_a_profile_that_an_operator_is_not_allowed_is_refused_and_hidden():
     assert (403, {}) == (answer.status_code, world.memory.requests)
     profiles = world.ask("rita", "GET", "profiles").json()["profiles"]
     assert ["tls-client"] == [one["name"] for one in profiles]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://ca.example"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_page_of_another_origin_cannot_use_the_browsers_certificate(headers, method):
+    world = _world(Role.ADMINISTRATOR)
+    answer = world.ask("somebody", method, "issuers/issuing/crl", headers=headers)
+    assert (403, []) == (answer.status_code, world.memory.crl_wishes)
+    assert "application/problem+json" == answer.headers["content-type"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"sec-fetch-site": "none"}, {"sec-fetch-site": "same-origin", "origin": "https://ca.example"}],
+    ids=str,
+)
+def test_the_users_own_browser_may(headers):
+    assert (
+        202
+        == _world(Role.ADMINISTRATOR).ask("somebody", "POST", "issuers/issuing/crl", headers=headers).status_code
+    )
