@@ -34,6 +34,9 @@ _LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*
 # RFC 3986 2 and 3.1: a scheme, then reserved, unreserved and percent-encoded characters.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
 
+# RFC 5892 A: what is no letter, mark or digit, and allowed between some.
+_CONTEXT = "-\u00b7\u0375\u05f3\u05f4\u200c\u200d\u30fb"
+
 
 def _bad(detail: str) -> PKIError:
     return PKIError(ErrorType.BAD_CERT_TEMPLATE, detail)
@@ -86,14 +89,15 @@ def text_of(attributes: Iterable[tuple[str, str]]) -> str:
 
 
 def _punycode_label(label: str) -> None:
-    """An A-label is canonical: it decodes to lower-case NFC text that encodes to it (RFC 5890 2.3.2.1)."""
+    """An A-label is canonical: it decodes to letters, marks and digits in lower-case NFC that encode to it."""
     try:
         decoded = label[4:].encode("ascii").decode("punycode")
         again = decoded.encode("punycode").decode("ascii")
     except (UnicodeError, ValueError):
         raise _bad(f"{label!r} is not an A-label (RFC 5890 2.3.2.1)") from None
+    odd = [one for one in decoded if unicodedata.category(one)[0] not in "LMN" and one not in _CONTEXT]
     plain = decoded.isascii() or decoded != unicodedata.normalize("NFC", decoded) or decoded != decoded.lower()
-    if plain or again != label[4:]:
+    if plain or odd or again != label[4:]:
         raise _bad(f"{label!r} is not an A-label (RFC 5890 2.3.2.1)")
 
 
