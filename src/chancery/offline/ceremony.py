@@ -170,6 +170,7 @@ class OfflineCA:
         if _digits(confirmed) != _digits(fingerprint(data)):
             raise PKIError(ErrorType.NOT_AUTHORIZED, "the fingerprint that was confirmed is not this bundle's")
         self._check_requester(bundle, requester)
+        self._check_clock()
         if not self.store.check_bundle(bundle):
             self._receive(bundle)
         issuing = self._issuing()
@@ -189,6 +190,7 @@ class OfflineCA:
         """
         if self.store.status(ROOT_ID, serial) is None or serial == _serial_of(root(self.store).certificate):
             raise PKIError(ErrorType.BAD_CERT_ID, "the root has signed no certificate with this serial number")
+        self._check_clock()
         now = self._clock.now()
         revocation = NewRevocation(self._settings.name, serial, reason, None, self._actor, now)
         event = Event(
@@ -200,7 +202,17 @@ class OfflineCA:
 
     # Making the root
 
+    def _check_clock(self) -> None:
+        """Refuse to sign in the past: a machine that lay in a safe often wakes up there."""
+        now, latest = self._clock.now(), self.store.state.latest
+        if latest is not None and now < latest:
+            raise OperatorError(
+                f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, before the journal's {latest:%Y-%m-%d %H:%M:%S}",
+                "set the clock of this machine",
+            )
+
     def _begin(self) -> None:
+        self._check_clock()
         opened = self.store.state.opened
         if opened is None:
             # Refused here rather than after a key was made for it.

@@ -8,6 +8,7 @@ what was in effect before it.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -82,6 +83,8 @@ class State:
         self.responses: dict[str, bytes] = {}
         self.given: list[tuple[str, bytes]] = []
         """(Requestor's key, response) of every answered bundle, in order."""
+        self.latest: datetime.datetime | None = None
+        """The newest time that any line speaks of as its own."""
 
     def check(self, record: Record) -> None:
         """Raise PKIError(SYSTEM_FAILURE) when this record cannot follow what is there; changes nothing."""
@@ -94,6 +97,20 @@ class State:
     def apply(self, record: Record) -> None:
         """Take over a record that `check` admitted."""
         _APPLY[type(record)](self, record)
+        for time in _times(record):
+            self.latest = time if self.latest is None else max(self.latest, time)
+
+
+def _times(record: Record) -> list[datetime.datetime]:
+    if isinstance(record, records.RequestsReceived):
+        return [request.received_at for request in record.requests]
+    if isinstance(record, records.RequestsTaken):
+        return [record.at]
+    if isinstance(record, records.IntentsRecorded):
+        return [intent.recorded_at for intent in record.intents]
+    if isinstance(record, records.CRLPublished):
+        return [record.crl.covers]
+    return []
 
 
 def _opened(state: State, record: records.Opened) -> None:

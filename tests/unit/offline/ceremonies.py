@@ -160,7 +160,9 @@ class Machine:
                 elif data not in tbs:
                     crls += 1
             assert crls <= len(numbers)
-            assert 1 == max(collections.Counter(self.token.signed).values())
+            # A response that was not recorded never left; its bytes may be signed again. The root's never are.
+            roots_own = [data for label, data in self.token.signed if label == "root"]
+            assert 1 == max(collections.Counter(roots_own).values())
             for key, stored in state.intents.items():
                 assert stored.settled
                 unconfirmed = StatusState.UNCONFIRMED is state.statuses[key].state

@@ -62,6 +62,10 @@ def test_the_known_bytes_of_a_bundle_stay():
     assert fingerprint(bundles.request()) == "84496 03185 48600 84225 72813 79787 84293 16759"
 
 
+def test_the_known_bytes_of_a_response_stay():
+    assert sha256(bundles.response()) == "9c3c5da09eadc5134c704b9fd8ec1c84a4ad8a7e5a542f3b69685e9147f00c81"
+
+
 def test_the_fingerprint_reads_as_eight_groups_of_five_digits():
     groups = fingerprint(b"anything").split(" ")
     assert [5] * 8 == [len(group) for group in groups]

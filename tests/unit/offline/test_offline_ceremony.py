@@ -338,3 +338,20 @@ def test_a_revoked_certificate_is_on_the_next_crl(machine):
         for unknown in (b"\x70" + bytes(16), root.serial_number.to_bytes(17, "big"), b""):
             assert ErrorType.BAD_CERT_ID is refusal(ca.revoke, unknown, RevocationReason.SUPERSEDED).type
     machine.account()
+
+
+def test_a_clock_that_went_back_signs_nothing(machine):
+    data = request()
+    with machine.init() as ca:
+        answer = decode_response(sign(ca, data)).payload.answers[0]
+        serial = x509.load_der_x509_certificate(answer.certificate).serial_number.to_bytes(17, "big")
+        following = request(entry(transaction_id="2"), link=importing.following(data, ca.sign(data, "")))
+        machine.clock.advance(-1)
+        used = len(machine.token.signed)
+        for act in (lambda: sign(ca, following), lambda: ca.revoke(serial, RevocationReason.SUPERSEDED)):
+            with pytest.raises(OperatorError, match="set the clock"):
+                act()
+    with pytest.raises(OperatorError, match="set the clock"):
+        machine.init()
+    assert used == len(machine.token.signed)
+    machine.account()
