@@ -85,6 +85,7 @@ class Running:
             "ec": ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
             "p384": ("ec", "-pkeyopt", "ec_paramgen_curve:P-384"),
             "rsa": ("rsa:2048",),
+            "rsa3072": ("rsa:3072",),
             "ed25519": ("ed25519",),
         }[key]
         san = names if names is not None else f"DNS:{name}"

@@ -1,4 +1,4 @@
-"""`chancery up`, `down` and `processes`: the whole suite on one machine."""
+"""`chancery up`, `down` and `status`: the whole suite on one machine."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
 
 from chancery.cli import bootstrap, guide, health, layout, log, programs, supervisor
+from chancery.cli.api_client import Client, read_config
+from chancery.cli.commands_management import remote_status, show_remote_status
 from chancery.cli.layout import Layout
+from chancery.cli.show import JSONOption, show_json, show_pairs
 from chancery.cli.suite import Suite, encode, read_suite
 from chancery.config import decode_hook
 from chancery.errors import OperatorError
@@ -29,7 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command()(up)
     app.command()(down)
-    app.command()(processes)
+    app.command()(status)
     app.command(hidden=True)(supervise)
 
 
@@ -150,15 +153,24 @@ def _wait_for_pid(place: Layout) -> int:
     raise OperatorError("the supervisor does not say which process it is", f"look at {place.log}")
 
 
-def processes(state: State = Path("var")) -> None:
-    """Say which processes of this machine run, and whether each is healthy."""
-    console = Console(soft_wrap=True, highlight=False)
+def status(state: State = Path("var"), *, as_json: JSONOption = False) -> None:
+    """Say how every process of this machine is, what waits, what was issued, and how fresh the CRLs are."""
     place = Layout(state.absolute())
     if not supervisor.running(place):
-        console.print(f"nothing runs in {place.state}; start it with: chancery up --state {state}", markup=False)
-        raise typer.Exit(1)
+        raise OperatorError(f"nothing runs in {place.state}", f"start it with: chancery up --state {state}")
     answers = health.look(place, read_suite(place))
-    for name, answer in answers.items():
-        console.print(f"{name:<10} {answer or 'healthy'}", markup=False)
+    remote: dict[str, Any] = {}
+    if answers["ca"] is None and os.access(place.client, os.R_OK):
+        client = Client(read_config(place.client))
+        try:
+            remote = remote_status(client)
+        finally:
+            client.close()
+    if as_json:
+        show_json({"processes": {name: answer or "healthy" for name, answer in answers.items()}, "ca": remote})
+    else:
+        show_pairs([(name, answer or "healthy") for name, answer in answers.items()])
+        if remote:
+            show_remote_status(remote)
     if any(answers.values()):
         raise typer.Exit(1)

@@ -27,11 +27,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from chancery.cli import bootstrap, build, layout
+from chancery.cli.api_client import ClientConfig
 from chancery.cli.clock import SystemClock
 from chancery.cli.commands_key import host_name, request
 from chancery.cli.layout import Account, Layout
 from chancery.cli.suite import ISSUING, Suite, encode, subject
-from chancery.config import CAConfig, Section, load
+from chancery.config import CAConfig, load
 from chancery.errors import OperatorError, PKIError
 from chancery.ports import (
     CertificateQuery,
@@ -50,15 +51,6 @@ from chancery.postgres.session import AsyncPool
 REQUESTOR = "installation"
 ISSUE_SECONDS = 60.0
 ADMINISTRATOR = "administrator"
-
-
-class ClientFile(Section, frozen=True, kw_only=True):
-    """`client.toml` as the command line reads it; paths are relative to the file."""
-
-    url: str
-    ca_file: str
-    certificate: str
-    key: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,10 +92,13 @@ def _token_wish(place: Layout, suite: Suite, accounts: dict[str, Account], proce
         "ocsp": ("ocsp-issuing", suite.ocsp_key, "ocsp-signing"),
         "tsa": ("tsa", suite.tsa_key, "timestamping"),
     }[process]
-    csr = bootstrap.make_key(
-        place, process, label, kind, account=accounts.get(process), subject=subject(suite, title)
-    )
-    return Wanted(process, profile, csr)
+    # The request is kept: the key stays in its token, and making the request again needs a process of its own.
+    path = place.pki / f"{label}.csr"
+    if not path.exists():
+        account = accounts.get(process)
+        csr = bootstrap.make_key(place, process, label, kind, account=account, subject=subject(suite, title))
+        layout.write_public(path, csr)
+    return Wanted(process, profile, path.read_bytes())
 
 
 class _Issuing:
@@ -215,10 +210,8 @@ def _write_administrator(place: Layout, suite: Suite, key: ec.EllipticCurvePriva
         )
         layout.write_private(place.admin / "admin.p12.password", password + b"\n")
         layout.write_private(place.admin / "admin.p12", bundle)
-    client = ClientFile(
-        url=suite.ca_url, ca_file="pki/root.pem", certificate="admin/admin.pem", key="admin/admin.key"
-    )
-    layout.write_public(place.client, encode(client))
+    client = ClientConfig(url=suite.ca_url, ca="../pki/root.pem", certificate="admin.pem", key="admin.key")
+    layout.write_private(place.client, encode(client))
 
 
 def _software_key(path: Path, account: Account | None) -> ec.EllipticCurvePrivateKey:

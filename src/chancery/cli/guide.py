@@ -20,7 +20,9 @@ def _show(path: Path) -> str:
 def commands(layout: Layout, suite: Suite) -> list[str]:
     """Return shell commands that prove the installation with other people's programs, in order."""
     chancery = _show(Path(sys.executable).with_name("chancery"))
-    client = f"--client-config {_show(layout.client)}"
+    # The command line finds the default installation's client file by itself.
+    usual = layout.client == Path("var/admin/client.toml").absolute()
+    client = "" if usual else f" --client {_show(layout.client)}"
     demo, pki = _show(layout.state / "demo"), _show(layout.pki)
     return [
         f"mkdir -p {demo}",
@@ -29,7 +31,7 @@ def commands(layout: Layout, suite: Suite) -> list[str]:
             f" -keyout {demo}/www.key -out {demo}/www.csr"
             ' -subj "/CN=www.example.org" -addext "subjectAltName=DNS:www.example.org"'
         ),
-        f"{chancery} request {client} --profile tls-server --csr {demo}/www.csr --out {demo}/www.pem",
+        f"{chancery} request{client} --profile tls-server --csr {demo}/www.csr --out {demo}/www.pem",
         f"openssl verify -CAfile {pki}/root.pem -untrusted {pki}/issuing.pem {demo}/www.pem",
         (
             f"openssl ocsp -issuer {pki}/issuing.pem -cert {demo}/www.pem -url {suite.ocsp_url}/ocsp"
@@ -45,7 +47,7 @@ def commands(layout: Layout, suite: Suite) -> list[str]:
             f" -untrusted {pki}/issuing.pem"
         ),
         (
-            f"{chancery} revoke {client} --reason superseded"
+            f"{chancery} revoke{client} --yes --reason superseded"
             f" $(openssl x509 -in {demo}/www.pem -noout -serial | cut -d= -f2)"
         ),
         (

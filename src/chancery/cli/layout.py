@@ -86,7 +86,7 @@ class Layout:
 
     @property
     def client(self) -> Path:
-        return self.state / "client.toml"
+        return self.admin / "client.toml"
 
     @property
     def request(self) -> Path:

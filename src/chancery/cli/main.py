@@ -1,45 +1,64 @@
-"""`chancery`: the command line."""
+"""`chancery`: the command line. A command's module is imported when that command is used."""
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 from rich.console import Console
 
-from chancery.cli import (
-    audit,
-    client,
-    commands_key,
-    commands_serve,
-    commands_suite,
-    db,
-    hsm,
-    offline,
-    timestamp,
-)
 from chancery.errors import OperatorError, PKIError
 
-app = typer.Typer(
-    name="chancery",
-    help="A PKI suite that an organisation can run itself: CA, OCSP, timestamping and offline CA.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-for commands in (commands_suite, commands_serve, client, commands_key, timestamp):
-    commands.register(app)
-app.add_typer(hsm.app, name="hsm", help="Tokens and their keys.")
-app.add_typer(db.app, name="db", help="The database's schema.")
-app.add_typer(offline.app, name="offline", help="The offline CA, on a machine without network.")
-app.add_typer(offline.bundles, name="bundle", help="Bundles to and from the offline CA, at the installation.")
-app.add_typer(audit.app, name="audit", help="The journal: verify it, read it.")
+REGISTER = {
+    "commands_suite": ("up", "down", "status", "supervise"),
+    "commands_serve": ("serve", "check-config"),
+    "client": ("request", "revoke", "list", "show", "ca", "profile", "crl", "operator", "whoami"),
+    "timestamp": ("timestamp", "verify-timestamp"),
+    "commands_key": ("key",),
+}
+GROUPS = {
+    "hsm": ("hsm", "app", "Tokens and their keys."),
+    "db": ("db", "app", "The database's schema."),
+    "offline": ("offline", "app", "The offline CA, on a machine without network."),
+    "bundle": ("offline", "bundles", "Bundles to and from the offline CA, at the installation."),
+    "audit": ("audit", "app", "The journal: verify it, read it."),
+}
+
+
+def command_line(word: str | None) -> typer.Typer:
+    """Return the program with the commands that `word` needs; with all of them when it is no command."""
+    app = typer.Typer(
+        name="chancery",
+        help="A PKI suite that an organisation can run itself: CA, OCSP, timestamping and offline CA.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    # A group of one command would swallow its name.
+    app.callback()(lambda: None)
+    known = {name for names in REGISTER.values() for name in names} | set(GROUPS)
+    every = word not in known
+    for module, names in REGISTER.items():
+        if every or word in names:
+            register: Callable[[typer.Typer], None] = _load(module).register
+            register(app)
+    for name, (module, attribute, text) in GROUPS.items():
+        if every or word == name:
+            app.add_typer(getattr(_load(module), attribute), name=name, help=text)
+    return app
+
+
+def _load(module: str) -> Any:
+    return importlib.import_module(f"chancery.cli.{module}")
 
 
 def main() -> None:
-    """Run the command line; what an operator has to put right is one line on standard error and exit code 1."""
+    """Run the command line; what an operator has to put right is two lines on standard error and exit code 1."""
     try:
-        app()
+        command_line(sys.argv[1] if len(sys.argv) > 1 else None)()
     except OperatorError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"chancery: {error.what}", markup=False)
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"next: {error.next_step}", markup=False)

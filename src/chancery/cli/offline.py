@@ -241,7 +241,7 @@ def _opened(config: Path, *, make: bool = False) -> Iterator[OfflineCA]:
             subject=settings.subject,
             instance=settings.instance,
             key_kind=settings.key_kind,
-            urls=_urls(settings.urls, settings.name),
+            urls=IssuerURLs(*(settings.urls or URLSection()).of(settings.name)),
             token_label=settings.token.label,
         ),
         profiles=build.profiles(None),
@@ -267,15 +267,6 @@ def _without_token(config: Path) -> OfflineConfig:
     if not isinstance(settings, OfflineConfig):
         raise OperatorError(f"{config} is not the offline CA's", 'give one with process = "offline"')
     return settings
-
-
-def _urls(section: URLSection | None, name: str) -> IssuerURLs:
-    if section is None:
-        return IssuerURLs(ocsp=None, crl=None, ca_issuers=None)
-    ocsp, crl, ca_issuers = (
-        url and url.replace("{issuer}", name) for url in (section.ocsp, section.crl, section.ca_issuers)
-    )
-    return IssuerURLs(ocsp=ocsp, crl=crl, ca_issuers=ca_issuers)
 
 
 def _show_root(store: LocalStore) -> None:

@@ -54,7 +54,10 @@ def programs(place: Layout, suite: Suite) -> list[Program]:
         )
         _prepare_database(place, superuser, accounts)
 
-    def worker_ready() -> None:
+    # Later starts renew what is due once everything runs; the first makes the certificates that the others need.
+    first = not (place.tls / "server.pem").exists()
+
+    def certificates() -> None:
         health.wait_worker(place, WORKER_SECONDS)
         for purpose in enrol.ensure(place, suite):
             log.info("certificate-issued", purpose=purpose)
@@ -66,7 +69,7 @@ def programs(place: Layout, suite: Suite) -> list[Program]:
                 name=process,
                 command=command,
                 account=accounts.get(process),
-                ready=worker_ready if process == "worker" else None,
+                ready=certificates if process == ("worker" if first else PROCESSES[-1]) else None,
             )
         )
     return found
