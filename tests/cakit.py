@@ -29,9 +29,13 @@ URLS = IssuerURLs(
 WORKER = "worker-1"
 
 
-@functools.cache
 def key(label: str = "leaf", kind: str = "ec-p256"):
-    """A software key for this label; the same one for the whole test run."""
+    """A software key for this label and kind; the same one for the whole test run."""
+    return _key(label, kind)
+
+
+@functools.cache
+def _key(label: str, kind: str):
     if kind.startswith("rsa"):
         return rsa.generate_private_key(65537, int(kind[4:]))
     if kind == "ed25519":

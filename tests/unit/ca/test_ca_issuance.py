@@ -1,0 +1,256 @@
+"""The order of issuance: what is recorded before what, and what a refusal says (R2, R8, R9)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from cakit import CA, PROFILES, issuing_issuer, key, make_csr
+from chancery.asn1.signature import KeySigner
+from chancery.ca.issuance import issue_batch, recover
+from chancery.errors import ErrorType, PKIError
+from chancery.ports import EventKind, RequestState, StatusState
+from checks import account_of, problems
+from fakes import CountingSigner, FakeEntropy, Faults, Killed, MemoryStore
+
+GOOD = make_csr(names=("dns:www.example.org",))
+
+
+def _issue(ca: CA, limit: int = 100):
+    return issue_batch(ca.issuing, ca.store.take("worker-1", limit, ca.clock.now()))
+
+
+def _problems(ca: CA) -> list[str]:
+    return problems(account_of(ca.store), {2: ca.signer.signed}, {2: ca.issuer.certificate})
+
+
+class Watching(MemoryStore):
+    """Writes down what was signed when each commit returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order: list[str] = []
+
+    def record_intents(self, *arguments) -> None:
+        super().record_intents(*arguments)
+        self.order.append("intents")
+
+    def record_certificates(self, *arguments) -> None:
+        super().record_certificates(*arguments)
+        self.order.append("certificates")
+
+
+def test_intents_are_durable_before_the_first_signature_and_certificates_after_the_last():
+    ca = CA()
+    store = Watching()
+
+    class Signer(CountingSigner):
+        def sign(self, data: bytes) -> bytes:
+            store.order.append("sign")
+            assert data in {intent.tbs for _, intent in store.intents.values()}
+            return super().sign(data)
+
+    signer = Signer(KeySigner(key("issuing")))
+    ca = CA(signer=signer, store=store)
+    for number in (1, 2):
+        ca.store = store
+        assert number == ca.ask()
+    _issue(ca)
+    assert ["intents", "sign", "sign", "certificates"] == store.order
+
+
+def test_a_batch_of_good_and_bad_settles_every_request():
+    ca = CA()
+    for csr, profile in (
+        (GOOD, "tls-server"),
+        (make_csr("CN=x"), "tls-server"),
+        (GOOD, "no-such"),
+        (b"\x30\x00", "tls-server"),
+        (GOOD, "sub-ca"),
+        (GOOD, "tls-server"),
+    ):
+        ca.ask(csr, profile)
+    ca.ask(GOOD, issuer="elsewhere")
+    result = _issue(ca)
+    assert (2, 5, 0) == (result.issued, result.refused, result.unconfirmed)
+    done, refused = RequestState.DONE, RequestState.REFUSED
+    assert [done, refused, refused, refused, refused, done, refused] == list(ca.store.states.values())
+    assert [
+        (2, ErrorType.BAD_CERT_TEMPLATE),
+        (3, ErrorType.BAD_CERT_TEMPLATE),
+        (4, ErrorType.BAD_DATA_FORMAT),
+        (5, ErrorType.NOT_AUTHORIZED),
+        (7, ErrorType.BAD_CERT_TEMPLATE),
+    ] == [(number, refusal.error) for number, refusal in sorted(ca.store.refusals.items())]
+    assert 2 == len(ca.signer.signed)
+    assert [] == _problems(ca)
+
+
+def test_r8_a_ceremony_profile_is_refused_online_and_granted_in_a_ceremony():
+    csr = make_csr("CN=Sub", (), key("sub"))
+    ca = CA()
+    ca.ask(csr, "sub-ca")
+    _issue(ca)
+    assert "R8" in ca.store.refusals[1].detail
+    assert [] == ca.signer.signed
+    ceremony = CA(ceremony=True)
+    ceremony.ask(csr, "sub-ca")
+    _issue(ceremony)
+    # Allowed now, and refused by the issuer's own path length.
+    assert "path" not in ceremony.store.refusals[1].detail
+    assert "allows 0 CA certificates" in ceremony.store.refusals[1].detail
+
+
+def test_the_proof_of_possession_is_checked_again():
+    ca = CA()
+    ca.ask(GOOD[:-1] + bytes((GOOD[-1] ^ 1,)))
+    _issue(ca)
+    assert ca.store.refusals[1].error in {ErrorType.BAD_POP, ErrorType.BAD_DATA_FORMAT}
+
+
+def test_what_nobody_foresaw_of_one_request_does_not_hold_up_the_others():
+    ca = CA()
+    ca.ask(names=(None,))
+    ca.ask()
+    result = _issue(ca)
+    assert (1, 1) == (result.issued, result.refused)
+    assert (ErrorType.SYSTEM_FAILURE, "the request could not be processed") == (
+        ca.store.refusals[1].error,
+        ca.store.refusals[1].detail,
+    )
+
+
+def test_r2_a_serial_that_was_used_before_stops_the_batch_before_any_signature():
+    class Repeating:
+        def draw(self, size: int) -> bytes:
+            return b"\x2a" * size
+
+    ca = CA(entropy=Repeating())
+    ca.ask()
+    _issue(ca)
+    ca.ask()
+    with pytest.raises(PKIError) as caught:
+        _issue(ca)
+    assert ErrorType.SYSTEM_FAILURE is caught.value.type
+    assert 1 == len(ca.signer.signed)
+    assert 0 == recover(ca.issuing)
+    assert RequestState.WAITING is ca.store.states[2]
+
+
+def test_a_token_that_does_not_answer_in_the_middle_delays_only_its_own():
+    # Calls: take, record_intents, then the token three times.
+    ca = CA(Faults(4, "fail-before"))
+    for _ in range(3):
+        ca.ask()
+    result = _issue(ca)
+    assert (2, 0, 1) == (result.issued, result.refused, result.unconfirmed)
+    assert [RequestState.DONE, RequestState.WAITING, RequestState.DONE] == list(ca.store.states.values())
+    assert [StatusState.UNCONFIRMED] == [
+        one.state for one in ca.store.statuses.values() if one.state is not StatusState.GOOD
+    ]
+    _issue(ca)
+    assert {RequestState.DONE} == set(ca.store.states.values())
+    assert 4 == len({intent.serial for _, intent in ca.store.intents.values()})
+    assert [] == _problems(ca)
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), PKIError(ErrorType.SYSTEM_FAILURE, "odd")])
+def test_a_token_that_answers_wrongly_refuses_the_request_and_leaves_the_intent_unconfirmed(error):
+    class Broken(CountingSigner):
+        def sign(self, data: bytes) -> bytes:
+            super().sign(data)
+            raise error
+
+    ca = CA(signer=Broken(KeySigner(key("issuing"))))
+    ca.ask()
+    result = _issue(ca)
+    assert (0, 1, 1) == (result.issued, result.refused, result.unconfirmed)
+    assert ErrorType.SYSTEM_FAILURE is ca.store.refusals[1].error
+    assert "odd" not in ca.store.refusals[1].detail or isinstance(error, PKIError)
+    assert [StatusState.UNCONFIRMED] == [one.state for one in ca.store.statuses.values()]
+    assert [] == _problems(ca)
+
+
+def test_signatures_may_be_spread_over_threads():
+    with ThreadPoolExecutor(4) as signers:
+        ca = CA(signers=signers)
+        for _ in range(20):
+            ca.ask()
+        assert 20 == _issue(ca).issued
+    assert [] == _problems(ca)
+
+
+def test_the_events_name_what_an_auditor_asks_for():
+    ca = CA()
+    number = ca.ask()
+    _issue(ca)
+    intent_event, issued = ca.store.events
+    assert (EventKind.INTENT_RECORDED, EventKind.CERTIFICATE_ISSUED) == (intent_event.kind, issued.kind)
+    [record] = ca.store.certificates.values()
+    assert f"2:{record.serial.hex()}" == intent_event.subject == issued.subject
+    asked = {"request": number, "requestor": "alice", "protocol": "rest", "transaction": "t-1"}
+    profile = PROFILES["tls-server"]
+    tbs = ca.signer.signed[0]
+    assert {
+        **asked,
+        "issuer": "issuing",
+        "profile": "tls-server",
+        "profile_version": 1,
+        "profile_sha256": profile.sha256.hex(),
+        "tbs_sha256": hashlib.sha256(tbs).hexdigest(),
+    } == dict(intent_event.detail)
+    assert {
+        **asked,
+        "issuer": "issuing",
+        "subject": "CN=www.example.org",
+        "names": ("dns:www.example.org",),
+        "certificate_sha256": hashlib.sha256(record.der).hexdigest(),
+    } == dict(issued.detail)
+    assert record.spki_sha256 == hashlib.sha256(issuing_like_spki(record.der)).digest()
+    for event in ca.store.events:
+        assert event.body()
+
+
+def issuing_like_spki(der: bytes) -> bytes:
+    from chancery.asn1.x509 import subject_fields
+
+    return subject_fields(der)[1]
+
+
+def test_recovery_is_idempotent_and_marks_once():
+    ca = CA(Faults(4, "kill-before"))
+    for _ in range(2):
+        ca.ask()
+    with pytest.raises(Killed):
+        _issue(ca)
+    assert 2 == recover(ca.issuing)
+    assert 0 == recover(ca.issuing)
+    assert 2 == sum(event.kind is EventKind.INTENT_UNCONFIRMED for event in ca.store.events)
+    assert {RequestState.WAITING} == set(ca.store.states.values())
+
+
+def test_another_workers_requests_and_intents_are_left_alone():
+    ca = CA(Faults(3, "kill-before"))
+    ca.ask()
+    with pytest.raises(Killed):
+        _issue(ca)
+    other = dataclasses.replace(ca.issuing, worker="worker-2", instance=2, entropy=FakeEntropy(9))
+    assert 0 == recover(other)
+    assert {RequestState.TAKEN} == set(ca.store.states.values())
+
+
+def test_an_instance_that_makes_no_serial_is_refused_when_set_up():
+    with pytest.raises(ValueError, match=r"1\.\.127"):
+        CA(instance=0)
+
+
+def test_a_request_may_name_its_issuer_and_a_profile_its_default():
+    other = issuing_issuer("ec-p384")
+    ca = CA()
+    ca.issuing.issuers["second"] = other  # type: ignore[index]
+    ca.ask(issuer="second")
+    _issue(ca)
+    ca.certificate(1).verify_directly_issued_by(other.certificate)
