@@ -187,6 +187,8 @@ def verify(content_info: bytes, content: bytes, public_key: PublicKey, algorithm
     """
     Read a ContentInfo (DER) of one signer back and check that it carries `content` under this key.
 
+    For what this suite has just signed: `decode` and `verify_signer` judge what others did.
+
     Raises InvalidSignature when the eContent, its messageDigest or the signature is another, and
     PKIError(BAD_DATA_FORMAT) when the structure is another.
     """

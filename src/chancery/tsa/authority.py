@@ -24,6 +24,7 @@ from chancery.tsa.timekeeping import ClockGuard
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
+_DRAW = 8  # random octets of a serial number
 MAX_ACCURACY = datetime.timedelta(seconds=1)
 
 
@@ -207,6 +208,7 @@ class Authority:
         self._credential: Credential | None = Credential(settings, signer, certificates, at)
         self._cut = settings.resolution // _MICROSECOND
         self._last_tick = 0
+        self._drawn = b""
 
     @property
     def credential(self) -> Credential | None:
@@ -272,8 +274,11 @@ class Authority:
         refuses a repetition, should the clock and the random octets ever repeat together.
         """
         self._last_tick = max(self._last_tick + 1, (now - _EPOCH) // _MICROSECOND)
-        draw = int.from_bytes(self._entropy.draw(8), "big")
-        return self.settings.instance << 120 | self._last_tick << 64 | draw
+        if len(self._drawn) < _DRAW:
+            # Many at a time: a system call for each token would cost as much as its signature.
+            self._drawn = self._entropy.draw(_DRAW * 256)
+        draw, self._drawn = self._drawn[:_DRAW], self._drawn[_DRAW:]
+        return self.settings.instance << 120 | self._last_tick << 64 | int.from_bytes(draw, "big")
 
 
 def validity(certificate: x509.Certificate) -> tuple[datetime.datetime, datetime.datetime]:

@@ -33,9 +33,9 @@ class TokenService:
     """
     Answers timestamp requests; whatever happens, with a well-formed TimeStampResp.
 
-    At most `max_pending` requests wait to be recorded and as many to be signed; the next is refused with
-    SYSTEM_UNAVAIL. `executor` runs the signatures of a batch on `threads` threads. `report` gets every
-    exception that is not a `PKIError`, for the log.
+    At most `max_pending` requests wait or are being answered; the next is refused with SYSTEM_UNAVAIL. Two batches
+    are under way at a time: one is recorded while the other is signed. `executor` runs the signatures of a batch
+    on `threads` threads. `report` gets every exception that is not a `PKIError`, for the log.
     """
 
     def __init__(
@@ -55,15 +55,13 @@ class TokenService:
         self._executor = executor
         self._threads = threads
         self._report = report
-        self._records: Batcher[Accepted, Recorded] = Batcher(recorder.record, max_batch, max_pending)
-        self._signatures: Batcher[Recorded, Answer] = Batcher(self._sign, max_batch, max_pending)
+        self._recorder = recorder
+        self._batches: Batcher[Accepted, Answer] = Batcher(self._answer, max_batch, max_pending, concurrency=2)
 
     async def respond(self, request: bytes, client: str) -> Answer:
         """Answer one TimeStampReq from `client` (an address, for the record)."""
         try:
-            accepted = self._authority.accept(request, client)
-            recorded = await self._records.submit(accepted)
-            return await self._signatures.submit(recorded)
+            return await self._batches.submit(self._authority.accept(request, client))
         except PKIError as error:
             return refusal(error.type, error.detail)
         except Exception as error:  # noqa: BLE001 - the one handler: anything else is an internal error without detail
@@ -72,15 +70,15 @@ class TokenService:
 
     async def close(self) -> None:
         """Wait until everything that was accepted has been answered."""
-        await self._records.close()
-        await self._signatures.close()
+        await self._batches.close()
 
-    async def _sign(self, batch: Sequence[Recorded]) -> list[Answer]:
-        """Sign a batch in equal parts on the threads, if the clock is still fit to sign by."""
+    async def _answer(self, batch: Sequence[Accepted]) -> list[Answer]:
+        """Record a batch, then sign it in equal parts on the threads, if the clock is still fit to sign by."""
+        recorded = await self._recorder.record(batch)
         self._guard.now()
         loop = asyncio.get_running_loop()
-        size = -(-len(batch) // self._threads)
-        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        size = -(-len(recorded) // self._threads)
+        parts = [recorded[start : start + size] for start in range(0, len(recorded), size)]
         done = await asyncio.gather(*(loop.run_in_executor(self._executor, self._issue, part) for part in parts))
         return [answer for part in done for answer in part]
 
