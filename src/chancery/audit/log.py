@@ -8,8 +8,6 @@ inconsistent with one that was signed before (C2SP tlog-checkpoint).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from chancery.asn1.signature import Signer
 from chancery.audit.memory import CheckpointFile
 from chancery.audit.merkle import CompactRange, leaf_hash
@@ -19,10 +17,6 @@ from chancery.ports import Checkpoint, Clock, JournalStore
 
 BATCH = 4096
 PAGE = 16384
-INTERVAL = 0.5
-"""Seconds between two looks for events: a checkpoint at least every second while they arrive."""
-PAUSES = (0.5, 1.0, 2.0, 5.0)
-Report = Callable[[str, Mapping[str, object]], None]
 
 
 class Sequencer:
@@ -56,6 +50,7 @@ class Sequencer:
         """
         Append at most `BATCH` waiting events and one checkpoint over all leaves; return how many events.
 
+        Called at least every second while events arrive, so that no event waits longer to be signed for.
         Raises PKIError: SYSTEM_UNAVAIL when database or token are away (the next call reads everything
         anew), SYSTEM_FAILURE when the stored tree is not the one that was signed: nothing is signed then,
         until `chancery audit verify` has said what happened.
@@ -76,28 +71,6 @@ class Sequencer:
                 self._remember.write(note)
         self._tree = tree
         return len(waiting)
-
-    def run(self, wait: Callable[[float], object], stopping: Callable[[], bool], report: Report) -> None:
-        """
-        Call `run_once` until `stopping`; `wait(seconds)` blocks for at most that long.
-
-        While database or token are away it reports, pauses and tries again; anything else is raised.
-        """
-        failures = 0
-        while not stopping():
-            try:
-                done = self.run_once()
-            except PKIError as error:
-                if error.type is not ErrorType.SYSTEM_UNAVAIL:
-                    raise
-                pause = PAUSES[min(failures, len(PAUSES) - 1)]
-                failures += 1
-                report("journal-paused", {"error": error.detail, "seconds": pause})
-                wait(pause)
-                continue
-            failures = 0
-            if done < BATCH:
-                wait(INTERVAL)
 
     def _load(self) -> CompactRange:
         """Rebuild the tree from its leaf hashes, and refuse one that no longer is what was signed."""

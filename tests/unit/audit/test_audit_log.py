@@ -166,39 +166,3 @@ def test_a_checkpoint_that_cannot_be_remembered_is_said(tmp_path):
 
 def test_a_log_that_cannot_have_a_name_or_key_is_refused_at_the_start():
     assert ErrorType.BAD_REQUEST is refusal(Sequencer, MemoryJournal(), ED25519, "a log", FakeClock()).type
-
-
-class Loop:
-    """Stops after so many looks, and remembers how long it waited."""
-
-    def __init__(self, looks):
-        self.looks = looks
-        self.waits = []
-        self.reports = []
-
-    def stopping(self):
-        self.looks -= 1
-        return self.looks < 0
-
-    def report(self, what, values):
-        self.reports.append((what, values["seconds"]))
-
-
-def test_the_loop_pauses_while_the_database_is_away_and_looks_twice_a_second():
-    store = MemoryJournal(Faults(1, "fail-before"))
-    store.write(event(1))
-    loop = Loop(3)
-    sequencer(store).run(loop.waits.append, loop.stopping, loop.report)
-    assert [0.5, 0.5, 0.5] == loop.waits
-    assert [("journal-paused", 0.5)] == loop.reports
-    assert 1 == store.tree_size()
-
-
-def test_the_loop_ends_with_the_process_when_the_journal_was_changed():
-    store = journals.journal()
-    store.leaf_rows.pop(0)
-    loop = Loop(3)
-    assert (
-        ErrorType.SYSTEM_FAILURE
-        is refusal(sequencer(store).run, loop.waits.append, loop.stopping, loop.report).type
-    )
