@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import re
 from collections.abc import Sequence
 
 from cryptography import x509
@@ -15,6 +16,9 @@ from chancery.postgres import rows
 from chancery.postgres.journal import insert_events
 from chancery.postgres.revocation import insert_crl
 from chancery.postgres.session import Connection, PgConnection, Session, session
+
+NAME = "[a-z0-9][a-z0-9-]{0,62}"
+"""As the schema says; the name stands in URLs."""
 
 _INSERT_ISSUER = """
 INSERT INTO chancery.issuer (name, subject, certificate, spki_sha256, not_before, not_after, parent_id,
@@ -44,6 +48,8 @@ class PgIssuerStore:
         (`[a-z0-9-]`), or the parent is unknown; BAD_DATA_FORMAT for what is no certificate.
         """
         certificate = _certificate(issuer.certificate)
+        if re.fullmatch(NAME, issuer.name) is None:
+            raise PKIError(ErrorType.BAD_REQUEST, f"an issuer's name is {NAME}")
         with self._session.transaction() as connection:
             if (known := _known(connection, issuer)) is not None:
                 return known

@@ -1,0 +1,131 @@
+"""Migrations: forward only, once, never edited; roles without a password in the clear."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+
+import pytest
+
+from chancery.errors import ErrorType, OperatorError, PKIError
+from chancery.postgres.migrate import Migration, migrate, migrations, pending
+from chancery.postgres.roles import ROLES, create_database, create_roles
+from chancery.postgres.session import connect, password_file
+from pg import AT, Database, password
+
+NAMES = ["0001_initial"]
+
+
+@pytest.fixture
+def empty(server):
+    """A database that nothing has been done to."""
+    found = Database(server.embedded, "chancery_empty")
+    with connect(server.superuser) as superuser:
+        create_database(superuser, found.name)
+        yield found
+        superuser.execute("DROP DATABASE chancery_empty WITH (FORCE)")
+
+
+def test_migrating_is_idempotent(empty):
+    owner = empty.role("owner")
+    assert NAMES == pending(owner)
+    assert NAMES == migrate(owner, at=AT)
+    assert [] == migrate(owner, at=AT)
+    assert [] == pending(owner)
+    with connect(empty.role("auditor")) as auditor:
+        rows = auditor.execute("SELECT number, name, sha256, applied_at FROM public.chancery_migration").fetchall()
+    assert [(1, "initial", migrations()[0].sha256, AT)] == rows
+
+
+def test_several_at_once_apply_it_once(empty):
+    owner = dataclasses.replace(empty.role("owner"), lock_timeout=60)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        applied = list(pool.map(lambda _: migrate(owner, at=AT), range(4)))
+    assert [[], [], [], NAMES] == sorted(applied)
+
+
+def test_an_edited_migration_is_refused_and_so_is_an_unknown_one(empty):
+    owner, (first,) = empty.role("owner"), migrations()
+    second = Migration(2, "more", b"CREATE TABLE chancery.more (x integer)")
+    assert [*NAMES, "0002_more"] == migrate(owner, at=AT, found=[first, second])
+    edited = dataclasses.replace(second, text=second.text + b" ")
+    with pytest.raises(OperatorError, match="0002_more is not the one"):
+        migrate(owner, at=AT, found=[first, edited])
+    with pytest.raises(OperatorError, match="0002, which this release does not know"):
+        migrate(owner, at=AT, found=[first])
+    with pytest.raises(OperatorError, match="0002"):
+        pending(owner)
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(empty):
+    owner, (first,) = empty.role("owner"), migrations()
+    migrate(owner, at=AT)
+    broken = Migration(2, "broken", b"CREATE TABLE chancery.more (x integer); SELECT 1 / 0")
+    with pytest.raises(PKIError) as caught:
+        migrate(owner, at=AT, found=[first, broken])
+    assert ErrorType.SYSTEM_FAILURE == caught.value.type
+    assert [] == migrate(owner, at=AT)
+    with connect(owner) as connection:
+        assert (None,) == connection.execute("SELECT to_regclass('chancery.more')").fetchone()
+
+
+def test_a_migration_does_not_wait_for_a_lock_without_end(empty):
+    owner, (first,) = empty.role("owner"), migrations()
+    migrate(owner, at=AT)
+    blocked = Migration(2, "blocked", b"ALTER TABLE chancery.tsa_token ADD y integer")
+    with connect(owner) as other, other.transaction():
+        other.execute("LOCK TABLE chancery.tsa_token")
+        with pytest.raises(PKIError) as caught:
+            migrate(dataclasses.replace(owner, lock_timeout=0.1), at=AT, found=[first, blocked])
+    assert ErrorType.SYSTEM_UNAVAIL == caught.value.type
+
+
+def test_names_and_numbers_of_files_are_checked(tmp_path):
+    (tmp_path / "0002_second.sql").touch()
+    with pytest.raises(OperatorError, match="is not the next migration"):
+        migrations(tmp_path)
+
+
+def test_only_the_owner_migrates(empty):
+    with pytest.raises(PKIError):
+        migrate(empty.role("worker"), at=AT)
+
+
+def test_roles_are_made_once_and_their_passwords_never_in_the_clear(server):
+    passwords = {role: password(role) for role in ROLES}
+    with connect(server.superuser) as superuser:
+        superuser.execute("ALTER SYSTEM SET log_statement = 'all'")
+        superuser.execute("SELECT pg_reload_conf()")
+        create_roles(server.superuser, passwords, "chancery_template")
+        superuser.execute("ALTER SYSTEM RESET log_statement")
+        superuser.execute("SELECT pg_reload_conf()")
+        stored = superuser.execute(
+            "SELECT rolpassword, rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls"
+            " FROM pg_authid WHERE rolname LIKE 'chancery%'"
+        ).fetchall()
+    assert len(ROLES) == len(stored)
+    assert all(verifier.startswith("SCRAM-SHA-256$") and not powerful for verifier, powerful in stored)
+    log = server.embedded.log_file.read_bytes()
+    assert b"ALTER ROLE" in log
+    assert not any(secret in log for secret in passwords.values())
+
+
+def test_a_role_without_a_password_is_refused(server):
+    with pytest.raises(OperatorError, match="chancery_tsa"):
+        create_roles(server.superuser, {role: b"x" for role in ROLES if role != "chancery_tsa"})
+
+
+def test_a_password_file_is_its_owners_alone(tmp_path):
+    file = tmp_path / "password"
+    read = password_file(file)
+    with pytest.raises(OperatorError, match="cannot be read"):
+        read()
+    file.write_bytes(b"  secret\n")
+    file.chmod(0o640)
+    with pytest.raises(OperatorError, match="chmod 600"):
+        read()
+    file.chmod(0o600)
+    assert b"secret" == read()
+    file.write_bytes(b"\n")
+    with pytest.raises(OperatorError, match="empty"):
+        read()

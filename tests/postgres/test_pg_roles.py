@@ -1,0 +1,272 @@
+"""
+Each role tries everything: what it may do stands here once more, apart from roles.sql, and the rest is refused.
+
+R29, R30: history is insert-only by grant and, for the owner of the tables, by trigger.
+"""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from pgdata import Office, event, new_revocation
+
+from chancery.ports import RevocationReason, Role
+from chancery.postgres.session import connect
+from pg import AT
+
+TABLES = (
+    "issuer",
+    "profile",
+    "operator",
+    "request",
+    "serial",
+    "intent",
+    "certificate",
+    "certificate_status",
+    "revocation_request",
+    "crl_number",
+    "crl",
+    "crl_wish",
+    "journal_event",
+    "journal_leaf",
+    "journal_checkpoint",
+    "tsa_token",
+)
+HISTORY = tuple(sorted(set(TABLES) - {"operator", "request", "certificate_status", "revocation_request"}))
+ALL = "*"
+
+READ = {
+    "ra": "issuer profile operator request certificate certificate_status revocation_request crl crl_wish",
+    "worker": " ".join(sorted(set(TABLES) - {"tsa_token"})),
+    "ocsp": "issuer certificate certificate_status crl",
+    "tsa": "issuer certificate certificate_status tsa_token",
+    "auditor": " ".join(TABLES),
+}
+"""Tables of which a role reads every column."""
+SOME = {("ocsp", "intent"): {"issuer_id", "serial", "not_after"}}
+"""Columns that a role reads where it does not read all."""
+INSERT: dict[tuple[str, str], str | set[str]] = {
+    ("ra", "request"): {
+        "transaction_id",
+        "protocol",
+        "requestor",
+        "profile",
+        "issuer",
+        "csr",
+        "names",
+        "fingerprint",
+        "received_at",
+    },
+    ("ra", "revocation_request"): {
+        "issuer_id",
+        "serial",
+        "reason",
+        "invalidity_date",
+        "requestor",
+        "received_at",
+    },
+    ("ra", "crl_wish"): {"issuer_id", "requestor", "asked_at"},
+    ("ra", "operator"): {"fingerprint", "name", "roles", "profiles", "added_at"},
+    ("ra", "journal_event"): {"body"},
+    ("tsa", "journal_event"): {"body"},
+    ("tsa", "tsa_token"): ALL,
+    ("worker", "journal_event"): {"body"},
+    ("worker", "issuer"): {
+        "name",
+        "subject",
+        "certificate",
+        "spki_sha256",
+        "not_before",
+        "not_after",
+        "parent_id",
+        "token_label",
+        "key_label",
+        "added_at",
+    },
+    ("worker", "certificate"): {
+        "issuer_id",
+        "serial",
+        "request_id",
+        "der",
+        "subject",
+        "names",
+        "spki_sha256",
+        "not_before",
+        "not_after",
+        "profile",
+        "issued_at",
+    },
+    ("worker", "certificate_status"): {
+        "issuer_id",
+        "serial",
+        "state",
+        "not_after",
+        "revoked_at",
+        "reason",
+        "invalidity_date",
+        "changed_at",
+    },
+    **{
+        ("worker", table): ALL
+        for table in ["profile", "serial", "intent", "crl_number", "crl", "journal_leaf", "journal_checkpoint"]
+    },
+}
+UPDATE: dict[tuple[str, str], set[str]] = {
+    ("ra", "operator"): {"removed_at"},
+    ("worker", "request"): {"state", "worker", "taken_at", "error", "detail"},
+    ("worker", "revocation_request"): {"state", "detail"},
+    ("worker", "certificate_status"): {"state", "revoked_at", "reason", "invalidity_date", "changed_at"},
+}
+ROLES = tuple(READ)
+
+
+@pytest.fixture(scope="module")
+def full(server):
+    """A database with at least one row in every table."""
+    with server.database() as database:
+        office = Office(database)
+        office.operator(1, "olga", Role.OFFICER)
+        office.issue(2)
+        office.revoke(2)
+        office.queue(lambda q: q.submit_revocation(new_revocation(1), []))
+        office.queue(lambda q: q.ask_crl("issuing", "olga", AT, [event()]))
+        number = office.revocations.reserve_crl_number(1, [])
+        office.sql("INSERT INTO chancery.crl VALUES (1, %s, %s, 'infinity', %s, NULL, 'crl')", number, AT, AT)
+        office.issuers.add_profile("p", 1, bytes(32), "source", AT)
+        office.submit("waiting")
+        office.sql("INSERT INTO chancery.journal_leaf VALUES (0, 1, %s)", bytes(32))
+        office.sql("INSERT INTO chancery.journal_checkpoint VALUES (1, %s, 'note', %s)", bytes(32), AT)
+        office.sql("INSERT INTO chancery.tsa_token VALUES (1, %s, 'oid', 'imprint', 'policy', 'client')", AT)
+        assert {} == {table: 0 for table in TABLES if office.count(table) == 0}
+        yield office
+
+
+def columns(office, table: str) -> list[str]:
+    return [
+        row[0]
+        for row in office.sql(
+            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0", f"chancery.{table}"
+        )
+    ]
+
+
+def attempt(connection, statement: str) -> str:
+    """`refused` for want of a right, `done`, or `failed` for another reason; nothing stays."""
+    connection.execute("BEGIN")
+    try:
+        connection.execute(statement)
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
+        return "refused"
+    except psycopg.Error:
+        return "failed"
+    else:
+        return "done"
+    finally:
+        connection.execute("ROLLBACK")
+
+
+@pytest.fixture(scope="module", params=ROLES)
+def role(request, full):
+    with connect(full.database.role(request.param)) as connection:
+        # What a reader's session begins with is its own to change; its rights are not.
+        connection.execute("SET default_transaction_read_only = off")
+        yield request.param, connection
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_r29_a_role_reads_writes_and_changes_what_it_must_and_nothing_else(full, role, table):
+    name, connection = role
+    every = columns(full, table)
+    readable = {one for one in every if attempt(connection, f"SELECT {one} FROM chancery.{table}") != "refused"}
+    insertable = {
+        one
+        for one in every
+        if attempt(connection, f"INSERT INTO chancery.{table} ({one}) VALUES (DEFAULT)") != "refused"
+    }
+    changeable = {
+        one for one in every if attempt(connection, f"UPDATE chancery.{table} SET {one} = DEFAULT") != "refused"
+    }
+    insert = INSERT.get((name, table), set())
+    assert (set(every) if table in READ[name].split() else SOME.get((name, table), set())) == readable
+    assert (set(every) if insert == ALL else insert) == insertable
+    assert UPDATE.get((name, table), set()) == changeable
+    assert "refused" == attempt(connection, f"DELETE FROM chancery.{table}")
+    assert "refused" == attempt(connection, f"TRUNCATE chancery.{table} CASCADE")
+
+
+def test_a_role_changes_nothing_about_the_database(full, role):
+    _, connection = role
+    for statement in (
+        "CREATE TABLE public.mine (x integer)",
+        "CREATE TABLE chancery.mine (x integer)",
+        "CREATE SCHEMA mine",
+        "CREATE TEMPORARY TABLE mine (x integer)",
+        "ALTER TABLE chancery.certificate DISABLE TRIGGER ALL",
+        "DROP TABLE chancery.tsa_token",
+        "SET session_replication_role = replica",
+        "SET ROLE chancery_owner",
+        "ALTER ROLE chancery_owner PASSWORD 'x'",
+        "CREATE ROLE mine",
+        "SELECT * FROM pg_authid",
+        "SELECT pg_read_file('/etc/passwd')",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "SELECT chancery.refuse_change()",
+        "DELETE FROM public.chancery_migration",
+    ):
+        assert ("refused", statement) == (attempt(connection, statement), statement)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_r29_r30_the_owner_itself_cannot_change_history_in_passing(full, table):
+    with connect(full.database.role("owner")) as owner:
+        tried = [f"DELETE FROM chancery.{table}", f"TRUNCATE chancery.{table} CASCADE"]
+        if table in HISTORY:
+            column = columns(full, table)[-1]
+            tried.append(f"UPDATE chancery.{table} SET {column} = {column}")
+        for statement in tried:
+            with pytest.raises(psycopg.errors.RestrictViolation):
+                owner.execute(statement)
+
+
+def test_an_operator_is_removed_once_and_changed_never(full):
+    with connect(full.database.role("owner")) as owner:
+        for change in ("name = 'other'", "roles = '{administrator}'", "profiles = '{}'", "removed_at = NULL"):
+            with pytest.raises(psycopg.errors.RestrictViolation):
+                owner.execute(f"UPDATE chancery.operator SET {change}")
+
+
+def test_a_stranger_does_not_get_in(full):
+    full.sql("DROP ROLE IF EXISTS stranger")
+    full.sql("CREATE ROLE stranger LOGIN PASSWORD 'x'")
+    stranger = full.database.role("ra")
+    for settings in (
+        {"user": "stranger", "password": lambda: b"x"},
+        {"password": lambda: b"wrong"},
+        {"password": None},
+        {"database": "template1"},
+        {"database": "postgres"},
+        {"user": "postgres", "password": None},
+    ):
+        changed = {name: settings.get(name, getattr(stranger, name)) for name in ("user", "password", "database")}
+        with pytest.raises(psycopg.OperationalError):
+            connect(type(stranger)(stranger.host, stranger.port, **changed))
+    full.sql("DROP ROLE stranger")
+
+
+def test_readers_are_read_only_from_the_start(full):
+    for role in ("ocsp", "auditor"):
+        with connect(full.database.role(role)) as connection:
+            assert ("on",) == connection.execute("SHOW transaction_read_only").fetchone()
+            connection.execute("LISTEN chancery_status")
+
+
+def test_reasons_are_those_that_end_a_certificate(full):
+    values = {int(reason) for reason in RevocationReason}
+    for reason in range(-1, 12):
+        refused = reason not in values
+        with connect(full.database.role("ra")) as ra:
+            statement = (
+                "INSERT INTO chancery.revocation_request (issuer_id, serial, reason, requestor, received_at)"
+                f" VALUES (1, '1', {reason}, 'x', 'now')"
+            )
+            assert ("failed" if refused else "done") == attempt(ra, statement)
