@@ -180,11 +180,11 @@ def measure(server: subprocess.Popen, script: Path, tokens: Callable[[], int], d
         "value": round(rate),
         "unit": "tokens/s",
         "limit": round(limit),
-        "limit_is": "P-256 signatures/s of the same token on the same core",
+        "limit_what": "P-256 signatures/s of the same token on the same core",
         "ratio": round(rate / limit, 3),
         "p50_ms": statistics.median(one["p50_ms"] for one in rounds),
         "p99_ms": statistics.median(one["p99_ms"] for one in rounds),
-        "recorded": "durably, before each signature",
+        "durable": True,
     }
 
 

@@ -95,15 +95,7 @@ class TSAService:
         Raises OperatorError when there is no certificate that may sign timestamps now, PKIError(SYSTEM_UNAVAIL)
         when it cannot be asked for. A clock that is not fit does not stop the start: it is answered.
         """
-        chain = self._certificates or await self._newest_chain()
-        self._authority = Authority(
-            self._settings,
-            signer=self._signer,
-            certificates=chain,
-            guard=self.guard,
-            entropy=self._entropy,
-            at=self._clock.now(),
-        )
+        self._authority = self._first_fit([self._certificates] if self._certificates else await self._chains())
         max_batch, max_pending = self._limits
         self._tokens = TokenService(
             self._authority,
@@ -181,14 +173,28 @@ class TSAService:
             authority.withdraw()
             self._certificate_changed(None)
 
-    async def _newest_chain(self) -> tuple[bytes, ...]:
-        chains = [] if self._finder is None else await self._finder.chains(self._signer.public_key)
-        if not chains:
-            raise OperatorError(
-                "there is no certificate for the key of the timestamping authority",
-                "issue one from the timestamping profile",
-            )
-        return chains[0]
+    async def _chains(self) -> list[tuple[bytes, ...]]:
+        return [] if self._finder is None else await self._finder.chains(self._signer.public_key)
+
+    def _first_fit(self, chains: Sequence[tuple[bytes, ...]]) -> Authority:
+        """Make the authority under the first chain that may sign; OperatorError says why the last may not."""
+        refused = OperatorError(
+            "there is no certificate for the key of the timestamping authority",
+            "issue one from the timestamping profile",
+        )
+        for chain in chains:
+            try:
+                return Authority(
+                    self._settings,
+                    signer=self._signer,
+                    certificates=chain,
+                    guard=self.guard,
+                    entropy=self._entropy,
+                    at=self._clock.now(),
+                )
+            except OperatorError as error:
+                refused = error
+        raise refused
 
     def _certificate_changed(self, certificate: bytes | None) -> None:
         fingerprint = hashlib.sha256(certificate).hexdigest() if certificate else None

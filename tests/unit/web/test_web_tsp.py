@@ -246,6 +246,30 @@ def test_without_a_certificate_it_does_not_start(finder):
         asyncio.run(make(certificates=(), finder=finder).start())
 
 
+def test_it_starts_under_the_newest_certificate_that_may_sign():
+    unfit, fit = certificate("p256", usage=None), certificate("p256")
+    _, _, body = run(
+        lambda service: ask(service, post(request())), certificates=(), finder=Issued(unfit, fit).finder()
+    )
+    assert as_der(fit) in body
+
+
+def test_the_chain_is_sent_up_to_below_the_root():
+    """The issuer of the leaf here is stored as a subordinate of another."""
+    issued = Issued(certificate("p256"))
+
+    async def issuers():
+        return [
+            IssuerRecord(1, "root", as_der(root("p384")), None, None, None),
+            IssuerRecord(2, "tsa-ca", as_der(root("p256")), 1, None, None),
+        ]
+
+    chains = asyncio.run(CertificateFinder(issued.certificates_of_key, issuers).chains(key("p256").public_key()))
+    leaf = issued.certificates[0]
+    assert [(leaf, as_der(root("p256")))] == chains
+    assert [(leaf,)] == asyncio.run(issued.finder().chains(key("p256").public_key()))
+
+
 def test_a_newer_certificate_takes_over_without_a_restart():
     old, new = certificate("p256"), certificate("p256", end=START + 2 * YEAR)
     issued, store = Issued(new, old), FakeTimestampStore()
