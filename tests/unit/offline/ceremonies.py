@@ -46,7 +46,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
     def sign(self, data, signature_algorithm):
         def act():
             self._token.signed.append((self._label, data))
-            return self._key.sign(data, signature_algorithm)
+            return self._key.sign(data + b"!" if self._token.lies else data, signature_algorithm)
 
         return self._token.faults.around(act)
 
@@ -87,6 +87,7 @@ class MemoryToken:
 
     def __init__(self):
         self.faults = Faults()
+        self.lies = False
         self.made = {}
         self.signed = []
         self.generated = []

@@ -355,3 +355,26 @@ def test_a_clock_that_went_back_signs_nothing(machine):
         machine.init()
     assert used == len(machine.token.signed)
     machine.account()
+
+
+def test_a_token_that_signs_wrongly_makes_no_root(machine):
+    # The first signature is the root's own, and it is checked like any other.
+    machine.token.lies = True
+    assert ErrorType.SYSTEM_FAILURE is refusal(machine.init).type
+    machine.token.lies = False
+    machine.init().store.journal.close()
+    state = machine.account()
+    assert 1 == sum(one.state is StatusState.UNCONFIRMED for one in state.statuses.values())
+
+
+def test_a_token_that_signs_wrongly_is_said_in_the_answer_and_its_serial_is_marked(machine):
+    data = request(crl=False)
+    with machine.init() as ca:
+        machine.token.lies = True
+        # The bundle's own signature is wrong, too: nothing leaves.
+        assert ErrorType.NOT_AUTHORIZED is refusal(sign, ca, data).type
+        machine.token.lies = False
+        [answer] = decode_response(sign(ca, data)).payload.answers
+    assert (None, "systemFailure") == (answer.certificate, answer.error)
+    state = machine.account()
+    assert 1 == sum(one.state is StatusState.UNCONFIRMED for one in state.statuses.values())
