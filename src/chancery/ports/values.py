@@ -46,6 +46,7 @@ class EventKind(enum.Enum):
     TSA_CERTIFICATE = "tsa.certificate"
     CLOCK_LOST = "tsa.clock-lost"
     CLOCK_REGAINED = "tsa.clock-regained"
+    CLOCK_MOVED = "tsa.clock-moved"
     LEAP_SECOND = "tsa.leap-second"
     BUNDLE_ANSWERED = "bundle.answered"
     BUNDLE_IMPORTED = "bundle.imported"

@@ -21,6 +21,9 @@ from chancery.ports import Clock, Event, EventDetail, EventKind
 # it, so no token is made from this long before midnight to this long after, when one is announced.
 LEAP_WINDOW = datetime.timedelta(seconds=2)
 _DAY = datetime.timedelta(days=1)
+# A wall clock that left the monotonic clock's side by this much between two measurements did more than follow NTP's
+# slewing. It is journalled even while the declared accuracy holds (R23).
+NOTED_DRIFT_S = 0.1
 
 
 class Leap(enum.Enum):
@@ -154,6 +157,8 @@ class ClockGuard:
         elif error + drift > self._budget_s:
             self._jump(measurement, drift, now)
         else:
+            if drift > NOTED_DRIFT_S:
+                self._note(EventKind.CLOCK_MOVED, {"drift_us": round(drift * 1e6)}, now)
             self._anchor, self._jumped_at = before, None
             self._set(TimeState.FIT, measurement, before.monotonic + self._lifetime_s, "measured", now)
         return self.status

@@ -92,6 +92,15 @@ def test_a_jump_seen_by_the_monitor_alone_is_told():
     assert "moved" in guarded.guard.pending_events()[1].detail["reason"]
 
 
+def test_r23_a_step_within_the_accuracy_is_told_and_nothing_more():
+    guarded = Guarded()
+    for step, told in ((0.3, 1), (-0.3, 2), (0.05, 2)):
+        guarded.clock.time += datetime.timedelta(seconds=step)
+        assert guarded.fit()
+        guarded.measure()
+        assert told == guarded.kinds().count(EventKind.CLOCK_MOVED)
+
+
 def test_a_source_that_only_believes_the_wall_clock_cannot_excuse_a_jump():
     guarded = Guarded(independent=False)
     guarded.clock.time += 10 * SECOND
