@@ -21,8 +21,8 @@ from chancery.ports import Clock, Event, EventDetail, EventKind
 # it, so no token is made from this long before midnight to this long after, when one is announced.
 LEAP_WINDOW = datetime.timedelta(seconds=2)
 _DAY = datetime.timedelta(days=1)
-# A wall clock that left the monotonic clock's side by this much between two measurements did more than follow NTP's
-# slewing. It is journalled even while the declared accuracy holds (R23).
+# A wall clock that left the monotonic clock's side by this much between two measurements did more than follow
+# NTP's slewing. It is journalled even while the declared accuracy holds (R23).
 NOTED_DRIFT_S = 0.1
 
 
