@@ -179,14 +179,12 @@ def criticality(cert: CertificateView) -> Iterator[Finding]:
 
 
 def basic_constraints(cert: CertificateView) -> Iterator[Finding]:
-    """RFC 5280 4.2.1.9: critical in a CA; pathLenConstraint belongs to a CA with keyCertSign."""
+    """RFC 5280 4.2.1.9: critical in a CA. (A pathLenConstraint without cA cannot be read at all.)"""
     basic, raw = cert.value(x509.BasicConstraints), cert.raw(oids.BASIC_CONSTRAINTS)
     if basic is None or raw is None:
         return
     if basic.ca and not raw.critical:
         yield _error("basic_constraints_not_critical", "a CA's basicConstraints", "RFC 5280 4.2.1.9")
-    if basic.path_length is not None and not basic.ca:
-        yield _error("path_length_without_ca", "pathLenConstraint in what is no CA", "RFC 5280 4.2.1.9")
 
 
 def certificate_signing(cert: CertificateView) -> Iterator[Finding]:
@@ -283,17 +281,13 @@ def certificate_policies(cert: CertificateView) -> Iterator[Finding]:
 
 
 def private_key_usage_period(cert: CertificateView) -> Iterator[Finding]:
-    """R25: the key is used for some time, within the validity of its certificate."""
+    """R25: the key is used within the validity of its certificate. (A period without ends cannot be read.)"""
     period = cert.value(x509.PrivateKeyUsagePeriod)
     if period is None:
         return
-    if period.not_before is None and period.not_after is None:
-        yield _error("key_usage_period_empty", "a privateKeyUsagePeriod without ends", "RFC 3280 4.2.1.4")
     begin, end = (
         None if one is None else one.replace(tzinfo=datetime.UTC) for one in (period.not_before, period.not_after)
     )
-    if begin and end and end < begin:
-        yield _error("key_usage_period_order", "privateKeyUsagePeriod ends before it begins", "RFC 3280 4.2.1.4")
     if (begin and cert.not_before.at and begin < cert.not_before.at) or (
         end and cert.not_after.at and end > cert.not_after.at
     ):

@@ -118,16 +118,12 @@ def information_access(cert: CertificateView) -> Iterator[Finding]:
 
 
 def distribution_points(cert: CertificateView) -> Iterator[Finding]:
-    """RFC 5280 4.2.1.13: a distribution point has a name, which should be an http or ldap URI."""
+    """RFC 5280 4.2.1.13: a distribution point's name should be an http or ldap URI."""
     points = cert.value(x509.CRLDistributionPoints)
     if points is None:
         return
     for point in points:
-        if point.full_name is None:
-            if point.relative_name is None and point.crl_issuer is None:
-                yield _error("cdp_nameless", "a distribution point without a name", "RFC 5280 4.2.1.13")
-            continue
-        for one in point.full_name:
+        for one in point.full_name or ():
             if not isinstance(one, x509.UniformResourceIdentifier) or not one.value.startswith(
                 ("http://", "ldap://")
             ):
