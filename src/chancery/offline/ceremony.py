@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from chancery.asn1.signature import KeySigner
 from chancery.ca.crl import CRLSettings, make_crl
@@ -124,7 +125,8 @@ class OfflineCA:
         """
         Make the root: its keys, its self-signed certificate, its first CRL; or go on with what was begun.
 
-        Raises OperatorError when the directory holds another CA, or the token keys of another. Idempotent.
+        Raises OperatorError when the directory holds another CA, or the token keys of another, and
+        PKIError(BAD_DATA_FORMAT or BAD_CERT_TEMPLATE) for a subject that no root may have. Idempotent.
         """
         create = not (directory / FILE).exists()
         made = cls(LocalStore(Journal(directory, create=create)), ceremony)
@@ -213,14 +215,25 @@ class OfflineCA:
 
     def _begin(self) -> None:
         self._check_clock()
-        opened = self.store.state.opened
-        if opened is None:
-            # Refused here rather than after a key was made for it.
-            subject = name_text(parse_name(self._settings.subject))
-            self.store.open(self._settings.name, subject, self._settings.instance, [])
+        if self.store.state.opened is None:
+            subject = self._try_root()
+            self.store.open(self._settings.name, name_text(subject), self._settings.instance, [])
         self._check_settings()
         for label, kind in ((self._root_label, self._settings.key_kind), (self._bundle_label, BUNDLE_KEY_KIND)):
             ensure_key(self.store, self._token, label, kind, clock=self._clock, actor=self._actor)
+
+    def _try_root(self) -> x509.Name:
+        """Make the root with a key that is thrown away: what is wrong is found before anything is kept."""
+        settings, profile = self._settings, self._profiles[ROOT_PROFILE]
+        if settings.key_kind not in profile.keys:
+            raise OperatorError(
+                f"a root with a key of kind {settings.key_kind} is not granted by the profile {profile.name}",
+                f"give one of {', '.join(sorted(profile.keys))}",
+            )
+        subject = parse_name(settings.subject)
+        trial = SelfIssuer(KeySigner(ec.generate_private_key(ec.SECP256R1())), subject)
+        trial.prepare(profile, make_serial(settings.instance, self._entropy), self._clock.now())
+        return subject
 
     def _check_settings(self) -> None:
         opened, settings = self.store.state.opened, self._settings

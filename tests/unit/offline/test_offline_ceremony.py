@@ -162,9 +162,18 @@ def test_a_root_that_is_not_finished_signs_nothing(machine):
         export(store)
 
 
-def test_a_subject_that_is_no_name_is_refused_before_anything_is_made(machine):
+def test_a_root_that_cannot_be_is_refused_before_anything_is_made(machine):
     assert ErrorType.BAD_DATA_FORMAT is refusal(machine.init, subject="nonsense").type
+    assert ErrorType.BAD_CERT_TEMPLATE is refusal(machine.init, subject="O=Without a name").type
+    assert ErrorType.BAD_CERT_TEMPLATE is refusal(machine.init, subject="CN=x,emailAddress=a@b.example").type
+    with pytest.raises(OperatorError, match="rsa-2048"):
+        machine.init(key_kind="rsa-2048")
+    with pytest.raises(ValueError, match="instance"):
+        machine.init(instance=128)
     assert [] == machine.token.generated
+    # Nothing was kept of the attempts.
+    machine.init().store.journal.close()
+    machine.account()
 
 
 def test_a_bundle_is_answered_with_a_certificate_chain_and_crl(machine):
