@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Final, TypeVar, cast
 
 import msgspec
@@ -79,7 +80,7 @@ def read_query(request: Request, type_: type[T]) -> T:
 
     Raises PKIError(BAD_REQUEST) for one that is unknown, wrong, or repeated without being a list.
     """
-    lists = {field.encode_name for field in msgspec.structs.fields(type_) if field.default_factory is list}
+    lists = _lists(type_)
     values: dict[str, str | list[str]] = {}
     for name, value in request.query_params.multi_items():
         if name in lists:
@@ -92,6 +93,13 @@ def read_query(request: Request, type_: type[T]) -> T:
         return msgspec.convert(values, type_, strict=False)
     except msgspec.ValidationError as error:
         raise PKIError(ErrorType.BAD_REQUEST, f"query: {_reason(error)}") from None
+
+
+@functools.cache
+def _lists(type_: type[msgspec.Struct]) -> frozenset[str]:
+    """Names of the fields that are lists."""
+    fields = msgspec.structs.fields(type_)
+    return frozenset(field.encode_name for field in fields if field.default_factory is list)
 
 
 def _reason(error: Exception) -> str:

@@ -47,15 +47,20 @@ async def request_certificate(call: Call) -> Response:
     outcome = await enrolment.enrol(call.ra, call.operator, application, choice.wait)
     if outcome.state is RequestState.REFUSED:
         raise PKIError(outcome.error or ErrorType.SYSTEM_FAILURE, outcome.detail or "the request was refused")
-    view = await _request_view(call, outcome)
     if outcome.certificate is None:
-        return json(view, 202, {"location": f"{API}/requests/{outcome.request_id}", "retry-after": "1"})
-    place = {"location": f"{API}/certificates/{view.serial}?issuer={view.issuer}"}
+        place = {"location": f"{API}/requests/{outcome.request_id}", "retry-after": "1"}
+        return json(await _request_view(call, outcome), 202, place)
+    serial = _serial_of(outcome.certificate)
+    place = {"location": f"{API}/certificates/{serial}?issuer={outcome.issuer}"}
     form = forms.chosen(call.request, choice.format)
     if form is Form.JSON:
-        return json(view, 201, place)
+        return json(await _request_view(call, outcome), 201, place)
     chain = [outcome.certificate, *await call.service.issuers.chain(outcome.issuer or "")]
-    return forms.file(form, chain, str(view.serial), 201, place)
+    return forms.file(form, chain, serial, 201, place)
+
+
+def _serial_of(certificate: bytes) -> str:
+    return serial_text(der.integer_octets(x509.load_der_x509_certificate(certificate).serial_number))
 
 
 async def _read_json(call: Call) -> tuple[Application, AnswerChoice]:
@@ -91,8 +96,7 @@ def _transaction_id(call: Call, given: str | None) -> str | None:
 async def _request_view(call: Call, outcome: RequestOutcome) -> RequestView:
     serial, chain = None, []
     if outcome.certificate is not None:
-        certificate = x509.load_der_x509_certificate(outcome.certificate)
-        serial = serial_text(der.integer_octets(certificate.serial_number))
+        serial = _serial_of(outcome.certificate)
         chain = await call.service.issuers.chain(outcome.issuer or "")
     return RequestView(
         request_id=outcome.request_id,

@@ -16,13 +16,15 @@ from chancery.web.failures import PROBLEM_JSON, Failure, of_error
 REQUEST_SECONDS: Final = 90.0
 MAX_REQUESTS: Final = 2048
 SECURITY_HEADERS: Final = (
-    (b"strict-transport-security", b"max-age=31536000"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 )
+# RFC 6797 6.1. Not for localhost: it would bind every other service of the user's machine, whatever its port.
+HSTS: Final = (b"strict-transport-security", b"max-age=31536000")
+_LOCAL = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _log = structlog.get_logger("chancery.web.access")
 _error_log = structlog.get_logger("chancery.web.error")
 
@@ -53,7 +55,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS]
+                message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS, *_hsts(scope)]
             await send(message)
 
         self._running += 1
@@ -77,6 +79,12 @@ class Guard:
             _error_log.error("unexpected", exc_info=error, path=scope["path"][:200])
             return of_error(error)
         return None
+
+
+def _hsts(scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    name = host if host.endswith(b"]") else host.rpartition(b":")[0] or host
+    return () if name.lower() in _LOCAL else (HSTS,)
 
 
 def _write_line(scope: Scope, status: int, seconds: float) -> None:

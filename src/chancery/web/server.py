@@ -356,6 +356,8 @@ def _config(app: Starlette, context: ssl.SSLContext, limits: Limits) -> uvicorn.
         ws="none",
         lifespan="off",
         log_config=None,
+        # Its warnings are about what strangers send; requests are logged by `guard`.
+        log_level="error",
         access_log=False,
         server_header=False,
         # X-Forwarded-For is nobody's word about a TLS peer.

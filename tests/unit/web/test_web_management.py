@@ -161,3 +161,10 @@ def test_every_answer_carries_the_security_headers(world):
         assert "no-store" == headers["cache-control"]
         assert "default-src 'none'; frame-ancestors 'none'" == headers["content-security-policy"]
         assert [] == [name for name in headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("host", ["localhost:8443", "localhost", "127.0.0.1:8443", "[::1]:8443", "[::1]"])
+def test_localhost_is_not_bound_to_https(world, host):
+    headers = world.ask(None, "GET", "/", headers={"host": host}).headers
+    assert "strict-transport-security" not in headers
+    assert "nosniff" == headers["x-content-type-options"]
