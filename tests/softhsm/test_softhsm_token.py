@@ -35,6 +35,16 @@ with open_token(TokenSettings(module=module, label=label, pin=lambda: pin, softh
 """
 
 
+GENERATE = """
+import sys
+from chancery.pkcs11 import TokenSettings, open_token
+module, label, conf = sys.argv[1:]
+pin = sys.stdin.buffer.read()
+with open_token(TokenSettings(module=module, label=label, pin=lambda: pin, softhsm_conf=conf)) as token:
+    token.generate_key("key", "ec-p256")
+"""
+
+
 def start_process(prepared, *, label=None, count=1):
     process = subprocess.Popen(
         [sys.executable, "-c", START, LIBRARY, label or prepared.label, str(prepared.conf), str(count)],
@@ -215,6 +225,21 @@ def test_twenty_processes_start_at_once_while_another_signs(scratch):
         for output, _ in outcomes:
             key.public_key().verify(bytes.fromhex(output.decode().strip()), b"start", ECDSA)
         assert signed > 0
+
+
+def test_a_key_that_another_process_generates_is_found_without_a_restart(scratch):
+    with open_token(scratch.settings()) as token:
+        with pytest.raises(OperatorError, match="no key labelled `key`"):
+            token.find_key("key")
+        done = subprocess.run(
+            [sys.executable, "-c", GENERATE, LIBRARY, scratch.label, str(scratch.conf)],
+            input=PIN,
+            capture_output=True,
+            check=False,
+        )
+        assert (0, b"") == (done.returncode, done.stderr)
+        key = token.find_key("key")
+        key.public_key().verify(key.sign(b"m", ECDSA), b"m", ECDSA)
 
 
 def test_another_roles_token_is_out_of_reach(scratch, prepare):

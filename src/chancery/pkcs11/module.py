@@ -24,6 +24,7 @@ from chancery.pkcs11 import api
 from chancery.pkcs11.api import CryptokiError, Functions, Return, TokenFlag
 
 LOCK_PATIENCE = 20.0  # seconds: a login through a network HSM takes a few, and several processes may queue
+RECOVERY_PATIENCE = 4.0  # seconds, where requests wait meanwhile (R17 wants every answer within ten)
 _LOADED: dict[str, Module] = {}
 _LOADING = threading.Lock()
 _FORKED = False
@@ -150,7 +151,7 @@ class Module:
             for token in list(self._attached):
                 token.pause()
                 stack.callback(token.resume, restarted=True)
-            with self.exclusive():
+            with self.exclusive(RECOVERY_PATIENCE):
                 self.functions.finalize()
                 self._initialize()
 
@@ -161,15 +162,15 @@ class Module:
         self._attached.discard(token)
 
     @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, patience: float | None = None) -> Iterator[None]:
         """
         Hold the lock that all processes using this library and configuration share.
 
-        Raises PKIError(SYSTEM_UNAVAIL) when somebody else holds it for LOCK_PATIENCE seconds. The lock is on a
-        file that exists anyway (the configuration, or else the library) and goes with the process that held it.
+        Raises PKIError(SYSTEM_UNAVAIL) when somebody else holds it for `patience` seconds (LOCK_PATIENCE). The
+        lock is on a file that exists anyway (the configuration, or else the library) and goes with its process.
         """
         path = self._conf or os.environ.get("SOFTHSM2_CONF", "")
-        with locked(Path(path if os.path.isfile(path) else self.path)):  # noqa: PTH113 - "" is no Path
+        with locked(Path(path if os.path.isfile(path) else self.path), patience):  # noqa: PTH113 - "" is no Path
             yield
 
     def info(self) -> LibraryInfo:
@@ -248,15 +249,15 @@ def _functions(path: str) -> Functions:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, patience: float | None = None) -> Iterator[None]:
     """
     Hold an exclusive flock on an existing file or directory; excludes threads and processes alike.
 
-    Raises PKIError(SYSTEM_UNAVAIL) when it stays taken for LOCK_PATIENCE seconds.
+    Raises PKIError(SYSTEM_UNAVAIL) when it stays taken for `patience` seconds (LOCK_PATIENCE where not said).
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        end = time.monotonic() + LOCK_PATIENCE
+        end = time.monotonic() + (LOCK_PATIENCE if patience is None else patience)
         while not _try_lock(descriptor):
             if time.monotonic() > end:
                 raise PKIError(ErrorType.SYSTEM_UNAVAIL, "another process keeps the token's login lock")

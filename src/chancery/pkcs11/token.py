@@ -20,12 +20,12 @@ from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.pkcs11 import api, objects
 from chancery.pkcs11.api import CryptokiError, Return
 from chancery.pkcs11.login import NoSuchTokenError, PINRefusedError, choose, log_in, refuse_last_try
-from chancery.pkcs11.module import Module, TokenDescription
+from chancery.pkcs11.module import RECOVERY_PATIENCE, Module, TokenDescription
 from chancery.pkcs11.objects import KeyInfo, KeyReference
 from chancery.pkcs11.signer import Key, token_key
 
-SESSION_PATIENCE = 30.0  # seconds a caller waits for a session before it hears SYSTEM_UNAVAIL
-PAUSE_PATIENCE = 5.0  # seconds a restart of the library waits for calls under way
+SESSION_PATIENCE = 8.0  # seconds a caller waits for a session before it hears SYSTEM_UNAVAIL
+PAUSE_PATIENCE = 4.0  # seconds a restart of the library waits for calls under way
 RECOVERY_PAUSE, LONGEST_PAUSE = 0.25, 2.0  # seconds between attempts to reach a token, doubling
 _MAX_SIGNATURE = 1024  # octets; RSA-8192
 # The key cannot do this; another session or login would not help.
@@ -348,7 +348,7 @@ class Token:
     @contextlib.contextmanager
     def _writing(self, doing: str) -> Iterator[int]:
         """A session for one change to the token, while no other process changes it; a failure is final."""
-        self._read(lambda _: None)
+        self._read(lambda session: objects.private_keys(self.module.functions, session, ""))  # recovers if need be
         with self.module.world, self.module.exclusive():
             session = 0
             try:
@@ -374,13 +374,13 @@ class Token:
                     "check that the HSM is reachable, then run `chancery hsm check`",
                 ) from error
 
-    def _connect(self) -> TokenDescription:
+    def _connect(self, patience: float | None = None) -> TokenDescription:
         """
         Find the token, log in on a session that stays open, and begin a new generation.
 
         Raises CryptokiError while the token is away, OperatorError when it is absent or refuses the PIN.
         """
-        with self.module.exclusive():
+        with self.module.exclusive(patience):
             description = choose(self.module.tokens(), self.label)
             refuse_last_try(description)
             anchor = self._new_session(description.slot)
@@ -426,7 +426,7 @@ class Token:
     def _reach(self, *, restart: bool) -> None:
         if not restart:
             with contextlib.suppress(CryptokiError, NoSuchTokenError):
-                self._connect()
+                self._connect(RECOVERY_PATIENCE)
                 return
         self.module.restart()
-        self._connect()
+        self._connect(RECOVERY_PATIENCE)

@@ -139,6 +139,15 @@ def test_reading_is_tried_again(hsm, token):
     assert ErrorType.SYSTEM_UNAVAIL == failed.value.type
 
 
+def test_a_token_lost_before_a_change_is_reached_again_first(hsm, token):
+    hsm.unplug()
+    hsm.plug_in()
+    token.find_key("key")
+    hsm.sessions.clear()
+    with pytest.raises(OperatorError, match="already has"):
+        token.generate_key("key", "ec-p256")
+
+
 def test_generating_is_never_tried_again(hsm, token):
     hsm.fail("GenerateKeyPair", Return.DEVICE_ERROR)
     with pytest.raises(OperatorError, match=r"generating `new` .*CKR_DEVICE_ERROR"):
@@ -260,6 +269,15 @@ def test_the_login_lock_excludes_others_and_gives_up(hsm, tmp_path, monkeypatch)
     with module.exclusive(), pytest.raises(PKIError, match="login lock"):
         Token(module, "fake", lambda: b"1234")
     Token(module, "fake", lambda: b"1234").close()
+
+
+def test_a_recovery_does_not_wait_long_for_the_login_lock(hsm, token, signer, monkeypatch):
+    monkeypatch.setattr(token_file, "RECOVERY_PATIENCE", 0.05)
+    hsm.fail("SignInit", Return.SESSION_HANDLE_INVALID)
+    with token.module.exclusive(), pytest.raises(PKIError) as failed:
+        signer.sign(b"m")
+    assert ErrorType.SYSTEM_UNAVAIL == failed.value.type
+    verify(signer, signer.sign(b"m"))
 
 
 def test_a_token_that_does_not_answer_at_the_start_is_an_operators_matter(hsm, tmp_path):
