@@ -1,5 +1,5 @@
 """
-Write the lint cases: python tests/lint_cases/generate_lint_cases.py (from the checkout, with src and tests on the path).
+Write the lint cases: python tests/lint_cases/generate_lint_cases.py
 
 Each case is a certificate or CRL made from one clean base by changing one thing, and the exact findings that
 the lints give. The keys are of nobody (`chancery.pkix.trial.sample_key`) and signatures zeros: no lint verifies
