@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -23,7 +24,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ HBA = """\
 local all postgres scram-sha-256
 local "/^chancery" all scram-sha-256
 """
-_STILL_HELD = (b"pre-existing shared memory block", b"postmaster.pid")
+_STILL_HELD = (b"pre-existing shared memory block", b"lock file")
 """What the server says while the children of a killed predecessor are still leaving."""
 
 
@@ -141,7 +142,10 @@ class EmbeddedPostgres:
         Killed in the middle, the next call begins again. Raises OperatorError when something else stands
         at the data directory, or a cluster of another major version.
         """
-        own_directory(self.directory, 0o711, None)
+        with self._lock():
+            self._prepare()
+
+    def _prepare(self) -> None:
         self._make_password()
         if self.account is not None:
             self.opened += ensure_traversable(self._bin) + ensure_traversable(self.directory)
@@ -154,7 +158,7 @@ class EmbeddedPostgres:
         lines.append(f"unix_socket_directories = '{self.socket_dir}'")
         self._own_file("postgresql.conf", "\n".join(lines) + "\n")
         self._own_file("pg_hba.conf", HBA)
-        self._clear_stale_pid()
+        self._clear_stale_locks()
 
     def start(self, seconds: float = 60.0) -> None:
         """
@@ -162,19 +166,22 @@ class EmbeddedPostgres:
 
         Raises OperatorError when it does not come up in time.
         """
-        if self.ready() and self.pid() is not None:
-            return
-        self.prepare()
-        until = time.monotonic() + seconds
+        with self._lock():
+            if not self.ready():
+                self._prepare()
+                self._start(time.monotonic() + seconds)
+
+    def _start(self, until: float) -> None:
         offset = self._spawn()
         while not self.ready():
             ended = self._process is not None and self._process.poll() is not None
             if ended and not self._held_by_predecessor(offset):
                 raise OperatorError("PostgreSQL ended at its start", f"read {self.log_file}")
             if time.monotonic() > until:
-                raise OperatorError(f"PostgreSQL is not ready after {seconds:.0f} s", f"read {self.log_file}")
-            time.sleep(0.2 if ended else 0.02)
+                raise OperatorError("PostgreSQL is not ready in time", f"read {self.log_file}")
+            time.sleep(0.1 if ended else 0.02)
             if ended:
+                self._clear_stale_locks()
                 offset = self._spawn()
 
     def ready(self) -> bool:
@@ -220,8 +227,20 @@ class EmbeddedPostgres:
             ]
             subprocess.run(words, capture_output=True, check=False, cwd="/", **self._identity())  # noqa: S603 - our own words
 
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One start at a time, whoever makes it: only then may a stale lock of the server be removed."""
+        own_directory(self.directory, 0o711, None)
+        with (self.directory / "start.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def _spawn(self) -> int:
         """Start the server in the background; return how long its log was before."""
+        if self._process is not None:
+            # A child that was killed still counts as running until it has been waited for.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)
         with self.log_file.open("ab") as log:
             self.log_file.chmod(0o600)
             self._process = subprocess.Popen(  # noqa: S603 - our own words
@@ -285,6 +304,7 @@ class EmbeddedPostgres:
                 "--locale=C",
                 "--data-checksums",
                 "--no-instructions",
+                *(["--no-sync"] if self._settings["fsync"] == "off" else []),
             ]
             done = subprocess.run(  # noqa: S603 - our own words
                 words,
@@ -311,9 +331,9 @@ class EmbeddedPostgres:
                 "upgrade it with pg_upgrade first",
             )
 
-    def _clear_stale_pid(self) -> None:
+    def _clear_stale_locks(self) -> None:
         """
-        Remove a lock file whose process id now belongs to another program, as after a reboot or in a container.
+        Remove lock files whose process id now belongs to another program, as after a reboot or in a container.
 
         The server looks after every other case itself. Nothing is removed while any process works in the
         data directory: the file also guards the shared memory of a killed server's children.
@@ -325,7 +345,8 @@ class EmbeddedPostgres:
             with contextlib.suppress(OSError):
                 if entry.readlink() == self.data_dir.resolve():
                     return
-        (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
+        for lock in (self.data_dir / "postmaster.pid", self.socket_dir / f".s.PGSQL.{PORT}.lock"):
+            lock.unlink(missing_ok=True)
 
     def _identity(self) -> dict[str, Any]:
         account = self.account
