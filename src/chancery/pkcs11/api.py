@@ -16,6 +16,7 @@ CKF_RW_SESSION, CKF_SERIAL_SESSION = 0x2, 0x4
 CKF_TOKEN_INITIALIZED = 0x400
 CKU_SO, CKU_USER = 0, 1
 CKO_PUBLIC_KEY, CKO_PRIVATE_KEY = 2, 3
+CKS_USER_FUNCTIONS = frozenset({1, 3})  # CKS_RO_USER_FUNCTIONS, CKS_RW_USER_FUNCTIONS
 CK_UNAVAILABLE_INFORMATION = ctypes.c_ulong(-1).value
 
 
@@ -187,6 +188,17 @@ class TokenInfo(ctypes.Structure):
     )
 
 
+class SessionInfo(ctypes.Structure):
+    """CK_SESSION_INFO."""
+
+    _fields_ = (
+        ("slot", ctypes.c_ulong),
+        ("state", ctypes.c_ulong),
+        ("flags", ctypes.c_ulong),
+        ("device_error", ctypes.c_ulong),
+    )
+
+
 class InitializeArgs(ctypes.Structure):
     """CK_C_INITIALIZE_ARGS; `reserved` is the string that some modules want (p11-kit, NSS)."""
 
@@ -253,6 +265,7 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "OpenSession": (_ULONG, _ULONG, _POINTER, _POINTER, _POINTER),
     "CloseSession": (_ULONG,),
     "CloseAllSessions": (_ULONG,),
+    "GetSessionInfo": (_ULONG, _POINTER),
     "Login": (_ULONG, _ULONG, _POINTER, _ULONG),
     "Logout": (_ULONG,),
     "DestroyObject": (_ULONG, _ULONG),

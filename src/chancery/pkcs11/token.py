@@ -335,6 +335,7 @@ class Token:
             try:
                 if session.generation != self._generation:
                     self._open(session)
+                self._check_login(session.handle)
                 return look(session.handle)
             except CryptokiError as error:
                 session.generation = -1
@@ -345,10 +346,17 @@ class Token:
             self._recover(generation, restart=attempt > 0)
         raise AssertionError("the last attempt returns or raises")
 
+    def _check_login(self, session: int) -> None:
+        """Raise CryptokiError unless the user is logged in: otherwise private keys are silently not found."""
+        info = api.SessionInfo()
+        self.module.functions.call("GetSessionInfo", session, ctypes.byref(info))
+        if info.state not in api.CKS_USER_FUNCTIONS:
+            raise CryptokiError("C_GetSessionInfo", Return.USER_NOT_LOGGED_IN)
+
     @contextlib.contextmanager
     def _writing(self, doing: str) -> Iterator[int]:
         """A session for one change to the token, while no other process changes it; a failure is final."""
-        self._read(lambda session: objects.private_keys(self.module.functions, session, ""))  # recovers if need be
+        self._read(lambda _: None)  # recovers if need be
         with self.module.world, self.module.exclusive():
             session = 0
             try:

@@ -133,6 +133,12 @@ class FakeHSM:
         self.sessions.pop(session, None)
         self.logged_in = self.logged_in and bool(self.sessions)
 
+    def _getsessioninfo(self, session, info):
+        if session not in self.sessions:
+            return Return.SESSION_HANDLE_INVALID
+        info._obj.state = 1 if self.logged_in else 0
+        return Return.OK
+
     def _login(self, session, _user, pin, length):
         if session not in self.sessions:
             return Return.SESSION_HANDLE_INVALID

@@ -142,10 +142,20 @@ def test_reading_is_tried_again(hsm, token):
 def test_a_token_lost_before_a_change_is_reached_again_first(hsm, token):
     hsm.unplug()
     hsm.plug_in()
-    token.find_key("key")
-    hsm.sessions.clear()
     with pytest.raises(OperatorError, match="already has"):
         token.generate_key("key", "ec-p256")
+
+
+def test_a_lost_login_is_not_taken_for_an_empty_token(hsm, token):
+    """A session that nobody is logged in to finds no private key and says nothing."""
+    hsm.unplug()
+    hsm.plug_in()
+    token.find_key("key")
+    hsm.logged_in = False
+    token.find_key("key")
+    hsm.logged_in = False
+    listed = token.keys()
+    assert ["key"] == [info.label for info in listed]
 
 
 def test_generating_is_never_tried_again(hsm, token):
