@@ -104,6 +104,10 @@ class HotServer:
         self._connections.add(connection)
         return not full
 
+    def overrun(self) -> bool:
+        """Tell whether even refusing connections takes too many of them."""
+        return len(self._connections) > 2 * self.limits.max_connections
+
     def forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
         if not self._connections:
@@ -141,13 +145,9 @@ class HotServer:
         log.error("http.handler_failed", exc_info=error)
         return to_wire(self._on_error(request))
 
-    def dated(self, wire: bytes, out: list[bytes]) -> None:
-        """Append the answer to `out`, with a Date field after its status line (RFC 9110 6.6.1)."""
-        if not self._date:
-            out.append(wire)
-            return
-        at = wire.index(b"\n") + 1
-        out += (wire[:at], self._date, wire[at:])
+    def date(self) -> bytes:
+        """Return the Date field (RFC 9110 6.6.1), or nothing without a clock."""
+        return self._date
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self.now = now = loop.time()

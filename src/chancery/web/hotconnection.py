@@ -17,7 +17,7 @@ from typing import Protocol, cast
 import httptools
 import structlog
 
-from chancery.web.hotmessage import PHRASES, Answer, Limits, Reply, Request, text, to_wire
+from chancery.web.hotmessage import PHRASES, Limits, Reply, Request, text, to_wire
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +28,11 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # reset the connection and take the answer with it (RFC 9112 9.6).
 LINGER_BYTES = 1024 * 1024
 LINGER_SECONDS = 2.0
-# Parts, not requests: a corked batch is written when it has this many.
 _WRITE_BUFFER = 256 * 1024
+# Answers above this are sent from where they lie: many slow readers of one CRL hold it once.
+_LARGE = 64 * 1024
+# A peer that takes its answer slower than this per `body_timeout` is given up.
+_SLOWEST_READ = 16 * 1024
 
 
 class Host(Protocol):
@@ -42,6 +45,9 @@ class Host(Protocol):
     def admit(self, connection: Connection) -> bool:
         """Take a new connection in; False when there are too many."""
 
+    def overrun(self) -> bool:
+        """Tell whether even refusing connections takes too many of them."""
+
     def forget(self, connection: Connection) -> None: ...
 
     def answer(self, request: Request) -> bytes | Awaitable[Reply]:
@@ -50,8 +56,8 @@ class Host(Protocol):
     def settle(self, request: Request, task: asyncio.Future[Reply]) -> bytes:
         """Return what a finished handler answered, or its error answer."""
 
-    def dated(self, wire: bytes, out: list[bytes]) -> None:
-        """Append the answer to `out`, with a Date field after its status line (RFC 9110 6.6.1)."""
+    def date(self) -> bytes:
+        """Return the Date field (RFC 9110 6.6.1), or nothing without a clock."""
 
 
 class _RefusedError(Exception):
@@ -74,9 +80,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_backlog",
-        "_began",
         "_body",
         "_body_size",
+        "_completed",
         "_content_type",
         "_corked",
         "_discarded",
@@ -92,6 +98,7 @@ class Connection(asyncio.Protocol):
         "_lingering",
         "_out",
         "_out_answers",
+        "_out_large",
         "_parser",
         "_peer",
         "_reading",
@@ -102,6 +109,7 @@ class Connection(asyncio.Protocol):
         "_tasks",
         "_transport",
         "_undelimited",
+        "_unsent",
         "_write_paused",
         "busy",
         "read_deadline",
@@ -116,7 +124,8 @@ class Connection(asyncio.Protocol):
         self._slots: collections.deque[_Slot] = collections.deque()
         self._backlog: collections.deque[tuple[Request | bytes, bool]] = collections.deque()
         self._tasks: set[asyncio.Future[Reply]] = set()
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
+        self._out_large = False
         self._out_answers = 0
         self._corked = False
         self._reading = True
@@ -127,8 +136,9 @@ class Connection(asyncio.Protocol):
         self._discarded = 0
         self._status = 400
         self._in_headers = False
-        self._began = False
+        self._completed = False
         self._undelimited = 0
+        self._unsent = 0
         self.busy = False
         self.read_deadline = server.now + server.limits.header_timeout
         self.write_deadline = math.inf
@@ -155,7 +165,7 @@ class Connection(asyncio.Protocol):
         self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
         if not self._server.admit(self):
             self._parser = None
-            self._linger(text(503, "too many connections; try again later", RETRY))
+            self._turn_away()
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - how it ended changes nothing
         self._server.forget(self)
@@ -171,11 +181,11 @@ class Connection(asyncio.Protocol):
             if self._discarded > LINGER_BYTES:
                 self.abort()
             return
-        self._corked, self._began = True, False
+        self._corked, self._completed = True, False
         self._feed(data)
         if self._in_headers and self._parser is not None:
             # A part-read name or value sits in the parser, unseen by on_header; what was read bounds it.
-            self._undelimited = 0 if self._began else self._undelimited + len(data)
+            self._undelimited = 0 if self._completed else self._undelimited + len(data)
             if self._undelimited > self._server.limits.max_header_bytes:
                 self._refuse(431)
         self._uncork()
@@ -222,6 +232,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        self._unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
         self.write_deadline = self._server.now + self._server.limits.body_timeout
         self._hold()
 
@@ -235,7 +246,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._last_admitted:
             raise _RefusedError
-        self._in_headers = self._began = True
+        self._in_headers = True
         self.read_deadline = self._server.now + self._server.limits.header_timeout
 
     def on_url(self, url: bytes) -> None:
@@ -300,6 +311,7 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if parser is None:
             raise _RefusedError
+        self._completed = True
         body = self._body
         request = Request(
             parser.get_method(),
@@ -342,8 +354,7 @@ class Connection(asyncio.Protocol):
             return
         head, answer = request.method == b"HEAD", self._server.answer(request)
         if isinstance(answer, bytes) and not head and not last and not self._slots:
-            self._out_answers += 1
-            self._server.dated(answer, self._out)
+            self._emit(answer)
         elif isinstance(answer, bytes):
             self._order(answer, head=head, last=last)
         else:
@@ -374,16 +385,25 @@ class Connection(asyncio.Protocol):
         slots = self._slots
         while slots and (wire := slots[0].wire) is not None:
             slot = slots.popleft()
-            end = wire.index(b"\r\n\r\n")
             if slot.head:
-                wire = wire[: end + 4]
-            if slot.last:
-                wire = wire[:end] + b"\r\nConnection: close" + wire[end:]
-            self._out_answers += 1
-            if wire is _CONTINUE:
-                self._out.append(wire)
-            else:
-                self._server.dated(wire, self._out)
+                wire = wire[: wire.index(b"\r\n\r\n") + 4]
+            self._emit(wire, last=slot.last)
+
+    def _emit(self, wire: bytes, *, last: bool = False) -> None:
+        """Queue an answer for writing, with the fields that are this connection's after its status line."""
+        self._out_answers += 1
+        fields = self._server.date() if wire is not _CONTINUE else b""
+        if last:
+            fields += b"Connection: close\r\n"
+        if not fields:
+            self._out.append(wire)
+            return
+        at = wire.index(b"\n") + 1
+        if len(wire) > _LARGE:
+            self._out_large = True
+            self._out += (wire[:at], fields, memoryview(wire)[at:])
+        else:
+            self._out += (wire[:at], fields, wire[at:])
 
     def _uncork(self) -> None:
         """Write everything answered in this tick with one call, and go on with what had to wait."""
@@ -392,10 +412,13 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         if self._out:
-            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-            self._out.clear()
-            self._out_answers = 0
-            transport.write(data)
+            out, self._out, self._out_answers = self._out, [], 0
+            if self._out_large:
+                self._out_large = False
+                for part in out:
+                    transport.write(part)
+            else:
+                transport.write(out[0] if len(out) == 1 else b"".join(out))
         if self._slots or self._backlog:
             if self._backlog and not self._full():
                 asyncio.get_running_loop().call_soon(self._pump)
@@ -404,7 +427,7 @@ class Connection(asyncio.Protocol):
         if self._last_admitted:
             self._finish()
         elif not self.busy and self._server.closing:
-            transport.close()
+            self._leave()
         elif self.read_deadline == math.inf:
             self.read_deadline = self._server.now + self._server.limits.idle_timeout
 
@@ -445,11 +468,14 @@ class Connection(asyncio.Protocol):
         if not self._corked:
             self._uncork()
 
-    def _linger(self, answer: Answer) -> None:
+    def _turn_away(self) -> None:
+        """One connection too many: say so and hang up; far too many: hang up."""
         self._last_admitted = True
-        if self._transport is not None:
-            self._transport.write(to_wire(answer).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
-            self._finish()
+        if self._server.overrun():
+            self.abort()
+        elif self._transport is not None:
+            self._emit(to_wire(text(503, "too many connections; try again later", RETRY)), last=True)
+            self._uncork()
 
     def _finish(self) -> None:
         """Everything is answered: send FIN, and drain what the peer still sends for a moment."""
@@ -460,9 +486,11 @@ class Connection(asyncio.Protocol):
         self._parser = None
         self.busy = False
         if self._eof or self._server.closing:
-            transport.close()
+            self._leave()
             return
-        self.read_deadline = self._server.now + LINGER_SECONDS
+        self._unsent = transport.get_write_buffer_size()
+        limits = self._server.limits
+        self.read_deadline = self._server.now + (limits.body_timeout if self._unsent else LINGER_SECONDS)
         if transport.can_write_eof():
             transport.write_eof()
         if not self._reading:
@@ -471,19 +499,44 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The server's timer found a deadline passed."""
-        if self._lingering or self.write_deadline <= self._server.now:
-            self.abort()
+        server, transport = self._server, self._transport
+        if transport is None:
+            return
+        if self.write_deadline <= server.now:
+            if not self._reads(_SLOWEST_READ):
+                transport.abort()
+                return
+            self.write_deadline = server.now + server.limits.body_timeout
+        if self.read_deadline > server.now:
+            return
+        if self._lingering:
+            if not self._reads(1):
+                transport.abort()
+            self.read_deadline = server.now + server.limits.body_timeout
         elif self._slots or self._backlog or not self._reading:
             self.read_deadline = math.inf
         elif self._partial():
             self._refuse(408)
-        elif self._transport is not None:
-            self.read_deadline = math.inf
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Close, and let nobody hold the connection open by not reading its last answer."""
+        if self._transport is not None:
+            self._lingering, self._parser = True, None
+            self._unsent = self._transport.get_write_buffer_size()
+            self.read_deadline = self._server.now + self._server.limits.body_timeout
             self._transport.close()
 
+    def _reads(self, least: int) -> bool:
+        """Tell whether the peer took at least so many octets of its answers since this was last asked."""
+        before = self._unsent
+        self._unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return before - self._unsent >= least
+
     def close_if_idle(self) -> None:
-        if not self.busy and self._transport is not None:
-            self._transport.close()
+        if not self.busy:
+            self._leave()
 
     def abort(self) -> None:
         if self._transport is not None:
