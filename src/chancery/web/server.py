@@ -10,22 +10,16 @@ import socket
 import ssl
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from chancery.errors import OperatorError
-from chancery.web.access import Gate, Peer
-from chancery.web.failures import PROBLEM_JSON, of_status
+from chancery.web.access import Gate
+from chancery.web.protocol import protocol_class
 
-MAX_HEAD: Final = 32 * 1024
-MAX_HEADERS: Final = 100
-# A whole message, trailers included; bodies are limited closer in `bodies`.
-MAX_MESSAGE: Final = 1024 * 1024
-HEAD_SECONDS: Final = 10.0
 KEEP_ALIVE_SECONDS: Final = 30
 HANDSHAKE_SECONDS: Final = 10.0
 BACKLOG: Final = 1024
@@ -151,96 +145,6 @@ def _reporting(on_refused: Callable[[str], None]) -> type[ssl.SSLObject]:
     return ReportingSSLObject
 
 
-def protocol_class(limits: Limits) -> type[HttpToolsProtocol]:
-    """Return uvicorn's protocol with the peer's certificate in `scope["state"]["peer"]` and limits on the head."""
-
-    class Protocol(HttpToolsProtocol):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._peer = Peer(None)
-            self._received = 0
-            self._head_open = True
-            self._head_timer: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # - as uvicorn does
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                transport.close()
-                return
-            tls = transport.get_extra_info("ssl_object")
-            if tls is not None:
-                self._peer = Peer(tls.getpeercert(binary_form=True))
-            self._watch_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._unwatch_head()
-            super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            if self.parser is None or self.transport.is_closing():
-                return
-            self._received += len(data)
-            super().data_received(data)
-            if self._head_open and self._received > MAX_HEAD:
-                self._refuse(431, "Request Header Fields Too Large")
-            elif self._received > MAX_MESSAGE:
-                self.transport.close()
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self.scope["state"]["peer"] = self._peer
-            self._received, self._head_open = 0, True
-            self._watch_head()
-
-        def on_headers_complete(self) -> None:
-            self._unwatch_head()
-            self._head_open = False
-            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            if size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
-                self._refuse(431, "Request Header Fields Too Large")
-                return
-            super().on_headers_complete()
-
-        def on_body(self, body: bytes) -> None:
-            if not self.transport.is_closing():
-                super().on_body(body)
-
-        def on_message_complete(self) -> None:
-            # Between messages nothing is expected within seconds; uvicorn's keep-alive timer watches.
-            self._head_open = False
-            if not self.transport.is_closing():
-                super().on_message_complete()
-
-        def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words are not sent
-            self._refuse(400, "Bad Request")
-
-        def _watch_head(self) -> None:
-            if self._head_timer is None:
-                self._head_timer = self.loop.call_later(HEAD_SECONDS, self._refuse, 408, "Request Timeout")
-
-        def _unwatch_head(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-        def _refuse(self, status: int, title: str) -> None:
-            self._unwatch_head()
-            if self.transport.is_closing():
-                return
-            # While an earlier request of this connection is being answered, nothing may come in between.
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.write(_raw_answer(status, title))
-            self.transport.close()
-
-    return Protocol
-
-
-def _raw_answer(status: int, title: str) -> bytes:
-    body = of_status(status, title).body
-    head = f"HTTP/1.1 {status} {title}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\n"
-    return head.encode() + b"connection: close\r\n\r\n" + body
-
-
 class _Server(uvicorn.Server):
     """Leaves signals to the caller, and tells when it listens."""
 
@@ -352,7 +256,7 @@ def _stopping(
 def _config(app: Starlette, context: ssl.SSLContext, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=protocol_class(limits),
+        http=protocol_class(limits.connections),
         ws="none",
         lifespan="off",
         log_config=None,

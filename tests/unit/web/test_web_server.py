@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from chancery.errors import OperatorError
 from chancery.ports import Role
-from chancery.web import server
+from chancery.web import protocol, server
 from chancery.web.server import CertificateReload, Limits, TLSFiles, serve_api, server_context
 from fakes import START
 from unit.web.served import Served, serving
@@ -233,7 +233,7 @@ def test_no_more_connections_than_the_limit(tmp_path):
 
 
 def test_slow_heads_and_handshakes_are_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.2)
     with serving(tmp_path) as served:
         served.enrol("olga", Role.OFFICER)
