@@ -92,7 +92,18 @@ class Running:
         addext = ("-addext", f"subjectAltName={san}") if san else ()
         subject = extra or ("-subj", f"/CN={name}")
         run(
-            "openssl", "req", "-new", "-newkey", *options, "-nodes", "-keyout", key_file, "-out", csr, *subject, *addext
+            "openssl",
+            "req",
+            "-new",
+            "-newkey",
+            *options,
+            "-nodes",
+            "-keyout",
+            key_file,
+            "-out",
+            csr,
+            *subject,
+            *addext,
         )
         return csr
 
@@ -107,8 +118,8 @@ class Running:
 
     def ocsp(self, pem: Path, *words: str, check: bool = True) -> str:
         done = run(
-            "openssl", "ocsp", "-issuer", self.pki / "issuing.pem", "-cert", pem, "-url", f"{self.suite.ocsp_url}/ocsp",
-            "-CAfile", self.pki / "chain.pem", "-text", *words, check=check,
+            "openssl", "ocsp", "-issuer", self.pki / "issuing.pem", "-cert", pem,
+            "-url", f"{self.suite.ocsp_url}/ocsp", "-CAfile", self.pki / "chain.pem", "-text", *words, check=check,
         )  # fmt: skip
         return (done.stdout + done.stderr).decode()
 

@@ -106,7 +106,7 @@ class CAConfig(Served, frozen=True, kw_only=True, tag="ca"):
 
 
 class URLSection(Section, frozen=True, kw_only=True):
-    """What issued certificates say of where to look; what is not set is left out. `{issuer}` is the issuer's name."""
+    """What issued certificates say of where to look, or nothing. `{issuer}` stands for the issuer's name."""
 
     ocsp: HTTPURL | None = None
     crl: HTTPURL | None = None
@@ -130,7 +130,7 @@ class JournalSection(Section, frozen=True, kw_only=True):
     """
     The Merkle journal: its origin line, the key that signs checkpoints, and a file outside the database.
 
-    Every checkpoint is also appended to `checkpoint_file`, so that a truncated database shows.
+    The newest checkpoint is also kept in `checkpoint_file`, so that a database that was rolled back shows.
     """
 
     origin: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from suite import bring_up, take_down
 
 

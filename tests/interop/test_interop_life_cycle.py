@@ -8,6 +8,7 @@ import time
 
 import pytest
 from cryptography import x509
+
 from suite import CHANCERY, run
 
 pytestmark = [pytest.mark.suite, pytest.mark.xdist_group("suite")]
@@ -30,7 +31,9 @@ def test_request_verify_ocsp_revoke_crl_with_openssl_and_curl_alone(running):
     )
     pem = work / "life.pem"
     pem.write_text(answer["certificate"])
-    verified = run("openssl", "verify", "-x509_strict", "-CAfile", pki / "root.pem", "-untrusted", pki / "issuing.pem", pem)
+    verified = run(
+        "openssl", "verify", "-x509_strict", "-CAfile", pki / "root.pem", "-untrusted", pki / "issuing.pem", pem
+    )
     assert b": OK" in verified.stdout
     # R19: authoritative at once.
     assert "life.pem: good" in running.ocsp(pem)
@@ -122,9 +125,10 @@ def test_the_addresses_in_a_certificate_answer(running):
     assert {"OCSP", "CA Issuers", "Full Name"} == set(urls)
     issuer = running.work / "aia.cer"
     run("curl", "-sS", "-f", "-o", issuer, urls["CA Issuers"])
-    assert x509.load_der_x509_certificate(issuer.read_bytes()).subject == x509.load_pem_x509_certificate(
-        pem.read_bytes()
-    ).issuer
+    assert (
+        x509.load_der_x509_certificate(issuer.read_bytes()).subject
+        == x509.load_pem_x509_certificate(pem.read_bytes()).issuer
+    )
     run("curl", "-sS", "-f", "-o", running.work / "cdp.crl", urls["Full Name"])
 
 
@@ -143,9 +147,9 @@ def test_the_same_transaction_id_is_the_same_certificate(running):
     words = ("request", "--profile", "tls-server", "--csr", csr, "--transaction-id", "once-1")
     first, again = running.chancery(*words).stdout, running.chancery(*words).stdout
     assert first == again
-    other = running.chancery(
-        "request", "--profile", "tls-server", "--csr", running.csr("twice.example.org"), "--transaction-id", "once-1", check=False
-    )  # fmt: skip
+    other_csr = running.csr("twice.example.org")
+    words = ("request", "--profile", "tls-server", "--csr", other_csr, "--transaction-id", "once-1")
+    other = running.chancery(*words, check=False)
     assert other.returncode != 0
     assert b"transaction" in other.stderr.lower()
 

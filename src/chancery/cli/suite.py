@@ -110,67 +110,76 @@ def _without_none(value: object) -> dict[str, object]:
 
 def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, ProcessConfig]:
     """Make each process's configuration; `socket` is the directory of the embedded server's socket."""
-    deployment = suite.deployment
+    database = {process: _database(layout, suite, socket, process) for process in DATABASE_ROLES}
+    checkpoint = layout.run / "worker" / "checkpoint"
     return {
         "ca": CAConfig(
-            deployment=deployment,
+            deployment=suite.deployment,
             listen=Listen(host=suite.address, port=suite.ca_port),
             tls=TLSSection(
                 certificate=layout.tls / "server.pem",
                 key=layout.tls / "server.key",
                 client_ca=layout.pki / "chain.pem",
             ),
-            database=_database(layout, suite, socket, "ca"),
+            database=database["ca"],
         ),
         "worker": WorkerConfig(
-            deployment=deployment,
+            deployment=suite.deployment,
             instance=SERIAL_INSTANCE,
             issuers=(ISSUING,),
             default_issuer=ISSUING,
             health_file=layout.run / "worker" / "health",
-            database=_database(layout, suite, socket, "worker"),
+            database=database["worker"],
             token=token_section(layout, suite, "issuing"),
             urls=urls(suite),
             crl=CRLSection(),
-            journal=JournalSection(origin=_origin(suite), checkpoint_file=layout.run / "worker" / "checkpoint"),
+            journal=JournalSection(origin=_origin(suite), checkpoint_file=checkpoint),
         ),
         "ocsp": OCSPConfig(
-            deployment=deployment,
+            deployment=suite.deployment,
             listen=Listen(host=suite.address, port=suite.ocsp_port),
-            database=_database(layout, suite, socket, "ocsp"),
+            database=database["ocsp"],
             token=token_section(layout, suite, "ocsp"),
             delegates=[Delegate(issuer=ISSUING, key_label="ocsp-issuing")],
         ),
-        "tsa": TSAConfig(
-            deployment=deployment,
-            instance=TSA_INSTANCE,
-            listen=Listen(host=suite.address, port=suite.tsa_port),
-            database=_database(layout, suite, socket, "tsa"),
-            token=token_section(layout, suite, "tsa"),
-            key_label="tsa",
-            policy=suite.tsa_policy,
-            accuracy_ms=suite.tsa_accuracy_ms,
-            time_source="kernel" if deployment == "production" else "trust-system-clock",
-        ),
+        "tsa": _tsa(layout, suite, database["tsa"]),
         "auditor": AuditorConfig(
-            database=_database(layout, suite, socket, "auditor"),
+            database=database["auditor"],
             origin=_origin(suite),
             journal_key=layout.pki / "journal.pem",
-            checkpoint_file=layout.run / "worker" / "checkpoint",
+            checkpoint_file=checkpoint,
         ),
-        "owner": OwnerConfig(database=_database(layout, suite, socket, "owner")),
-        "offline": OfflineConfig(
-            deployment=deployment,
-            directory=layout.offline,
-            name=ROOT,
-            subject=subject(suite, "Root CA"),
-            instance=OFFLINE_INSTANCE,
-            token=token_section(layout, suite, "offline"),
-            # No address for OCSP: the root has no delegate; its sub-CAs are on its CRL.
-            urls=msgspec.structs.replace(urls(suite), ocsp=None),
-            key_kind=suite.root_key,
-        ),
+        "owner": OwnerConfig(database=database["owner"]),
+        "offline": _offline(layout, suite),
     }
+
+
+def _tsa(layout: Layout, suite: Suite, database: DatabaseSection) -> TSAConfig:
+    return TSAConfig(
+        deployment=suite.deployment,
+        instance=TSA_INSTANCE,
+        listen=Listen(host=suite.address, port=suite.tsa_port),
+        database=database,
+        token=token_section(layout, suite, "tsa"),
+        key_label="tsa",
+        policy=suite.tsa_policy,
+        accuracy_ms=suite.tsa_accuracy_ms,
+        time_source="kernel" if suite.deployment == "production" else "trust-system-clock",
+    )
+
+
+def _offline(layout: Layout, suite: Suite) -> OfflineConfig:
+    return OfflineConfig(
+        deployment=suite.deployment,
+        directory=layout.offline,
+        name=ROOT,
+        subject=subject(suite, "Root CA"),
+        instance=OFFLINE_INSTANCE,
+        token=token_section(layout, suite, "offline"),
+        # No address for OCSP: the root has no delegate; its sub-CAs are on its CRL.
+        urls=msgspec.structs.replace(urls(suite), ocsp=None),
+        key_kind=suite.root_key,
+    )
 
 
 def urls(suite: Suite) -> URLSection:
