@@ -2,7 +2,7 @@
 The timestamping authority (RFC 3161, R23-R26): what it accepts, what it records, what it signs.
 
 The order is fixed by types: `accept` judges a request and draws its serial and time, `Recorder.record`
-alone makes a `Recorded`, and `issue` signs nothing else.
+alone makes a `Recorded`, `sign` signs nothing else, and `grant` lets out only what it has verified.
 """
 
 from __future__ import annotations
@@ -96,25 +96,41 @@ class Credential:
         self._signed_data = cms.SignedDataTemplate(oids.TST_INFO, certificates[0], signer.algorithm, certificates)
         self._with_signing_time = settings.include_signing_time
 
-    def token(self, request: tsp.TimeStampReq, record: TokenRecord) -> bytes:
-        """
-        Sign one TimeStampToken (DER) and read it back under the certificate's key. Blocks; any thread.
-
-        Raises PKIError(SYSTEM_FAILURE) when the token device gave back a signature that does not verify.
-        """
+    def sign(self, request: tsp.TimeStampReq, record: TokenRecord) -> Signed:
+        """Write what one token says and have it signed. Blocks; any thread. Raises what the signer raises."""
         content = self._tst_info.encode(
             record.policy, request.message_imprint, record.serial, record.gen_time, request.nonce
         )
         signing_time = record.gen_time if self._with_signing_time else None
         attributes = self._signed_data.signed_attributes(content, signing_time)
+        return Signed(self, content, attributes, self._signer.sign(attributes), cert_req=request.cert_req)
+
+    def token(self, signed: Signed) -> bytes:
+        """
+        Put a TimeStampToken (DER) together and read it back under the certificate's key. Any thread.
+
+        Raises PKIError(SYSTEM_FAILURE) when the token device gave back a signature that does not verify.
+        """
+        content = signed.content
         token = self._signed_data.content_info(
-            content, attributes, self._signer.sign(attributes), with_certificates=request.cert_req
+            content, signed.attributes, signed.signature, with_certificates=signed.cert_req
         )
         try:
             cms.verify(token, content, self._public_key, self._signer.algorithm)
         except InvalidSignature as error:
             raise PKIError(ErrorType.SYSTEM_FAILURE, "the token could not be signed") from error
         return token
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Signed:
+    """The parts of a token whose signature nobody has checked yet: TSTInfo, signedAttrs (DER), signature."""
+
+    credential: Credential
+    content: bytes
+    attributes: bytes
+    signature: bytes
+    cert_req: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -187,7 +203,7 @@ class Authority:
     """
     Judges requests and issues tokens under one certificate at a time.
 
-    Arguments and errors as for `Credential`. For one thread, but `issue` may run in any.
+    Arguments and errors as for `Credential`. For one thread, but `sign` and `grant` may run in any.
     """
 
     def __init__(
@@ -240,14 +256,16 @@ class Authority:
         record = TokenRecord(self._serial(now), gen_time, request.hash_oid, request.hashed_message, policy, client)
         return Accepted(request, record, credential)
 
-    def issue(self, recorded: Recorded) -> bytes:
-        """
-        Sign a recorded request and return the TimeStampResp (DER). Blocks; any thread.
-
-        Raises as `Credential.token`.
-        """
+    @staticmethod
+    def sign(recorded: Recorded) -> Signed:
+        """Sign a recorded request, once. Blocks; any thread. Raises what the signer raises."""
         accepted = recorded.accepted
-        return tsp.granted(accepted.credential.token(accepted.request, accepted.record))
+        return accepted.credential.sign(accepted.request, accepted.record)
+
+    @staticmethod
+    def grant(signed: Signed) -> bytes:
+        """Check what was signed and return the TimeStampResp (DER). Any thread. Raises as `Credential.token`."""
+        return tsp.granted(signed.credential.token(signed))
 
     def _judge(self, request: tsp.TimeStampReq) -> str:
         """Return the policy to stamp under, or raise what is wrong with the request, in RFC 3161's order."""
