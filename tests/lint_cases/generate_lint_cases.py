@@ -144,6 +144,7 @@ CERTIFICATES = {
     "subject_empty_san_critical": lambda: cert(
         subject=b"\x30\x00", san=t.subject_alt_name(("dns:www.example.org",), critical=True)
     ),
+    "self_issued": lambda: cert(issuer=SUBJECT),
     "nameless": lambda: cert(subject=b"\x30\x00", san=None, eku=None),
     "ca_nameless": lambda: cert(**{**CA, "san": SAN}, subject=b"\x30\x00"),
     "unique_identifier": lambda: cert(unique=b"\x81\x02\x00\x01"),

@@ -81,7 +81,7 @@ def _load_spki(spki: bytes) -> object:
     return load_der_public_key(spki)
 
 
-def _lint_signer(signer: Signer) -> KeySigner:
+def _throw_away_signer(signer: Signer) -> KeySigner:
     # The same algorithm, so every TBS byte is the same as in the certificate signed for real.
     return KeySigner(_throw_away_key(spki_der(signer.public_key)), signer.algorithm)
 
@@ -94,9 +94,10 @@ class _Signing:
         self._public_key = public_key
 
     @functools.cached_property
-    def _lint_copies(self) -> KeySigner:
-        # Made when first needed: an RSA key takes a moment, and a start-up may not need one.
-        return _lint_signer(self.signer)
+    def _lint_signature(self) -> bytes:
+        # Made when first needed, and once: the lints see the form of a signature, never what it is over, and a
+        # copy whose signature verifies under nothing can be taken for nothing else.
+        return _throw_away_signer(self.signer).sign(b"lint")
 
     @property
     def algorithm(self) -> SignatureAlgorithm:
@@ -106,10 +107,10 @@ class _Signing:
         self, tbs: bytes, not_after: datetime.datetime, issuer: x509.Certificate | None
     ) -> LintedCertificate:
         identifier = self.algorithm.identifier
-        copy = template.signed(tbs, identifier, self._lint_copies.sign(tbs))
+        copy = template.signed(tbs, identifier, self._lint_signature)
         try:
             certificate = x509.load_der_x509_certificate(copy)
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "the certificate would not be readable") from None
         if found := blocking(lint(certificate, issuer=issuer)):
             raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "; ".join(map(str, found)))
@@ -170,11 +171,14 @@ class Issuer(_Signing):
 
     def prepare(self, granted: Granted, serial: bytes) -> LintedCertificate:
         """
-        Build the TBSCertificate, sign a copy with the throw-away key, lint it (R9).
+        Build the TBSCertificate, and lint a copy with a signature of the throw-away key (R9).
 
         `serial` is the content of the INTEGER, reserved for this certificate alone. Raises
         PKIError(BAD_CERT_TEMPLATE) with every finding that blocks, in words for the requestor.
         """
+        if granted.subject == self.subject:
+            # A self-issued certificate is not counted in a path length, and its CRL would be its issuer's.
+            raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "the subject is the issuer's own name (RFC 5280 6.1)")
         urls = self.urls
         extensions = [*granted.extensions, template.authority_key_identifier(self.key_identifier)]
         ocsp, ca_issuers = urls.ocsp if granted.ocsp else None, urls.ca_issuers if granted.ca_issuers else None

@@ -46,12 +46,17 @@ class Profile:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Requested:
-    """What somebody asked for: a public key, a subject, and canonical text names."""
+    """
+    What somebody asked for: a public key, a subject, and canonical text names, in the CSR and beside it.
+
+    `spki` is the key's DER, where it is at hand.
+    """
 
     public_key: object
     subject: Attributes
     csr_names: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    spki: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,11 +101,14 @@ def requested(csr: bytes, names: tuple[str, ...] = ()) -> Requested:
     request = proof_of_possession(csr)
     info = der.Reader(csr).enter().enter()
     info.take(der.INTEGER)
+    subject = template.read_name(info.raw(der.SEQUENCE))
     return Requested(
         public_key=request.public_key(),
-        subject=template.read_name(info.raw(der.SEQUENCE)),
+        subject=subject,
         csr_names=_csr_names(request),
         names=names_.canonical_names(names),
+        # The gate of `proof_of_possession` has seen that this is its usual encoding.
+        spki=info.raw(der.SEQUENCE),
     )
 
 
@@ -126,7 +134,7 @@ def grant(profile: Profile, asked: Requested, limits: IssuerLimits, at: datetime
     _check_common_name(profile.subject, subject, names)
     not_before, not_after = _validity(profile, limits, at)
     _check_path_length(profile.extensions, limits)
-    spki = spki_der(asked.public_key)
+    spki = asked.spki or spki_der(asked.public_key)
     pointers = profile.extensions.pointers
     return Granted(
         subject=template.name(subject),

@@ -149,7 +149,7 @@ def proof_of_possession(csr: bytes) -> x509.CertificateSigningRequest:
     spki = info.raw(der.SEQUENCE)
     try:
         request = x509.load_der_x509_csr(csr)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise PKIError(ErrorType.BAD_DATA_FORMAT, "not a PKCS#10 certification request (RFC 2986)") from None
     try:
         public_key = request.public_key()

@@ -109,7 +109,7 @@ def validity_order(cert: CertificateView) -> Iterator[Finding]:
 
 def validity_of_servers(cert: CertificateView) -> Iterator[Finding]:
     """R12, BR 6.3.2: both ends are inside the validity, so a period is one second longer than it looks."""
-    if oids.EXTENDED_KEY_USAGES["serverAuth"] not in cert.usages() or cert.is_ca:
+    if oids.EXTENDED_KEY_USAGES["serverAuth"] not in cert.usages or cert.is_ca:
         return
     if cert.not_before.at and cert.not_after.at:
         period = cert.not_after.at - cert.not_before.at + datetime.timedelta(seconds=1)
@@ -136,6 +136,12 @@ def subject_named(cert: CertificateView) -> Iterator[Finding]:
         yield _error("nameless", "neither a subject nor a subjectAltName", "RFC 5280 4.1.2.6")
     elif not san.critical:
         yield _error("san_not_critical", "the only name is not critical", "RFC 5280 4.1.2.6")
+
+
+def self_issued(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 3.2: self-issued certificates are CA certificates."""
+    if cert.self_issued and not cert.is_ca and cert.values is not None:
+        yield _error("self_issued", "the subject of what is no CA is its issuer's name", "RFC 5280 3.2")
 
 
 def unique_identifiers(cert: CertificateView) -> Iterator[Finding]:
@@ -250,7 +256,7 @@ def authority_key_identifier(cert: CertificateView) -> Iterator[Finding]:
 
 def under_its_issuer(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 6.1.3: the issuer's name, validity and path length hold for what it signs."""
-    if cert.issuer is None or cert.self_issued:
+    if cert.issuer is None or (cert.is_ca and cert.self_issued):
         return
     if cert.issuer_name != cert.issuer.subject:
         yield _error("issuer_name_mismatch", "the issuer's name is not the CA's subject", "RFC 5280 4.1.2.4")
@@ -305,6 +311,7 @@ LINTS: tuple[CertificateLint, ...] = (
     validity_of_servers,
     issuer_name_present,
     subject_named,
+    self_issued,
     unique_identifiers,
     duplicate_extensions,
     extensions_readable,

@@ -6,6 +6,7 @@ Text names are canonical: DNS names in lower case, addresses in their shortest f
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import unicodedata
@@ -81,11 +82,12 @@ def attributes_of(name: x509.Name) -> tuple[tuple[str, str], ...]:
 
 def text_of(attributes: Iterable[tuple[str, str]]) -> str:
     """RFC 4514 text of (dotted attribute type, value) pairs that stand most significant first."""
-    rdns = [
-        x509.RelativeDistinguishedName([x509.NameAttribute(x509.ObjectIdentifier(oid), value)])
-        for oid, value in attributes
-    ]
-    return name_text(x509.Name(rdns))
+    return ",".join(reversed([_attribute_text(oid, value) for oid, value in attributes]))
+
+
+@functools.lru_cache(maxsize=4096)
+def _attribute_text(oid: str, value: str) -> str:
+    return x509.NameAttribute(x509.ObjectIdentifier(oid), value).rfc4514_string(_TO_TEXT)
 
 
 def _punycode_label(label: str) -> None:

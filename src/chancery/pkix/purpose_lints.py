@@ -33,7 +33,7 @@ def extended_key_usage_consistent(cert: CertificateView) -> Iterator[Finding]:
     usage = cert.value(x509.KeyUsage)
     if usage is None or cert.is_ca:
         return
-    for oid in sorted(cert.usages()):
+    for oid in sorted(cert.usages):
         short = _SHORT.get(oid, "")
         bits = _CONSISTENT.get(short)
         if bits and not any(getattr(usage, bit) for bit in bits):
@@ -43,7 +43,7 @@ def extended_key_usage_consistent(cert: CertificateView) -> Iterator[Finding]:
 def any_extended_key_usage(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2.1.12: with anyExtendedKeyUsage the extension should not be critical."""
     raw = cert.raw(oids.EXTENDED_KEY_USAGE)
-    if raw is not None and raw.critical and _ANY in cert.usages():
+    if raw is not None and raw.critical and _ANY in cert.usages:
         yield Finding(
             Severity.WARNING, "pkix.any_usage_critical", "anyExtendedKeyUsage, critical", "RFC 5280 4.2.1.12"
         )
@@ -52,7 +52,7 @@ def any_extended_key_usage(cert: CertificateView) -> Iterator[Finding]:
 def time_stamping(cert: CertificateView) -> Iterator[Finding]:
     """R25, RFC 3161 2.3: timeStamping is the only purpose, and critical."""
     raw = cert.raw(oids.EXTENDED_KEY_USAGE)
-    usages = cert.usages()
+    usages = cert.usages
     if raw is None or cert.is_ca or EXTENDED_KEY_USAGES["timeStamping"] not in usages:
         return
     if not raw.critical:
@@ -63,7 +63,7 @@ def time_stamping(cert: CertificateView) -> Iterator[Finding]:
 
 def ocsp_signing(cert: CertificateView) -> Iterator[Finding]:
     """R20, RFC 6960 4.2.2.2.1: an OCSP delegate says that it need not be checked; nobody else does."""
-    delegate = EXTENDED_KEY_USAGES["OCSPSigning"] in cert.usages()
+    delegate = EXTENDED_KEY_USAGES["OCSPSigning"] in cert.usages
     nocheck = cert.raw(oids.OCSP_NOCHECK) is not None
     if cert.values is None or cert.is_ca:
         return
@@ -75,14 +75,14 @@ def ocsp_signing(cert: CertificateView) -> Iterator[Finding]:
 
 def ocsp_signing_alone(cert: CertificateView) -> Iterator[Finding]:
     """BR 7.1.2.8.5: an OCSP delegate's certificate has no other purpose."""
-    usages = cert.usages()
+    usages = cert.usages
     if not cert.is_ca and len(usages) > 1 and EXTENDED_KEY_USAGES["OCSPSigning"] in usages:
         yield _error("ocsp_signing_not_alone", "OCSPSigning beside another purpose", "BR 7.1.2.8.5")
 
 
 def server_names(cert: CertificateView) -> Iterator[Finding]:
     """RFC 9525 2: a server is identified by subjectAltName, never by its CN; a CN repeats one (BR 7.1.4.3)."""
-    if cert.is_ca or cert.values is None or EXTENDED_KEY_USAGES["serverAuth"] not in cert.usages():
+    if cert.is_ca or cert.values is None or EXTENDED_KEY_USAGES["serverAuth"] not in cert.usages:
         return
     san = cert.value(x509.SubjectAlternativeName)
     if san is None:
@@ -96,7 +96,7 @@ def server_names(cert: CertificateView) -> Iterator[Finding]:
 
 def mail_names(cert: CertificateView) -> Iterator[Finding]:
     """RFC 8550 3: a mail certificate's address stands in subjectAltName."""
-    if cert.is_ca or cert.values is None or EXTENDED_KEY_USAGES["emailProtection"] not in cert.usages():
+    if cert.is_ca or cert.values is None or EXTENDED_KEY_USAGES["emailProtection"] not in cert.usages:
         return
     san = cert.value(x509.SubjectAlternativeName)
     if san is None or not san.get_values_for_type(x509.RFC822Name):

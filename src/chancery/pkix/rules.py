@@ -7,6 +7,7 @@ An unknown key, a missing one or a value out of its bounds is refused by name.
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from typing import Annotated, Literal
 
@@ -59,6 +60,7 @@ NameKind = Literal["dns", "ip", "email", "uri"]
 Pointer = Literal["ocsp", "crl", "ca-issuers"]
 
 
+@functools.lru_cache(maxsize=256)
 def duration(text: str) -> datetime.timedelta:
     """Return the time that "199d", "12h", "1d12h30m" and the like say; a day is 86,400 s (R12). ValueError."""
     match = _DURATION.fullmatch(text)

@@ -34,7 +34,7 @@ _NAMES = {
     "uri": "uri:https://trial.example.org/",
 }
 _VALUES = {"C": "XX", "emailAddress": "trial@example.org"}
-_ISSUER = template.name(((ATTRIBUTES["CN"], "Trial"),))
+_ISSUER = template.name(((ATTRIBUTES["CN"], "Issuer of trials"),))
 _ALGORITHM = ALGORITHMS["Ed25519"].identifier
 
 

@@ -73,7 +73,7 @@ class CertificateView:
     """
     A certificate's fields as encoded (RFC 5280 4.1). `values` None: the extensions could not be read.
 
-    `issuer` is of the CA certificate that signs it, where the caller knows it.
+    `usages` are the dotted extended key usages. `issuer` is of the CA certificate that signs it, where known.
     """
 
     certificate: x509.Certificate
@@ -89,6 +89,7 @@ class CertificateView:
     subject: tuple[EncodedAttribute, ...]
     raw_extensions: tuple[EncodedExtension, ...]
     values: Mapping[type[x509.ExtensionType], x509.ExtensionType] | None
+    usages: frozenset[str]
     issuer: IssuerView | None
 
     def value(self, type_: type[V]) -> V | None:
@@ -107,11 +108,6 @@ class CertificateView:
     @property
     def self_issued(self) -> bool:
         return self.issuer_name == self.subject_name
-
-    def usages(self) -> frozenset[str]:
-        """Dotted extended key usages; empty without the extension."""
-        found = self.value(x509.ExtendedKeyUsage)
-        return frozenset() if found is None else frozenset(one.dotted_string for one in found)
 
 
 def view(certificate: x509.Certificate, issuer: x509.Certificate | None = None) -> CertificateView:
@@ -142,6 +138,7 @@ def view(certificate: x509.Certificate, issuer: x509.Certificate | None = None) 
         values = {type(one.value): one.value for one in certificate.extensions}
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         values = None
+    purposes = (values or {}).get(x509.ExtendedKeyUsage)
     return CertificateView(
         certificate=certificate,
         version=version,
@@ -156,6 +153,9 @@ def view(certificate: x509.Certificate, issuer: x509.Certificate | None = None) 
         subject=read_attributes(subject_name),
         raw_extensions=raw_extensions,
         values=values,
+        usages=frozenset(
+            one.dotted_string for one in (purposes if isinstance(purposes, x509.ExtendedKeyUsage) else ())
+        ),
         issuer=None if issuer is None else view_issuer(issuer),
     )
 
@@ -182,7 +182,12 @@ def encoded_time(reader: der.Reader) -> EncodedTime:
     (RFC 5280 4.1.2.5): `at` is None for any other form.
     """
     tag = reader.peek() or 0
-    text = reader.take(tag).decode("ascii", "replace")
+    return _time(tag, reader.take(tag))
+
+
+@functools.lru_cache(maxsize=1024)
+def _time(tag: int, content: bytes) -> EncodedTime:
+    text = content.decode("ascii", "replace")
     digits = text[:-1]
     if tag == der.UTC_TIME and len(digits) == 12:
         digits = ("19" if digits[:2] >= "50" else "20") + digits
@@ -201,14 +206,21 @@ def read_extensions(reader: der.Reader) -> tuple[EncodedExtension, ...]:
     """Read the elements of an Extensions value; `critical` DEFAULT FALSE is absent or TRUE (X.690 11.1, 11.5)."""
     found = []
     while reader:
-        one = reader.enter()
-        oid = one.oid()
-        critical = one.peek() == der.BOOLEAN
-        if critical and one.take(der.BOOLEAN) != b"\xff":
-            raise der.malformed("an extension whose critical is written and not TRUE")
-        found.append(EncodedExtension(oid, critical, one.take(der.OCTET_STRING)))
-        one.done()
+        found.append(_extension(reader.raw(der.SEQUENCE)))
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def _extension(encoded: bytes) -> EncodedExtension:
+    """Read one Extension; remembered, because those of one profile under one issuer are mostly the same."""
+    one = der.Reader(encoded).enter()
+    oid = one.oid()
+    critical = one.peek() == der.BOOLEAN
+    if critical and one.take(der.BOOLEAN) != b"\xff":
+        raise der.malformed("an extension whose critical is written and not TRUE")
+    value = one.take(der.OCTET_STRING)
+    one.done()
+    return EncodedExtension(oid, critical, value)
 
 
 def read_attributes(name: bytes) -> tuple[EncodedAttribute, ...]:

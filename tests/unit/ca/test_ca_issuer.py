@@ -168,6 +168,13 @@ def test_pointers_are_the_issuers_as_far_as_profile_and_issuer_have_them():
         certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints)
 
 
+def test_nobody_gets_the_issuers_own_name():
+    issuer = issuing_issuer()
+    csr = make_csr("CN=Issuing,O=Example,C=XX")
+    granted = grant(PROFILES["tls-client"], requested(csr), issuer.limits, START)
+    assert "the issuer's own name" in _failure(lambda: issuer.prepare(granted, SERIAL)).detail
+
+
 # Roots
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -14,6 +16,7 @@ from cakit import key, make_csr
 from chancery.asn1 import der
 from chancery.asn1.signature import ALGORITHMS
 from chancery.errors import ErrorType, PKIError
+from chancery.pkix.granting import requested
 from chancery.pkix.key import KINDS, check_key, is_power, key_kind, proof_of_possession, spki_der
 from chancery.pkix.trial import sample_key
 
@@ -162,6 +165,23 @@ def test_every_truncation_is_refused():
         assert ErrorType.BAD_DATA_FORMAT is _pop_error(csr[:size])
     assert ErrorType.BAD_DATA_FORMAT is _pop_error(csr + b"\x00")
     assert ErrorType.BAD_DATA_FORMAT is _pop_error(csr + bytes(der.MAX_SIZE))
+
+
+CSR = make_csr("CN=a", ("dns:a.example",), key("damaged", "ed25519"))
+
+
+@given(st.data())
+def test_any_damage_is_refused_in_one_way(data):
+    csr = bytearray(CSR)
+    for _ in range(data.draw(st.integers(1, 3))):
+        csr[data.draw(st.integers(0, len(csr) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(PKIError):
+        requested(bytes(csr))
+
+
+def test_another_version_is_refused():
+    assert b"\x02\x01\x00" in CSR[:10]
+    assert ErrorType.BAD_DATA_FORMAT is _pop_error(CSR.replace(b"\x02\x01\x00", b"\x02\x01\x01", 1))
 
 
 def test_sha1_and_unknown_signature_algorithms_are_refused():
