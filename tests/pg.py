@@ -47,6 +47,14 @@ class Database:
     def superuser(self) -> Connection:
         return dataclasses.replace(self.server.superuser, database=self.name)
 
+    def empty(self) -> None:
+        """Forget every row, as only the server's superuser can; ids begin at 1 again."""
+        with connect(self.superuser) as superuser:
+            superuser.execute("SET session_replication_role = replica")
+            tables = superuser.execute("SELECT schemaname, tablename FROM pg_tables WHERE schemaname = 'chancery'")
+            names = sql.SQL(", ").join(sql.Identifier(*row) for row in tables)
+            superuser.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(names))
+
 
 class Server:
     """A running server with the suite's roles and a migrated template."""

@@ -1,4 +1,4 @@
-"""One server per test process, one database per test."""
+"""One server per test process; an emptied or a fresh database per test."""
 
 from __future__ import annotations
 
@@ -13,8 +13,22 @@ def server():
         yield running
 
 
+@pytest.fixture(scope="session")
+def _shared(server):
+    with server.database() as shared:
+        yield shared
+
+
 @pytest.fixture
-def database(server):
+def database(_shared):
+    """A database without a row, for tests that leave the schema as it is."""
+    _shared.empty()
+    return _shared
+
+
+@pytest.fixture
+def fresh_database(server):
+    """A database of its own, for tests that alter the schema."""
     with server.database() as fresh:
         yield fresh
 

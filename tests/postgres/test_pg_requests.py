@@ -104,7 +104,8 @@ def test_many_submissions_share_a_few_commits(office):
     assert transactions < 10
 
 
-def test_one_that_the_database_refuses_does_not_take_its_neighbours_along(office):
+def test_one_that_the_database_refuses_does_not_take_its_neighbours_along(fresh_database):
+    office = Office(fresh_database)
     office.sql("ALTER TABLE chancery.request ADD CHECK (profile <> 'impossible')")
 
     async def act(queue):

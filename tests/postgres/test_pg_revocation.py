@@ -230,7 +230,8 @@ def test_a_revocation_that_commits_after_the_crl_was_read_makes_the_next_one_due
     assert [] == office.revocations.crl_due(AT)
 
 
-def test_a_crl_whose_snapshot_is_unknown_or_of_another_cluster_is_judged_by_its_time(office):
+def test_a_crl_whose_snapshot_is_unknown_or_of_another_cluster_is_judged_by_its_time(fresh_database):
+    office = Office(fresh_database)
     office.issue(1)
     number = office.revocations.reserve_crl_number(1, [])
     office.revocations.publish_crl(crl(number), [])  # entries read from elsewhere

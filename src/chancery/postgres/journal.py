@@ -12,7 +12,7 @@ from chancery.postgres.session import AsyncPgConnection, Connection, PgConnectio
 
 INSERT_EVENTS = """
 INSERT INTO chancery.journal_event (body)
-SELECT body FROM unnest(%s::text[]) WITH ORDINALITY AS event (body, n) ORDER BY n"""
+SELECT body FROM unnest(%b::text[]) WITH ORDINALITY AS event (body, n) ORDER BY n"""
 
 _LOCK = 0x43485703
 

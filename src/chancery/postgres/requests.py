@@ -65,7 +65,7 @@ WITH stored AS (
     SELECT issuer_id, %s, %s, %s::timestamptz, %s, %s FROM chancery.issuer WHERE name = %s RETURNING revocation_id
 ), journal AS (
     INSERT INTO chancery.journal_event (body)
-    SELECT body FROM stored, unnest(%s::text[]) WITH ORDINALITY AS e (body, n) ORDER BY n
+    SELECT body FROM stored, unnest(%b::text[]) WITH ORDINALITY AS e (body, n) ORDER BY n
 )
 SELECT revocation_id FROM stored"""
 _REVOCATION = "SELECT revocation_id, state, detail FROM chancery.revocation_request WHERE revocation_id = %s"
@@ -76,7 +76,7 @@ WITH stored AS (
     SELECT issuer_id, %s, %s::timestamptz FROM chancery.issuer WHERE name = %s RETURNING issuer_id
 ), journal AS (
     INSERT INTO chancery.journal_event (body)
-    SELECT body FROM stored, unnest(%s::text[]) WITH ORDINALITY AS e (body, n) ORDER BY n
+    SELECT body FROM stored, unnest(%b::text[]) WITH ORDINALITY AS e (body, n) ORDER BY n
 )
 SELECT issuer_id FROM stored"""
 
