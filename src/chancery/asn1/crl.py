@@ -48,7 +48,12 @@ def entry(
 
     Many certificates are revoked in the same second for the same reason: only the serial is encoded anew.
     """
-    return der.sequence(der.tlv(der.INTEGER, serial), entry_tail(revoked_at, reason, invalidity_date))
+    tail = entry_tail(revoked_at, reason, invalidity_date)
+    size = len(serial)
+    if (whole := 2 + size + len(tail)) < 0x80:
+        # The usual case in one piece: there may be a million of them.
+        return bytes((der.SEQUENCE, whole, der.INTEGER, size)) + serial + tail
+    return der.sequence(der.tlv(der.INTEGER, serial), tail)
 
 
 def crl_number(number: int) -> bytes:

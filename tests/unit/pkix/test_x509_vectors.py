@@ -248,3 +248,11 @@ def test_a_general_name_of_another_kind_is_refused():
 def test_what_is_not_signed_is_not_split(data):
     with pytest.raises(PKIError):
         template.split_signed(data)
+
+
+@given(st.binary(min_size=1, max_size=200), st.sampled_from([None, 0, 1, 10]), st.booleans())
+def test_an_entry_is_the_same_whatever_its_length(serial, reason, invalid):
+    date = START - DAY if invalid else None
+    tail = crl_template.entry_tail(START, reason, date)
+    expected = der.sequence(der.tlv(der.INTEGER, serial), tail)
+    assert expected == crl_template.entry(serial, START, reason, date)
