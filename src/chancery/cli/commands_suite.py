@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import structlog
 import typer
 from rich.console import Console
 
-from chancery.cli import bootstrap, guide, health, layout, log, programs, supervisor
+from chancery.cli import bootstrap, enrol, guide, health, layout, log, programs, supervisor
 from chancery.cli.api_client import Client, read_config
 from chancery.cli.commands_management import remote_status, show_remote_status
 from chancery.cli.layout import Layout
@@ -26,6 +27,7 @@ from chancery.pkcs11 import find_softhsm_module
 
 State = Annotated[Path, typer.Option(help="The directory that holds everything of this installation.")]
 START_SECONDS, STOP_SECONDS = 60.0, 60.0
+RENEW_SECONDS = 6 * 3600.0
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +35,7 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(down)
     app.command()(status)
+    app.command()(renew)
     app.command(hidden=True)(supervise)
 
 
@@ -123,7 +126,16 @@ def supervise(state: State = Path("var")) -> None:
     place = Layout(state.absolute())
     log.configure("supervisor")
     suite = read_suite(place)
-    supervisor.Supervisor(place, programs.programs(place, suite), None).run()
+    renewal = supervisor.Chore("renew", (*layout.program(), "renew", "--state", str(place.state)), RENEW_SECONDS)
+    supervisor.Supervisor(place, programs.programs(place, suite), None, [renewal]).run()
+
+
+def renew(state: State = Path("var")) -> None:
+    """Renew what has less than a third of its life left of the installation's own certificates."""
+    place = Layout(state.absolute())
+    log.configure("renew")
+    renewed = enrol.ensure(place, read_suite(place))
+    structlog.get_logger().info("renewed", purposes=renewed)
 
 
 def down(state: State = Path("var")) -> None:

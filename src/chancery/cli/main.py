@@ -13,7 +13,7 @@ from rich.console import Console
 from chancery.errors import OperatorError, PKIError
 
 REGISTER = {
-    "commands_suite": ("up", "down", "status", "supervise"),
+    "commands_suite": ("up", "down", "status", "renew", "supervise"),
     "commands_serve": ("serve", "check-config"),
     "client": ("request", "revoke", "list", "show", "ca", "profile", "crl", "operator", "whoami"),
     "timestamp": ("timestamp", "verify-timestamp"),

@@ -44,6 +44,15 @@ class Program:
     ready: Callable[[], None] | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chore:
+    """A command to run now and then beside the programs; its failure is reported and nothing more."""
+
+    name: str
+    command: tuple[str, ...]
+    every_seconds: float
+
+
 class Child:
     """One program as it runs now."""
 
@@ -118,8 +127,12 @@ def _environment() -> dict[str, str]:
 class Supervisor:
     """Keeps the programs running, first to last; stops them last to first."""
 
-    def __init__(self, layout: Layout, programs: Sequence[Program], output: int | None) -> None:
+    def __init__(
+        self, layout: Layout, programs: Sequence[Program], output: int | None, chores: Sequence[Chore] = ()
+    ) -> None:
         self._layout = layout
+        self._chores = {chore: time.monotonic() + chore.every_seconds for chore in chores}
+        self._at_work: dict[Chore, subprocess.Popen[bytes]] = {}
         self._children = [Child(program) for program in programs]
         self._output = output
         self._stopping = False
@@ -133,8 +146,12 @@ class Supervisor:
                 self._start_all()
                 while not self._stopping:
                     self._look()
+                    self._do_chores()
                     time.sleep(0.1)
             finally:
+                for process in self._at_work.values():
+                    process.terminate()
+                    process.wait()
                 for child in reversed(self._children):
                     child.stop()
                 log.info("stopped")
@@ -165,6 +182,23 @@ class Supervisor:
                 self._start(child)
             elif changed:
                 self._write_state()
+
+    def _do_chores(self) -> None:
+        for chore, process in list(self._at_work.items()):
+            if (code := process.poll()) is not None:
+                del self._at_work[chore]
+                (log.error if code else log.info)("chore-done", name=chore.name, code=code)
+        for chore, due in self._chores.items():
+            if time.monotonic() >= due and chore not in self._at_work:
+                self._chores[chore] = time.monotonic() + chore.every_seconds
+                self._at_work[chore] = subprocess.Popen(  # noqa: S603 - commands come from the composition root
+                    chore.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._output,
+                    stderr=self._output,
+                    cwd="/",
+                    env=_environment(),
+                )
 
     def _write_state(self) -> None:
         state = {
