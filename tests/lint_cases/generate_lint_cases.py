@@ -194,6 +194,7 @@ CERTIFICATES = {
     "mail_attribute_as_utf8": lambda: cert(
         subject=attr(A["emailAddress"], der.UTF8_STRING, b"a@example.org"), eku=None
     ),
+    "organisation_not_utf8": lambda: cert(subject=attr(A["O"], der.UTF8_STRING, b"\xff"), eku=None),
     "organisation_empty": lambda: cert(subject=attr(A["O"], der.UTF8_STRING, b""), eku=None),
     "organisation_65": lambda: cert(subject=attr(A["O"], der.UTF8_STRING, b"x" * 65), eku=None),
     "organisation_64_characters": lambda: cert(subject=attr(A["O"], der.UTF8_STRING, "ä".encode() * 64), eku=None),

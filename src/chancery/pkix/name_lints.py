@@ -40,6 +40,15 @@ def attribute_string_type(cert: CertificateView) -> Iterator[Finding]:
             yield _error("attribute_string_type", f"{short} has the tag {attribute.tag}", "RFC 5280 4.1.2.4")
 
 
+def attribute_text(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 4.1.2.4, X.690 8.23: the octets of a string are text in its type's encoding."""
+    for short, attribute in _subject(cert):
+        try:
+            attribute.value.decode(_ENCODINGS.get(attribute.tag, "latin-1"))
+        except UnicodeDecodeError:
+            yield _error("attribute_not_text", f"{short} is not text in its string type", "RFC 5280 4.1.2.4")
+
+
 def attribute_length(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 appendix A.1: upper bounds of attribute values; none is empty."""
     for short, attribute in _subject(cert):
@@ -132,6 +141,7 @@ def distribution_points(cert: CertificateView) -> Iterator[Finding]:
 
 LINTS: tuple[Callable[[CertificateView], Iterator[Finding]], ...] = (
     attribute_string_type,
+    attribute_text,
     attribute_length,
     country,
     one_attribute_each,

@@ -90,7 +90,10 @@ def server_names(cert: CertificateView) -> Iterator[Finding]:
         return
     names = {str(one.value).lower() for one in san if isinstance(one, x509.DNSName | x509.IPAddress)}
     for attribute in cert.subject:
-        if attribute.type == oids.ATTRIBUTES["CN"] and attribute.value.decode("utf-8").lower() not in names:
+        if (
+            attribute.type == oids.ATTRIBUTES["CN"]
+            and attribute.value.decode("utf-8", "replace").lower() not in names
+        ):
             yield _error("common_name_not_in_san", "the CN is not one of the subjectAltNames", "BR 7.1.4.3")
 
 
