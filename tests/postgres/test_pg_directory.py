@@ -246,12 +246,15 @@ def test_responders_hear_of_every_change_and_of_every_gap(own_server, own_databa
     office.issue(2)
 
     async def act():
-        heard, gaps = asyncio.Queue(), asyncio.Queue()
+        heard, gaps, mistakes = asyncio.Queue(), asyncio.Queue(), []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context["exception"]))
+
+        def on_notify(channel: str, payload: str) -> None:
+            heard.put_nowait((channel, payload))
+            raise ZeroDivisionError  # which does not end the listening
+
         listener = AsyncListener(
-            own_database.role("ocsp"),
-            (STATUSES, CRLS),
-            lambda channel, payload: heard.put_nowait((channel, payload)),
-            lambda: gaps.put_nowait(listener.connected),
+            own_database.role("ocsp"), (STATUSES, CRLS), on_notify, lambda: gaps.put_nowait(listener.connected)
         )
         listener.start()
         assert await gaps.get()
@@ -266,6 +269,7 @@ def test_responders_hear_of_every_change_and_of_every_gap(own_server, own_databa
         assert ("chancery_status", f"1:{serial(2).hex()}") == await heard.get()
         await listener.close()
         assert (0, 0, False) == (heard.qsize(), gaps.qsize(), listener.connected)
+        assert [ZeroDivisionError] * 3 == [type(mistake) for mistake in mistakes]
 
     asyncio.run(act())
 

@@ -80,7 +80,7 @@ class AsyncListener:
     Calls `on_notify(channel, payload)` for every notification, from one task of the running event loop.
 
     `on_gap()` is called each time that listening begins, after it took effect: whatever was known before
-    may have changed unheard. Neither may raise or block.
+    may have changed unheard. Neither may block; what one raises goes to the loop's exception handler.
     """
 
     def __init__(
@@ -134,11 +134,19 @@ class AsyncListener:
         for channel in self._channels:
             await connection.execute(_listen(channel))
         self._connected.set()
-        self._on_gap()
+        self._tell(self._on_gap)
         while True:
             async for notification in connection.notifies(timeout=_HEARTBEAT):
-                self._on_notify(notification.channel, notification.payload)
+                self._tell(self._on_notify, notification.channel, notification.payload)
             await asyncio.wait_for(connection.execute("SELECT 1"), _HEARTBEAT)
+
+    def _tell(self, callback: Callable[..., None], *arguments: str) -> None:
+        """Call back; a mistake of the one who listens must not end the listening."""
+        try:
+            callback(*arguments)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is reported
+            context = {"message": "a notification could not be handled", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
 
 def _listen(channel: str) -> sql.Composed:
