@@ -24,7 +24,7 @@ def stored(running, query: str) -> list[bytes]:
 
 def test_pkilint_has_nothing_to_say_of_any_certificate(running):
     for profile, options in {
-        "tls-server": {"names": "DNS:lint.example.org,IP:192.0.2.1"},
+        "tls-server": {"names": "DNS:lint-tls-server.example.org,IP:192.0.2.1"},
         "tls-client": {"names": ""},
         "smime": {"names": "email:lint@example.org"},
         "code-signing": {"names": "", "key": "p384"},
@@ -48,8 +48,9 @@ def test_pkilint_has_nothing_to_say_of_any_crl(running):
 
 @pytest.mark.parametrize("nonce", ["-nonce", "-no_nonce"])
 def test_pkilint_has_nothing_to_say_of_ocsp_responses(running, nonce):
-    good = running.issue(f"lint-ocsp{nonce}.example.org")
-    revoked = running.issue(f"lint-ocsp-revoked{nonce}.example.org")
+    name = nonce.replace("_", "").strip("-")
+    good = running.issue(f"lint-ocsp-{name}.example.org")
+    revoked = running.issue(f"lint-ocsp-revoked-{name}.example.org")
     running.chancery("revoke", running.serial(revoked), "--reason", "superseded", "--yes")
     answers = []
     for number, words in enumerate((["-cert", good], ["-cert", revoked], ["-serial", "0x1234"])):

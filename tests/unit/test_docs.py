@@ -44,12 +44,8 @@ def command(words: list[str]):
 
 def spoken_commands() -> list[str]:
     texts = [README, *(path.read_text() for path in (ROOT / "docs").rglob("*.md"))]
-    lines = [
-        line
-        for text in texts
-        for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
-        for line in block.splitlines()
-    ]
+    blocks = [block for text in texts for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)]
+    lines = [line for block in blocks for line in block.splitlines()]
     inline = [span for text in texts for span in re.findall(r"`(chancery [^`]+)`", text)]
     return [line.strip() for line in lines if line.strip().startswith("chancery ")] + inline
 
@@ -59,11 +55,8 @@ def test_every_command_that_is_written_down_exists_with_its_options(line):
     words = shlex.split(line.split("$(")[0].split("|")[0].rstrip("… "), comments=True)[1:]
     found = command([word for word in words if not word.startswith("-")])
     assert found is not None, line
-    known = {
-        option
-        for parameter in getattr(found, "params", [])
-        for option in (*parameter.opts, *parameter.secondary_opts)
-    }
+    parameters = getattr(found, "params", [])
+    known = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     assert {word.split("=")[0] for word in words if word.startswith("--")} - known <= {"--help"}, line
 
 
