@@ -64,7 +64,8 @@ def findings(kind: str, der: bytes) -> set[str]:
         found.finding.code
         for result in validators().validate(document.root)
         for found in result.finding_descriptions
-        if found.finding.severity > ValidationFindingSeverity.NOTICE
+        # Less is graver.
+        if found.finding.severity < ValidationFindingSeverity.NOTICE
     }
 
 
