@@ -43,7 +43,8 @@ HASHES = {
     oids.SHA384: "sha384",
     oids.SHA512: "sha512",
 }
-_NONCE, _BASIC, _EXTENDED_REVOKE = map(der.oid, (oids.OCSP_NONCE, oids.OCSP_BASIC, oids.OCSP_EXTENDED_REVOKE))
+_NONCE, _BASIC = der.oid(oids.OCSP_NONCE), der.oid(oids.OCSP_BASIC)
+_EXTENDED = der.sequence(der.oid(oids.OCSP_EXTENDED_REVOKE), der.octet_string(der.null()))
 
 
 class ResponseStatus(enum.IntEnum):
@@ -101,11 +102,24 @@ def key_bits(spki: bytes) -> bytes:
 
 def encode_request(request: OCSPRequest) -> bytes:
     """Return the OCSPRequest (DER), unsigned and without a requestorName."""
+    if len(request.cert_ids) == 1:
+        raw, nonce = request.cert_ids[0].raw, request.nonce
+        before, between = _request_shape(len(raw), -1 if nonce is None else len(nonce))
+        return b"".join((before, raw, between, nonce or b""))
     listed = der.sequence(*(der.sequence(one.raw) for one in request.cert_ids))
     extensions = b""
     if request.nonce is not None:
         extensions = der.explicit(2, der.sequence(_nonce_extension(request.nonce)))
     return der.sequence(der.sequence(listed, extensions))
+
+
+# A shape is everything of an encoding that its parts' lengths decide: made once from blanks, used many times.
+@functools.lru_cache(maxsize=4096)
+def _request_shape(raw: int, nonce: int) -> tuple[bytes, bytes]:
+    """What stands before the one CertID, and between it and the nonce's octets (-1: there is no nonce)."""
+    extensions = der.explicit(2, der.sequence(_nonce_extension(bytes(nonce)))) if nonce >= 0 else b""
+    whole = der.sequence(der.sequence(der.sequence(der.sequence(bytes(raw))), extensions))
+    return whole[: len(whole) - len(extensions) - raw], extensions[: len(extensions) - max(nonce, 0)]
 
 
 def _nonce_extension(nonce: bytes) -> bytes:
@@ -260,11 +274,19 @@ def _common(data: bytes) -> OCSPRequest | None:
         # Up to here every length of a nonce is one octet.
         if start < 0 or not MIN_NONCE <= len(nonce) <= 125:
             return None
-    size_octet = bytes((size,))
-    hashes = b"".join((b"\x04", size_octet, one.issuer_name_hash, b"\x04", size_octet, one.issuer_key_hash))
-    raw = der.sequence(head, hashes, b"\x02", bytes((len(octets),)), octets)
+    before, between, last = _cert_id_shape(head, size, len(octets))
+    raw = b"".join((before, one.issuer_name_hash, between, one.issuer_key_hash, last, octets))
     request = OCSPRequest((one,), nonce)
     return request if raw == one.raw and encode_request(request) == data else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _cert_id_shape(head: bytes, size: int, serial: int) -> tuple[bytes, bytes, bytes]:
+    """What stands before issuerNameHash, issuerKeyHash and the serial's octets."""
+    hashed, last = der.octet_string(bytes(size)), der.tlv(der.INTEGER, bytes(serial))[:-serial]
+    whole = der.sequence(head, hashed, hashed, last, bytes(serial))
+    between = hashed[:-size]
+    return whole[: len(whole) - serial - len(last) - 2 * size - len(between)], between, last
 
 
 class CertStatus:
@@ -342,6 +364,15 @@ def encode_response_data(
     ```
     `extended_revoke` says that never-issued certificates are answered revoked (RFC 6960 4.4.8).
     """
+    if len(responses) == 1:
+        (one,) = responses
+        size = -1 if nonce is None else len(nonce)
+        raw, encoded = one.cert_id.raw, responder.encoded
+        shape = _data_shape(len(encoded), len(raw) + len(one.status), size, extended_revoke)
+        this, until = _time(one.this_update), _time(one.next_update)
+        before, between, next_, after, last = shape
+        parts = (before, encoded, _time(produced_at), between, raw, one.status, this, next_, until, after)
+        return b"".join((*parts, nonce or b"", last))
     listed = der.sequence(
         *(
             der.sequence(
@@ -350,14 +381,38 @@ def encode_response_data(
             for one in responses
         )
     )
-    extensions = b""
-    if nonce is not None:
-        extensions = _nonce_extension(nonce)
-    if extended_revoke:
-        extensions += der.sequence(_EXTENDED_REVOKE, der.octet_string(der.null()))
-    if extensions:
-        extensions = der.explicit(1, der.sequence(extensions))
+    extensions = _response_extensions(nonce, extended_revoke)
     return der.sequence(responder.encoded, _time(produced_at), listed, extensions)
+
+
+def _response_extensions(nonce: bytes | None, extended_revoke: bool) -> bytes:  # noqa: FBT001 - as above
+    extensions = b"" if nonce is None else _nonce_extension(nonce)
+    if extended_revoke:
+        extensions += _EXTENDED
+    return der.explicit(1, der.sequence(extensions)) if extensions else b""
+
+
+@functools.lru_cache(maxsize=4096)
+def _data_shape(responder: int, single: int, nonce: int, extended: bool) -> tuple[bytes, ...]:  # noqa: FBT001 - cached
+    """
+    What stands before the ResponderID, before the CertID, before nextUpdate, before and after the nonce's octets.
+
+    `single` is the length of CertID and CertStatus together.
+    """
+    time = len(_time(datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)))
+    next_ = der.explicit(0, bytes(time))
+    inside = single + time + len(next_)
+    listed = der.sequence(der.sequence(bytes(inside)))
+    extensions = _response_extensions(bytes(nonce) if nonce >= 0 else None, extended)
+    last = len(_EXTENDED) if extended else 0
+    whole = der.sequence(bytes(responder + time), listed, extensions)
+    return (
+        whole[: len(whole) - responder - time - len(listed) - len(extensions)],
+        listed[: len(listed) - inside],
+        next_[:-time],
+        extensions[: len(extensions) - last - max(nonce, 0)],
+        extensions[len(extensions) - last :],
+    )
 
 
 class ResponseTemplate:
@@ -377,11 +432,21 @@ class ResponseTemplate:
 
     def encode(self, response_data: bytes, signature: bytes) -> bytes:
         """Return the successful OCSPResponse (DER) around a signed ResponseData."""
-        basic = der.sequence(response_data, self._identifier, der.bit_string(signature), self._certificates)
-        return der.sequence(
-            der.enumerated(ResponseStatus.SUCCESSFUL),
-            der.explicit(0, der.sequence(_BASIC, der.octet_string(basic))),
-        )
+        before, between = _response_shape(self._identifier, self._certificates, len(response_data), len(signature))
+        return b"".join((before, response_data, between, signature, self._certificates))
+
+
+@functools.lru_cache(maxsize=4096)
+def _response_shape(identifier: bytes, certificates: bytes, data: int, signature: int) -> tuple[bytes, bytes]:
+    """What stands before the ResponseData, and between it and the signature's octets."""
+    signed = der.bit_string(bytes(signature))
+    between = identifier + signed[:-signature]
+    basic = der.sequence(bytes(data), between, bytes(signature), certificates)
+    whole = der.sequence(
+        der.enumerated(ResponseStatus.SUCCESSFUL),
+        der.explicit(0, der.sequence(_BASIC, der.octet_string(basic))),
+    )
+    return whole[: len(whole) - len(certificates) - signature - len(between) - data], between
 
 
 def error_response(status: ResponseStatus) -> bytes:
