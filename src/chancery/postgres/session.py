@@ -317,7 +317,8 @@ class AsyncPool:
         if self._closed:
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database pool is closed")
         try:
-            await asyncio.wait_for(self._turns.acquire(), self._timeout)
+            async with asyncio.timeout(self._timeout):
+                await self._turns.acquire()
         except TimeoutError as error:
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database is too busy") from error
         try:

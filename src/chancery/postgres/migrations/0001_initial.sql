@@ -175,14 +175,13 @@ CREATE TABLE chancery.certificate (
     not_after       timestamptz NOT NULL CHECK (not_after > not_before),
     profile         text NOT NULL,
     issued_at       timestamptz NOT NULL,
-    UNIQUE (issuer_id, serial),
+    UNIQUE (serial, issuer_id),     -- in this order it also finds a serial whose issuer is not told
     -- The certificate answers the very request that its intent names.
     FOREIGN KEY (request_id, issuer_id, serial) REFERENCES chancery.intent (request_id, issuer_id, serial)
 );
 CREATE INDEX certificate_spki ON chancery.certificate (spki_sha256);
 CREATE INDEX certificate_subject ON chancery.certificate (subject text_pattern_ops);
 CREATE INDEX certificate_names ON chancery.certificate USING gin (names);
-CREATE INDEX certificate_serial ON chancery.certificate (serial);
 CREATE INDEX certificate_fingerprint ON chancery.certificate (sha256(der));   -- finds an operator's certificate
 
 CREATE TABLE chancery.certificate_status (
