@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import hypothesis
@@ -266,6 +267,49 @@ def test_answers_are_byte_for_byte_what_openssl_writes(name):
     assert theirs.tbs_response_bytes == ours
     template = ocsp.ResponseTemplate(ALGORITHMS["ecdsa-with-SHA256"], [vector("ocsp.der")])
     assert data == template.encode(ours, theirs.signature)
+
+
+moments = st.datetimes(datetime.datetime(1970, 1, 1), timezones=st.just(datetime.UTC))
+status_values = st.sampled_from([ocsp.CertStatus.GOOD, ocsp.CertStatus.UNKNOWN]) | st.builds(
+    ocsp.CertStatus.revoked, moments, st.none() | st.sampled_from([1, 4, 10])
+)
+singles = st.builds(ocsp.SingleResponse, cert_ids, status_values, moments, moments)
+
+
+@hypothesis.given(
+    st.binary(min_size=1, max_size=300),
+    moments,
+    singles,
+    st.none() | st.binary(min_size=1, max_size=128),
+    st.booleans(),
+)
+@hypothesis.settings(max_examples=200, deadline=None)
+def test_an_answer_about_one_certificate_is_written_as_one_of_a_list(key, at, one, nonce, extended):
+    """The short way for one SingleResponse against the general way, which the vectors show to be OpenSSL's."""
+    responder = ocsp.ResponderID.by_key(key)
+    whole = der.Reader(
+        ocsp.encode_response_data(responder, at, [one, one], nonce=nonce, extended_revoke=extended)
+    ).enter()
+    head, produced_at, listed = whole.raw(), whole.raw(), whole.enter()
+    again = der.sequence(head, produced_at, der.sequence(listed.raw()), whole.raw() if whole else b"")
+    assert again == ocsp.encode_response_data(responder, at, [one], nonce=nonce, extended_revoke=extended)
+    der.check(again)
+
+
+@hypothesis.given(
+    st.binary(min_size=1, max_size=70000), st.binary(min_size=1, max_size=600), st.binary(max_size=70000)
+)
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_a_response_is_written_as_its_type_says_whatever_the_lengths(data, signature, certificate):
+    algorithm = ALGORITHMS["ecdsa-with-SHA256"]
+    parts = [der.octet_string(data), der.octet_string(certificate)]
+    basic = der.sequence(
+        parts[0], algorithm.identifier, der.bit_string(signature), der.explicit(0, der.sequence(parts[1]))
+    )
+    expected = der.sequence(
+        der.enumerated(0), der.explicit(0, der.sequence(der.oid(oids.OCSP_BASIC), der.octet_string(basic)))
+    )
+    assert expected == ocsp.ResponseTemplate(algorithm, [parts[1]]).encode(parts[0], signature)
 
 
 def test_the_key_hash_of_a_responder_is_over_the_bits_of_its_key():
