@@ -177,7 +177,7 @@ class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
     validity_hours: Annotated[int, msgspec.Meta(ge=8, le=240)] = 24
     responder_id: Literal["key", "name"] = "key"
     cache_mebibytes: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
-    signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
 
 
 class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):

@@ -51,8 +51,8 @@ def look(layout: Layout, suite: Suite) -> dict[str, str | None]:
     return {
         "worker": _worker(layout),
         "ca": _ask(f"{suite.ca_url}/healthz", layout),
-        "ocsp": _ask(f"{suite.ocsp_url}/healthz", layout),
-        "tsa": _ask(suite.tsa_url.removesuffix("/tsa") + "/healthz", layout),
+        "ocsp": _ask(f"{suite.ocsp_url}/readyz", layout),
+        "tsa": _ask(suite.tsa_url.removesuffix("/tsa") + "/readyz", layout),
     }
 
 

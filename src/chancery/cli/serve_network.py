@@ -15,6 +15,7 @@ from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy, time_source
 from chancery.config import CAConfig, Listen, OCSPConfig, TSAConfig
 from chancery.errors import OperatorError
+from chancery.ocsp.answering import AnswererLimits
 from chancery.ocsp.responder import NeverIssued, ResponderSettings
 from chancery.ports import Event, EventKind
 from chancery.postgres.directory import PgDirectory
@@ -88,6 +89,7 @@ async def ocsp(config: OCSPConfig) -> None:
             never_issued=NeverIssued(config.never_issued),
             by_name=config.responder_id == "name",
         ),
+        limits=AnswererLimits(signing_threads=config.signing_threads),
         cache_bytes=config.cache_mebibytes * 1024 * 1024,
     )
     database = build.connection(config.database, "ocsp")
@@ -145,7 +147,9 @@ async def _serve(
     handler: hot.Handler, listen: Listen, limits: hot.Limits, on_error: hot.OnError, stop: asyncio.Event
 ) -> None:
     try:
-        server = await hot.serve(handler, listen.host, listen.port, limits=limits, on_error=on_error)
+        server = await hot.serve(
+            handler, listen.host, listen.port, limits=limits, on_error=on_error, clock=SystemClock()
+        )
     except OSError as error:
         raise _cannot_listen(listen, error) from None
     log.info("listening", host=listen.host, port=server.port)

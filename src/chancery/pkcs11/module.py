@@ -22,6 +22,7 @@ from typing import Protocol
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.pkcs11 import api
 from chancery.pkcs11.api import CryptokiError, Functions, Return, TokenFlag
+from chancery.pkcs11.keeping import kept_whole
 
 LOCK_PATIENCE = 20.0  # seconds: a login through a network HSM takes a few, and several processes may queue
 RECOVERY_PATIENCE = 4.0  # seconds, where requests wait meanwhile (R17 wants every answer within ten)
@@ -168,10 +169,15 @@ class Module:
 
         Raises PKIError(SYSTEM_UNAVAIL) when somebody else holds it for `patience` seconds (LOCK_PATIENCE). The
         lock is on a file that exists anyway (the configuration, or else the library) and goes with its process.
+        SoftHSM's tokens survive a holder that is killed (`kept_whole`); OSError when that cannot be seen to.
         """
         path = self._conf or os.environ.get("SOFTHSM2_CONF", "")
-        with locked(Path(path if os.path.isfile(path) else self.path), patience):  # noqa: PTH113 - "" is no Path
-            yield
+        if os.path.isfile(path):  # noqa: PTH113 - "" is no Path
+            with locked(Path(path), patience), kept_whole(Path(path)):
+                yield
+        else:
+            with locked(Path(self.path), patience):
+                yield
 
     def info(self) -> LibraryInfo:
         """Return C_GetInfo; raises CryptokiError."""
