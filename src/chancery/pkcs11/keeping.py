@@ -62,7 +62,7 @@ def _copy(token: Path) -> None:
 
 
 def _settle(token: Path) -> None:
-    """Put the copy in the place of a file that was cut off; else see that the file is durable and drop the copy."""
+    """Put the copy in the place of a file that was cut off; else make the file durable and drop the copy."""
     copy, current = token / _COPY, token / _OBJECT
     kept, content = copy.read_bytes(), current.read_bytes()
     # A login changes flags, a new PIN its own octets: the length stays.
