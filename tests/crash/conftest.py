@@ -1,0 +1,38 @@
+"""One server, one token and one installation at rest for the crash tests; a copy of its database for each test."""
+
+from __future__ import annotations
+
+import pytest
+from crash_world import GOOD, World
+
+import pg
+
+
+@pytest.fixture(scope="session")
+def world():
+    with (
+        pg.temporary_directory() as directory,
+        pg.temporary_postgres(directory / "pg") as server,
+        World(server, directory).started() as started,
+    ):
+        yield started
+
+
+@pytest.fixture(scope="session")
+def quiet(world):
+    """An installation at rest: an officer, another certificate, a CRL."""
+    with world.case() as case:
+        case.found()
+        case.submit(("officer", GOOD), ("victim", GOOD))
+        case.work()
+        [officer, _] = case.submit(("officer", GOOD), ("victim", GOOD))
+        assert [] == case.problems()
+        case.add_officer(officer.certificate)
+        yield case
+
+
+@pytest.fixture
+def case(world, quiet):
+    """A copy of it, for one test."""
+    with world.case(quiet) as copy:
+        yield copy
