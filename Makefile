@@ -25,12 +25,12 @@ status:
 test:
 	@scripts/prepare test
 	@$(MAKE) --no-print-directory static
-	@.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup
+	@.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 check:
 	@scripts/prepare test
 	@$(MAKE) --no-print-directory static
-	@.venv/bin/python -m pytest -q -n $(WORKERS) tests/unit
+	@.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadscope tests/unit
 
 static:
 	@.venv/bin/ruff check src tests bench

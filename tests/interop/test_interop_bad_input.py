@@ -14,7 +14,7 @@ from cryptography.x509 import ocsp
 
 from suite import run
 
-pytestmark = [pytest.mark.suite, pytest.mark.xdist_group("suite")]
+pytestmark = [pytest.mark.suite]
 
 NESTED = b"\x30\x80" * 2000
 DEEP = b"".join(b"\x30\x82" + (4 * (500 - n)).to_bytes(2, "big") for n in range(500))

@@ -12,7 +12,7 @@ import pytest
 
 from suite import CHANCERY, run
 
-pytestmark = [pytest.mark.suite, pytest.mark.xdist_group("suite")]
+pytestmark = [pytest.mark.suite]
 
 ACCOUNTS = {"worker": "issuing", "ocsp": "ocsp", "tsa": "tsa"}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from suite import bring_up, run, take_down, wait_until
+from suite import bring_up, take_down, wait_until
 
-pytestmark = [pytest.mark.suite, pytest.mark.xdist_group("kills")]
+pytestmark = [pytest.mark.suite]
 
 
 @pytest.fixture(scope="module")
@@ -127,4 +127,3 @@ def test_up_says_what_is_wrong_with_a_port_that_is_taken(mortal):
         assert 1 == done.returncode
         assert b"tsa" in done.stderr
     wait_until(lambda: well(mortal))
-    run("true")

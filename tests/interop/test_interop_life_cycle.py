@@ -11,7 +11,7 @@ from cryptography import x509
 
 from suite import CHANCERY, run
 
-pytestmark = [pytest.mark.suite, pytest.mark.xdist_group("suite")]
+pytestmark = [pytest.mark.suite]
 
 
 def curl(running, method, path, *words, check=True):

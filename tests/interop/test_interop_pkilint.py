@@ -12,7 +12,7 @@ from chancery.cli import build
 from chancery.config import load
 from suite import run
 
-pytestmark = [pytest.mark.suite, pytest.mark.xdist_group("suite")]
+pytestmark = [pytest.mark.suite]
 EXPLAINED = pkilintkit.explained(Path(__file__).with_name("explained_findings.csv"))
 
 

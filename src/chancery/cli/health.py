@@ -14,6 +14,8 @@ from chancery.cli.suite import Suite
 from chancery.errors import OperatorError
 
 STALE_SECONDS = 10.0
+HOPELESS = 4
+"""Ends in a row after which a start is given up; the supervisor itself goes on trying."""
 
 
 def wait(layout: Layout, suite: Suite, seconds: float, alive: Callable[[], bool]) -> None:
@@ -29,19 +31,30 @@ def wait(layout: Layout, suite: Suite, seconds: float, alive: Callable[[], bool]
         answers = look(layout, suite)
         if not any(answers.values()):
             return
+        if (name := _hopeless(layout)) is not None:
+            raise OperatorError(f"{name} ends again and again: {last_words(layout)}", f"look at {layout.log}")
         if time.monotonic() > deadline:
             sick = "; ".join(f"{name}: {answer}" for name, answer in answers.items() if answer)
             raise OperatorError(f"not healthy after {seconds:.0f} s: {sick}", f"look at {layout.log}")
         time.sleep(0.05)
 
 
+def _hopeless(layout: Layout) -> str | None:
+    """Return the name of a process that ended several times in a row."""
+    found = supervisor.state(layout).get("processes")
+    if not isinstance(found, dict):
+        return None
+    return next((name for name, one in found.items() if one.get("failures", 0) >= HOPELESS), None)
+
+
 def last_words(layout: Layout) -> str:
-    """Return the last line of the log, for whoever has to find out why it ended."""
+    """Return the last thing that a process complained of in the log, for whoever has to find out why it ended."""
     try:
         lines = layout.log.read_text(errors="replace").strip().splitlines()
     except OSError:
         return "it wrote no log"
-    return lines[-1][-500:] if lines else "it wrote nothing"
+    complaints = [line.removeprefix("chancery: ") for line in lines if line.startswith("chancery: ")]
+    return (complaints or lines or ["it wrote nothing"])[-1][-500:]
 
 
 def look(layout: Layout, suite: Suite) -> dict[str, str | None]:

@@ -60,7 +60,7 @@ class Child:
         self.program = program
         self.process: subprocess.Popen[bytes] | None = None
         self.restarts = 0
-        self._failures = 0
+        self.failures = 0
         self._started = 0.0
         self._not_before = 0.0
 
@@ -93,9 +93,9 @@ class Child:
         if self.process is None or self.process.poll() is None:
             return False
         if time.monotonic() - self._started > SETTLED_SECONDS:
-            self._failures = 0
-        pause = BACK_OFF[min(self._failures, len(BACK_OFF) - 1)]
-        self._failures += 1
+            self.failures = 0
+        pause = BACK_OFF[min(self.failures, len(BACK_OFF) - 1)]
+        self.failures += 1
         self.restarts += 1
         self._not_before = time.monotonic() + pause
         log.error("process-ended", name=self.program.name, code=self.process.returncode, again_in_seconds=pause)
@@ -207,6 +207,7 @@ class Supervisor:
                 child.program.name: {
                     "pid": child.process.pid if child.process else None,
                     "restarts": child.restarts,
+                    "failures": child.failures,
                 }
                 for child in self._children
             },
