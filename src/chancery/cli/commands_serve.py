@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvloop
 from rich.console import Console
 
-from chancery.cli import build, log, serve_network, serve_worker
+from chancery.cli import build, log
 from chancery.config import CAConfig, OCSPConfig, TSAConfig, WorkerConfig, load, load_checked, problems
 
 ConfigOption = Annotated[Path, typer.Option(help="The process's configuration (TOML).")]
@@ -26,37 +27,35 @@ def register(app: typer.Typer) -> None:
 def worker(config: ConfigOption) -> None:
     """Run the issuing worker. It holds the CA keys and listens on no socket."""
     settings = load_checked(config, WorkerConfig)
-    _begin("worker")
-    serve_worker.run(settings)
+    _process("worker").run(settings)
 
 
 @serve.command()
 def ca(config: ConfigOption) -> None:
     """Serve enrolment and management over HTTPS."""
     settings = load_checked(config, CAConfig)
-    _begin("ca")
-    uvloop.run(serve_network.ca(settings))
+    uvloop.run(_process("ca").run(settings))
 
 
 @serve.command()
 def ocsp(config: ConfigOption) -> None:
     """Serve OCSP, CRLs and CA certificates over HTTP."""
     settings = load_checked(config, OCSPConfig)
-    _begin("ocsp")
-    uvloop.run(serve_network.ocsp(settings))
+    uvloop.run(_process("ocsp").run(settings))
 
 
 @serve.command()
 def tsa(config: ConfigOption) -> None:
     """Serve timestamps over HTTP."""
     settings = load_checked(config, TSAConfig)
-    _begin("tsa")
-    uvloop.run(serve_network.tsa(settings))
+    uvloop.run(_process("tsa").run(settings))
 
 
-def _begin(process: str) -> None:
-    log.configure(process)
+def _process(name: str) -> Any:
+    """Return the module of one process: what the others need is not even loaded."""
+    log.configure(name)
     build.harden()
+    return importlib.import_module(f"chancery.cli.serve_{name}")
 
 
 def check_config(file: Annotated[Path, typer.Argument(help="A configuration of any process.")]) -> None:

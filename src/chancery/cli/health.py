@@ -61,11 +61,19 @@ def look(layout: Layout, suite: Suite) -> dict[str, str | None]:
     """Return what is wrong with each process, None where nothing is."""
     if not supervisor.running(layout):
         return dict.fromkeys(PROCESSES, "the supervisor does not run")
+    found = supervisor.state(layout).get("processes")
+    known = found if isinstance(found, dict) else {}
+
+    def ask(name: str, url: str) -> str | None:
+        # Somebody else may answer on the port that it could not have.
+        running = isinstance(one := known.get(name), dict) and one.get("pid")
+        return _ask(url, layout) if running else "does not run"
+
     return {
         "worker": _worker(layout),
-        "ca": _ask(f"{suite.ca_url}/healthz", layout),
-        "ocsp": _ask(f"{suite.ocsp_url}/readyz", layout),
-        "tsa": _ask(suite.tsa_url.removesuffix("/tsa") + "/readyz", layout),
+        "ca": ask("ca", f"{suite.ca_url}/healthz"),
+        "ocsp": ask("ocsp", f"{suite.ocsp_url}/readyz"),
+        "tsa": ask("tsa", suite.tsa_url.removesuffix("/tsa") + "/readyz"),
     }
 
 
