@@ -36,3 +36,10 @@ def case(world, quiet):
     """A copy of it, for one test."""
     with world.case(quiet) as copy:
         yield copy
+
+
+@pytest.fixture(scope="session")
+def long_lived(world, quiet):
+    """Another copy, for tests that do not mind what came before."""
+    with world.case(quiet) as copy:
+        yield copy

@@ -29,7 +29,7 @@ def test_killed_at_any_port_call_every_signature_is_accounted_for(case, when):
     killed: list[str] = []
     lost: list[int] = []
     for at in itertools.count(1):
-        todo = Round(case, at)
+        todo = Round(case)
         life = case.start(trip=Trip(at, when))
         outcome = life.outcome()
         if outcome is not None:
@@ -49,7 +49,7 @@ def test_killed_at_any_port_call_every_signature_is_accounted_for(case, when):
 def test_killed_again_while_it_recovers_it_recovers_the_next_time(case, when):
     recovery = ("unconfirmed", "mark_unconfirmed", "take_revocations")
     for at, call in enumerate(recovery, 1):
-        todo = Round(case, at)
+        todo = Round(case)
         assert case.start(trip=Trip(2, "after", call="sign")).outcome() is None
         again = case.start(trip=Trip(at, when))
         assert (None, call) == (again.outcome(), again.tripped)
