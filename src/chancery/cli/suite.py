@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 import tomli_w
+from cryptography import x509
 
 from chancery.cli.layout import DATABASE_ROLES, TOKENS, Layout
 from chancery.config import (
@@ -32,9 +33,13 @@ from chancery.config import (
     WorkerConfig,
     decode,
 )
+from chancery.pkix.name import name_text
 
 OID_POLICY = "1.3.6.1.4.1.99999.1.1"
 """A placeholder arc for a first installation; an organisation sets its own in suite.toml."""
+
+Organization = Annotated[str, msgspec.Meta(pattern=r"^(?! )[^\x00-\x1f\x7f]{1,41}(?<! )\Z")]
+"""RFC 5280 A.1: a common name has at most 64 characters, and the longest is "… Timestamping Authority"."""
 
 ROOT, ISSUING = "root", "issuing"
 SERIAL_INSTANCE, OFFLINE_INSTANCE, TSA_INSTANCE = 1, 0x70, 1
@@ -58,7 +63,7 @@ class Suite(Section, frozen=True, kw_only=True):
     """
 
     deployment: Deployment = "laptop"
-    organization: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] = "Example"
+    organization: Organization = "Example"
     host: str = "localhost"
     address: str = "127.0.0.1"
     ca_port: Port = 8443
@@ -222,5 +227,11 @@ def token_section(layout: Layout, suite: Suite, role: str) -> TokenSection:
 
 def subject(suite: Suite, name: str) -> str:
     """RFC 4514 text of the suite's own certificates."""
-    organization = suite.organization.replace("\\", "\\\\").replace(",", "\\,").replace("+", "\\+")
-    return f"CN={organization} {name},O={organization}"
+    return name_text(
+        x509.Name(
+            [
+                x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, suite.organization),
+                x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{suite.organization} {name}"),
+            ]
+        )
+    )

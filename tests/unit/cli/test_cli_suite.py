@@ -1,0 +1,31 @@
+"""The settings of a whole installation, and what its own certificates are called."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from cryptography import x509
+
+from chancery.cli.suite import Suite, subject
+from chancery.pkix.name import parse_name
+
+TITLES = ("Root CA", "Issuing CA", "OCSP Responder", "Timestamping Authority", "Administrator")
+
+
+@pytest.mark.parametrize(
+    "organization",
+    ["Example", 'A "B" Ltd', "A; B", "<A>", "#1", "a=b", "a\\b, c + d", "Müller & Söhne", "M" * 41],
+)
+@pytest.mark.parametrize("title", TITLES)
+def test_an_organization_may_be_called_anything(organization, title):
+    name = parse_name(subject(msgspec.convert({"organization": organization}, Suite), title))
+    assert [organization] == [one.value for one in name.get_attributes_for_oid(x509.NameOID.ORGANIZATION_NAME)]
+    assert [f"{organization} {title}"] == [
+        one.value for one in name.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    ]
+
+
+@pytest.mark.parametrize("organization", ["", " a", "a ", "a\nb", "a\n", "M" * 42])
+def test_what_no_certificate_can_carry_is_refused_before_anything_is_made(organization):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"organization": organization}, Suite)
