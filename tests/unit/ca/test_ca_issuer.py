@@ -129,6 +129,15 @@ def test_a_token_that_answers_wrongly_is_found_out(lie):
     assert (ErrorType.SYSTEM_FAILURE, "the token returned a bad signature") == (error.type, error.detail)
 
 
+def test_what_is_signed_is_what_the_caller_could_record():
+    # `der` is what went into the intent; were it anything else than what was linted and signed, nothing comes out.
+    issuer = issuing_issuer()
+    linted, other = (issuer.prepare(_granted(issuer), serial) for serial in (SERIAL, b"\x02" + SERIAL[1:]))
+    linted.der = other.der
+    error = _failure(lambda: issuer.issue(linted))
+    assert (ErrorType.SYSTEM_FAILURE, "signed bytes differ from linted bytes") == (error.type, error.detail)
+
+
 def test_another_key_than_the_certificates_is_refused_at_once():
     error = _failure(lambda: Issuer(issuing_record(), KeySigner(key("other")), IssuerURLs(None, None, None)))
     assert (ErrorType.SYSTEM_FAILURE, "issuing: issuer key and certificate differ") == (error.type, error.detail)
