@@ -35,7 +35,7 @@ def run(*words: str) -> tuple[int, str]:
 
 
 def test_migrate_and_status(config):
-    assert (1, "pending 0001_initial\n") == run("status", "--config", config)
-    assert (0, "applied 0001_initial\n") == run("migrate", "--config", config)
+    assert (1, "pending 0001_initial\npending 0002_readable_times\n") == run("status", "--config", config)
+    assert (0, "applied 0001_initial\napplied 0002_readable_times\n") == run("migrate", "--config", config)
     assert (0, "the schema is up to date\n") == run("migrate", "--config", config)
     assert (0, "the schema is up to date\n") == run("status", "--config", config)

@@ -13,7 +13,7 @@ from chancery.postgres.roles import ROLES, create_database, create_roles
 from chancery.postgres.session import connect, password_file
 from pg import AT, Database, password
 
-NAMES = ["0001_initial"]
+NAMES = ["0001_initial", "0002_readable_times"]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_migrating_is_idempotent(empty):
     assert [] == pending(owner)
     with connect(empty.role("auditor")) as auditor:
         rows = auditor.execute("SELECT number, name, sha256, applied_at FROM public.chancery_migration").fetchall()
-    assert [(1, "initial", migrations()[0].sha256, AT)] == rows
+    assert [(one.number, one.name, one.sha256, AT) for one in migrations()] == rows
 
 
 def test_several_at_once_apply_it_once(empty):
@@ -45,24 +45,24 @@ def test_several_at_once_apply_it_once(empty):
 
 
 def test_an_edited_migration_is_refused_and_so_is_an_unknown_one(empty):
-    owner, (first,) = empty.role("owner"), migrations()
-    second = Migration(2, "more", b"CREATE TABLE chancery.more (x integer)")
-    assert [*NAMES, "0002_more"] == migrate(owner, at=AT, found=[first, second])
-    edited = dataclasses.replace(second, text=second.text + b" ")
-    with pytest.raises(OperatorError, match="0002_more is not the one"):
-        migrate(owner, at=AT, found=[first, edited])
-    with pytest.raises(OperatorError, match="0002, which this release does not know"):
-        migrate(owner, at=AT, found=[first])
-    with pytest.raises(OperatorError, match="0002"):
+    owner, known = empty.role("owner"), migrations()
+    more = Migration(3, "more", b"CREATE TABLE chancery.more (x integer)")
+    assert [*NAMES, "0003_more"] == migrate(owner, at=AT, found=[*known, more])
+    edited = dataclasses.replace(more, text=more.text + b" ")
+    with pytest.raises(OperatorError, match="0003_more is not the one"):
+        migrate(owner, at=AT, found=[*known, edited])
+    with pytest.raises(OperatorError, match="0003, which this release does not know"):
+        migrate(owner, at=AT, found=known)
+    with pytest.raises(OperatorError, match="0003"):
         pending(owner)
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(empty):
-    owner, (first,) = empty.role("owner"), migrations()
+    owner, known = empty.role("owner"), migrations()
     migrate(owner, at=AT)
-    broken = Migration(2, "broken", b"CREATE TABLE chancery.more (x integer); SELECT 1 / 0")
+    broken = Migration(3, "broken", b"CREATE TABLE chancery.more (x integer); SELECT 1 / 0")
     with pytest.raises(PKIError) as caught:
-        migrate(owner, at=AT, found=[first, broken])
+        migrate(owner, at=AT, found=[*known, broken])
     assert ErrorType.SYSTEM_FAILURE == caught.value.type
     assert [] == migrate(owner, at=AT)
     with connect(owner) as connection:
@@ -70,13 +70,13 @@ def test_a_migration_that_fails_leaves_nothing_behind(empty):
 
 
 def test_a_migration_does_not_wait_for_a_lock_without_end(empty):
-    owner, (first,) = empty.role("owner"), migrations()
+    owner, known = empty.role("owner"), migrations()
     migrate(owner, at=AT)
-    blocked = Migration(2, "blocked", b"ALTER TABLE chancery.tsa_token ADD y integer")
+    blocked = Migration(3, "blocked", b"ALTER TABLE chancery.tsa_token ADD y integer")
     with connect(owner) as other, other.transaction():
         other.execute("LOCK TABLE chancery.tsa_token")
         with pytest.raises(PKIError) as caught:
-            migrate(dataclasses.replace(owner, lock_timeout=0.1), at=AT, found=[first, blocked])
+            migrate(dataclasses.replace(owner, lock_timeout=0.1), at=AT, found=[*known, blocked])
     assert ErrorType.SYSTEM_UNAVAIL == caught.value.type
 
 

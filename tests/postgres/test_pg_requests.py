@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+import psycopg
 import pytest
 from pgdata import SECOND, WORKER, Office, certificate, event, intent, new_request, new_revocation, serial
 
@@ -12,7 +13,7 @@ from chancery.errors import ErrorType, PKIError
 from chancery.ports import RequestState, RevocationOutcome
 from chancery.postgres.listen import OUTCOMES, REQUESTS, Listener
 from chancery.postgres.requests import PgRequestQueue, request_fingerprint
-from chancery.postgres.session import AsyncPool
+from chancery.postgres.session import AsyncPool, connect
 from pg import AT
 
 LONG = 60.0
@@ -171,6 +172,29 @@ def test_a_waiter_is_woken_by_the_worker(office):
 def test_waiting_for_nothing_is_refused(office):
     assert ErrorType.BAD_REQUEST == raised(office, lambda q: q.wait(7, LONG))
     assert ErrorType.BAD_REQUEST == raised(office, lambda q: q.wait_revocation(7, LONG))
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "1949-12-31 23:59:59Z", "0044-03-15 12:00:00Z BC"])
+@pytest.mark.parametrize("column", ["received_at", "invalidity_date"])
+def test_a_time_that_the_worker_could_not_read_is_not_stored(office, column, moment):
+    """Written by a registration authority that has been taken over: it may not stop the worker."""
+    times = {"received_at": "2026-11-24", "invalidity_date": "2026-11-23"} | {column: moment}
+    with connect(office.database.role("ra")) as connection, pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute(
+            "INSERT INTO chancery.revocation_request "
+            "(issuer_id, serial, reason, invalidity_date, requestor, received_at) "
+            "VALUES (1, %s, 1, %s, 'olga', %s)",
+            (serial(1), times["invalidity_date"], times["received_at"]),
+        )
+    if column == "received_at":
+        with connect(office.database.role("ra")) as connection, pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute(
+                "INSERT INTO chancery.request "
+                "(transaction_id, protocol, requestor, profile, csr, names, fingerprint, received_at) "
+                "VALUES ('t', 'rest', 'olga', 'tls-server', '', '{}', '', %s)",
+                (moment,),
+            )
+    assert [] == office.revocations.take_revocations(10)
 
 
 def test_a_revocation_is_stored_and_its_settling_heard(office):

@@ -43,6 +43,8 @@ from chancery.ports import (
 from chancery.ra.requestor import Operation, authorise, authorise_profile, own_name
 
 MAX_NAMES = 100
+# RFC 5280 4.1.2.5: its times begin in 1950. A database knows earlier ones that nobody here could read again.
+_FIRST_MOMENT = datetime.datetime(1950, 1, 1, tzinfo=datetime.UTC)
 _TRANSACTION_ID = re.compile(r"[A-Za-z0-9._~:+/=@-]{1,200}")
 # RFC 7468 7: CERTIFICATE REQUEST, and the older NEW CERTIFICATE REQUEST.
 _CSR_PEM = re.compile(
@@ -247,12 +249,14 @@ async def revoke(
     Store a wish to revoke and wait at most `wait_seconds` until the worker has settled it.
 
     Raises PKIError: BAD_CERT_ID for what does not exist or is another's, CERT_REVOKED when it is revoked
-    already, BAD_REQUEST for an invalidity date to come or any other refusal, NOT_AUTHORIZED, SYSTEM_UNAVAIL.
+    already, BAD_REQUEST for an impossible invalidity date or any other refusal, NOT_AUTHORIZED, SYSTEM_UNAVAIL.
     """
     now = ra.clock.now()
     if wish.invalidity_date is not None and wish.invalidity_date > now:
         # RFC 5280 5.3.2: the date on which it is known or suspected that the key was compromised.
         raise PKIError(ErrorType.BAD_REQUEST, "the invalidity date lies in the future")
+    if wish.invalidity_date is not None and wish.invalidity_date < _FIRST_MOMENT:
+        raise PKIError(ErrorType.BAD_REQUEST, "the invalidity date lies before 1950")
     issuer, issuer_id = await _revocable(ra, operator, wish)
     revocation = NewRevocation(issuer, wish.serial, wish.reason, wish.invalidity_date, operator.name, now)
     detail = {"reason": wish.reason.name.lower(), "issuer": issuer}

@@ -162,6 +162,20 @@ def test_the_invalidity_date_has_passed():
     assert ErrorType.BAD_REQUEST is _refusal(lambda: _revoke(world, OFFICER, wish)).type
 
 
+def test_an_invalidity_date_before_all_certificates_is_refused():
+    """In UTC it would be in the year before year 1, which the worker could not read back."""
+    world = World()
+    stored = world.memory.issue("olga", DER)
+    east = datetime.timezone(datetime.timedelta(hours=14))
+    for first in (
+        datetime.datetime(1, 1, 1, tzinfo=east),
+        datetime.datetime(1949, 12, 31, 23, 59, 59, tzinfo=datetime.UTC),
+    ):
+        wish = RevocationWish(stored.serial, RevocationReason.KEY_COMPROMISE, None, first)
+        assert ErrorType.BAD_REQUEST is _refusal(lambda wish=wish: _revoke(world, OFFICER, wish)).type
+    assert not world.memory.revocations
+
+
 def test_a_serial_used_by_two_issuers_needs_the_issuer():
     world = World()
     world.memory.issue("olga", DER, serial=77)
