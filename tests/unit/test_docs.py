@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import click
@@ -14,6 +15,8 @@ import typer
 from chancery import config
 from chancery.cli import main
 from chancery.errors import ErrorType
+from chancery.ports import Role
+from chancery.ra.requestor import PERMISSIONS, Operation
 from chancery.web import failures
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +85,27 @@ def test_every_error_is_explained_with_the_word_of_each_protocol(type_):
     row = next(line for line in OPERATIONS.splitlines() if line.startswith(f"| `{type_.value}` |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert [str(failures.REST[type_][0]), failures.OCSP[type_], failures.TSP[type_]] == cells[1:4]
+
+
+@pytest.mark.parametrize("operation", Operation)
+def test_what_each_role_may_is_written_as_it_is_checked(operation):
+    reach = PERMISSIONS[operation]
+    cells = " | ".join(reach[role].value if role in reach else "" for role in Role)
+    assert f"| {operation.value} | {cells} |".replace("|  |", "| |").replace("|  |", "| |") in OPERATIONS
+
+
+def test_the_layers_are_written_as_they_are_enforced():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(one["layers"] for one in contracts if one["type"] == "layers")
+    written = re.search(r"^cli  >.*$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert written is not None
+    enforced = "  >  ".join(layers).replace("chancery.", "").replace(" | ", ", ")
+    assert enforced == written[0]
+
+
+def test_every_check_that_a_house_rule_names_exists():
+    for path in re.findall(r"`(tests/[\w/.]+)`", (ROOT / "CONTRIBUTING.md").read_text()):
+        assert (ROOT / path).exists(), path
 
 
 def test_every_make_target_is_in_the_help_and_the_readme_s_two_exist():

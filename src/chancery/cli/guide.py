@@ -76,7 +76,7 @@ def text(layout: Layout, suite: Suite) -> str:
         "Try it:",
         *(f"  {command}" for command in commands(layout, suite)),
         "",
-        "Roles apart: the first administrator is administrator and officer. Enrol other people with",
+        "Roles apart: the first administrator is administrator, officer and requestor. Enrol other people with",
         "`chancery operator add` and give each one role.",
     ]
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import tomli_w
@@ -41,6 +41,9 @@ OID_POLICY = "1.3.6.1.4.1.99999.1.1"
 Organization = Annotated[str, msgspec.Meta(pattern=r"^(?! )[^\x00-\x1f\x7f]{1,41}(?<! )\Z")]
 """RFC 5280 A.1: a common name has at most 64 characters, and the longest is "… Timestamping Authority"."""
 
+CheckpointKeyKind = Literal["ed25519", "ec-p256"]
+"""What `audit.note` signs checkpoints with."""
+
 ROOT, ISSUING = "root", "issuing"
 SERIAL_INSTANCE, OFFLINE_INSTANCE, TSA_INSTANCE = 1, 0x70, 1
 
@@ -75,7 +78,7 @@ class Suite(Section, frozen=True, kw_only=True):
     issuing_key: KeyKind = "ec-p256"
     ocsp_key: KeyKind = "ec-p256"
     tsa_key: KeyKind = "ec-p256"
-    journal_key: KeyKind = "ed25519"
+    journal_key: CheckpointKeyKind = "ed25519"
     module: Path | None = None
     database: ExternalDatabase | None = None
 

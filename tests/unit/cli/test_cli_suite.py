@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
 from cryptography import x509
 
+from cakit import key
+from chancery.asn1.signature import KeySigner
+from chancery.audit.note import key_id
 from chancery.cli.suite import Suite, subject
+from chancery.config import KeyKind
+from chancery.errors import PKIError
 from chancery.pkix.name import parse_name
 
 TITLES = ("Root CA", "Issuing CA", "OCSP Responder", "Timestamping Authority", "Administrator")
@@ -23,6 +30,18 @@ def test_an_organization_may_be_called_anything(organization, title):
     assert [f"{organization} {title}"] == [
         one.value for one in name.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     ]
+
+
+@pytest.mark.parametrize("kind", [*get_args(KeyKind)])
+def test_the_journal_has_a_key_that_checkpoints_can_be_signed_with_or_there_is_no_start(kind):
+    signer = KeySigner(key("journal", kind))
+    try:
+        key_id("log", signer.public_key)
+    except PKIError:
+        with pytest.raises(msgspec.ValidationError, match="journal_key"):
+            msgspec.convert({"journal_key": kind}, Suite)
+    else:
+        assert kind == msgspec.convert({"journal_key": kind}, Suite).journal_key
 
 
 @pytest.mark.parametrize("organization", ["", " a", "a ", "a\nb", "a\n", "M" * 42])
