@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from suite import bring_up, take_down, wait_until
+from suite import CHANCERY, bring_up, take_down, wait_until
 
 pytestmark = [pytest.mark.suite]
 
@@ -82,6 +83,20 @@ def test_up_on_a_running_suite_changes_nothing_and_down_stops_all(mortal):
     mortal.up()
     assert certificates == mortal.chancery("list", "--json").stdout
     audit(mortal)
+
+
+def test_in_the_foreground_it_stays_logs_and_ends_on_an_interrupt(mortal):
+    mortal.down()
+    words = [CHANCERY, "up", "--state", str(mortal.state), "--foreground"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        wait_until(lambda: well(mortal))
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=120)[0]
+    assert 0 == process.returncode, said
+    assert '"event": "process-started"' in said
+    assert '"process": "worker"' in said
+    assert b"nothing runs" in mortal.down().stdout
+    mortal.up()
 
 
 def test_an_option_that_certificates_carry_does_not_change_later(mortal):
