@@ -89,6 +89,7 @@ class Connection(asyncio.Protocol):
         "_eof",
         "_expects",
         "_fields",
+        "_framing",
         "_header_bytes",
         "_hosts",
         "_if_modified_since",
@@ -102,6 +103,8 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_peer",
         "_reading",
+        "_replaying",
+        "_resume",
         "_server",
         "_slots",
         "_status",
@@ -139,6 +142,8 @@ class Connection(asyncio.Protocol):
         self._completed = False
         self._undelimited = 0
         self._unsent = 0
+        self._resume = b""
+        self._replaying = False
         self.busy = False
         self.read_deadline = server.now + server.limits.header_timeout
         self.write_deadline = math.inf
@@ -154,6 +159,7 @@ class Connection(asyncio.Protocol):
         self._body_size = 0
         self._header_bytes = 0
         self._fields = 0
+        self._framing = b""
         self._expects = False
 
     # -- the transport calls
@@ -196,7 +202,8 @@ class Connection(asyncio.Protocol):
                 parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 # An offer to upgrade (h2c) may be ignored (RFC 9110 7.8): answer, and read on in HTTP/1.1.
-                data = data[upgrade.args[0] :]
+                data = self._resume + data[upgrade.args[0] :]
+                self._replaying, self._resume = bool(self._resume), b""
                 if self._parser is not None:
                     self._parser = httptools.HttpRequestParser(self)
             except httptools.HttpParserCallbackError as error:
@@ -244,17 +251,23 @@ class Connection(asyncio.Protocol):
     # -- the parser calls
 
     def on_message_begin(self) -> None:
+        if self._replaying:
+            return
         if self._last_admitted:
             raise _RefusedError
         self._in_headers = True
         self.read_deadline = self._server.now + self._server.limits.header_timeout
 
     def on_url(self, url: bytes) -> None:
+        if self._replaying:
+            return
         self._target = self._target + url if self._target else url
         if len(self._target) > self._server.limits.max_target:
             self._stop(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._replaying:
+            return
         self._fields += 1
         self._header_bytes += len(name) + len(value) + 4
         limits = self._server.limits
@@ -275,6 +288,9 @@ class Connection(asyncio.Protocol):
             # llhttp has refused what is not a number; one that is too long to convert is too large as well.
             if len(value) > 18 or int(value) > limits.max_body:
                 self._stop(413)
+            self._framing += b"Content-Length: %b\r\n" % value
+        elif name == b"transfer-encoding":
+            self._framing += b"Transfer-Encoding: %b\r\n" % value
         elif name == b"expect":
             if value.lower() != b"100-continue":
                 self._stop(417)
@@ -284,6 +300,9 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if parser is None:
             raise _RefusedError
+        if self._replaying:
+            self._replaying = False
+            return
         if parser.get_method() not in _METHODS:
             self._stop(405)
         # RFC 9112 3.2: exactly one Host in HTTP/1.1.
@@ -294,6 +313,12 @@ class Connection(asyncio.Protocol):
         self.read_deadline = self._server.now + self._server.limits.body_timeout
         if self._expects and parser.get_http_version() == "1.1":
             self._continue()
+        if self._framing and parser.should_upgrade():
+            # httptools ends such a message here, and would take its body for the next request. Another parser
+            # reads the body, after a head that says no more than how long it is.
+            close = b"" if parser.should_keep_alive() else b"Connection: close\r\n"
+            version = parser.get_http_version().encode()
+            self._resume = b"%b / HTTP/%b\r\n%b%b\r\n" % (parser.get_method(), version, close, self._framing)
 
     def _continue(self) -> None:
         if self._slots or self._backlog:
@@ -311,6 +336,8 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if parser is None:
             raise _RefusedError
+        if self._resume:
+            return
         self._completed = True
         body = self._body
         request = Request(

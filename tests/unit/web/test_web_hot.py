@@ -250,6 +250,45 @@ async def test_an_offer_to_upgrade_is_passed_over(server, site):
     assert [(200, b"GET /1 "), (200, b"GET /2 ")] == answers(await exchange(server, data))
 
 
+@on_server(Limits())
+async def test_the_body_of_a_request_that_offers_to_upgrade_is_no_request(server, site):
+    """Java's client sends such requests; one hidden in a body would be answered to another (RFC 9112 11.2)."""
+    hidden = ask(b"/hidden")
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n"
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(hidden), hidden)
+    bodies = (
+        (b"/1", HEAD, b"Content-Length: %d\r\n" % len(hidden), hidden),
+        (b"/2", HEAD, b"Transfer-Encoding: chunked\r\n", chunk),
+        (b"/3", HEAD, b"Content-Length: 0\r\n", b""),
+        (b"/4", CLOSE, b"Content-Length: 2\r\n", b"ok"),
+    )
+    data = b"".join(
+        ask(target, b"POST", head + upgrade + framing) + body for target, head, framing, body in bodies
+    )
+    data += hidden
+    expected = [(200, b"POST /1 " + hidden), (200, b"POST /2 " + hidden), (200, b"POST /3 "), (200, b"POST /4 ok")]
+    for step in (1, 7, len(data)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for start in range(0, len(data), step):
+            writer.write(data[start : start + step])
+            await asyncio.sleep(0)
+        assert expected == answers(await reader.read())
+        writer.close()
+
+
+@on_server()
+async def test_an_offer_to_upgrade_does_not_loosen_the_framing(server, site):
+    upgrade = HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    for status, framing in (
+        (400, b"Transfer-Encoding: gzip\r\n"),
+        (400, b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+        (413, b"Content-Length: 1001\r\n"),
+    ):
+        data = ask(b"/1", b"POST", upgrade + framing) + b"0\r\n\r\n" + ask(b"/hidden")
+        assert [status] == [status for status, _ in answers(await exchange(server, data))]
+    assert not site.seen
+
+
 @on_server(clock=FakeClock())
 async def test_with_a_clock_answers_carry_date(server, site):
     for target in (b"/", b"/wire", b"/large"):
