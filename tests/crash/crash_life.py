@@ -114,6 +114,9 @@ class Wire:
         self.calls: list[str] = []
 
     def around(self, name, call, *arguments):
+        # How often it looks depends on how long a CRL took; a look changes nothing.
+        if name == "crl_due":
+            return call(*arguments)
         self.calls.append(name)
         trip = self._trip
         hit = False

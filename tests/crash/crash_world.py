@@ -61,7 +61,7 @@ from chancery.postgres.issuers import PgIssuerStore
 from chancery.postgres.journal import PgJournalStore
 from chancery.postgres.requests import PgRequestQueue
 from chancery.postgres.roles import create_database
-from chancery.postgres.session import AsyncPool, Session, connect
+from chancery.postgres.session import AsyncPool, Session, connect, has_ended
 from softhsm.softhsmkit import LIBRARY, PIN, SO_PIN
 
 TOKEN = "crash"
@@ -204,6 +204,8 @@ class World:
         number = next(self._numbers)
         name = f"chancery_crash_{number}"
         files = self.directory / f"case-{number}"
+        if before:
+            before.close()  # a database with visitors is not copied
         with connect(self.server.superuser) as superuser:
             create_database(superuser, name, before.database.name if before else pg.TEMPLATE)
             # A sequence that was copied in the middle of its stride (SEQ_LOG_VALS) is not logged until the next
@@ -212,9 +214,11 @@ class World:
         files.mkdir()
         if before:
             shutil.copytree(before.files, files, dirs_exist_ok=True)
+        made = Case(self, pg.Database(self.server.embedded, name), files)
         try:
-            yield Case(self, pg.Database(self.server.embedded, name), files)
+            yield made
         finally:
+            made.close()
             with connect(self.server.superuser) as superuser:
                 superuser.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
@@ -228,6 +232,7 @@ class Case:
         self.files = files
         self.host = database.server.host
         self.rounds = itertools.count(1)
+        self._superuser = None
 
     # The requestors' side
 
@@ -315,9 +320,20 @@ class Case:
     # The account
 
     def sql(self, query: str, *parameters):
-        with connect(self.database.superuser) as superuser:
-            cursor = superuser.execute(query, parameters)
-            return cursor.fetchall() if cursor.description else []
+        cursor = self.superuser().execute(query, parameters)
+        return cursor.fetchall() if cursor.description else []
+
+    def superuser(self):
+        """A connection that is kept, unless the server was killed meanwhile."""
+        if self._superuser is None or has_ended(self._superuser):
+            self.close()
+            self._superuser = connect(self.database.superuser)
+        return self._superuser
+
+    def close(self) -> None:
+        if self._superuser is not None:
+            self._superuser.close()
+            self._superuser = None
 
     def count(self, rows: str) -> int:
         return self.sql(f"SELECT count(*) FROM chancery.{rows}")[0][0]
@@ -332,9 +348,8 @@ class Case:
 
     def problems(self) -> list[str]:
         """Everything that is wrong after the lives have come to rest."""
-        with connect(self.database.superuser) as superuser:
-            issuer_id, account = _account(superuser)
-            found = [what for what, query in NOTHING.items() if superuser.execute(query).fetchall()]
+        issuer_id, account = _account(self.sql)
+        found = [what for what, query in NOTHING.items() if self.sql(query)]
         asked, signed = self.counted("asked"), self.counted("signed")
         issuer = x509.load_der_x509_certificate(self.world.issuing)
         found += checks.problems(account, {issuer_id: asked}, {issuer_id: issuer})
@@ -395,7 +410,7 @@ class Round:
             assert [] == case.problems(), where
             assert [] == case.unconfirmed(), where
             assert self.revoked + len(lost) == case.count("certificate_status WHERE state = 'revoked'"), where
-        assert outcomes == case.submit(*self.asked), where
+            assert outcomes == case.submit(*self.asked), where
         return len(lost)
 
 
@@ -417,11 +432,8 @@ _CHANGES = {
 }
 
 
-def _account(superuser) -> tuple[int, checks.Account]:
+def _account(rows) -> tuple[int, checks.Account]:
     """The issuing CA's id and everything stored; the history of a status is what the journal says of it."""
-
-    def rows(query: str):
-        return superuser.execute(query).fetchall()
 
     [(issuer_id,)] = rows("SELECT issuer_id FROM chancery.issuer WHERE key_label IS NOT NULL")
     statuses = [
