@@ -71,7 +71,7 @@ class TokenSection(Section, frozen=True, kw_only=True):
     soft_directory: Path | None = None
     reserved: str | None = None
     pin_file: Path | None = None
-    pin_credential: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+$")] | None = None
+    pin_credential: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+\Z")] | None = None
     pin_prompt: bool = False
     max_sessions: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 16
 

@@ -29,7 +29,7 @@ POLL_SECONDS = 0.2
 # Between tries when the CA is away or says 503.
 PAUSES = (0.2, 0.5, 1.0, 2.0)
 DEFAULT_FILE = Path("var/admin/client.toml")
-URL = Annotated[str, msgspec.Meta(pattern=r"^https://[^\s/]+/?$")]
+URL = Annotated[str, msgspec.Meta(pattern=r"^https://[^\s/]+/?\Z")]
 
 
 class ClientConfig(Section, frozen=True, kw_only=True):

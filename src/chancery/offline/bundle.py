@@ -32,9 +32,9 @@ MAX_ENTRIES = 256
 _ROOM = bytes(80)
 """Stands in a draft for the signature: at least as long as any (ECDSA P-256: at most 72 octets)."""
 
-SHA256Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+SHA256Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 TransactionID = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-ProfileName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+ProfileName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 Words = Annotated[str, msgspec.Meta(max_length=2000)]
 DER = Annotated[bytes, msgspec.Meta(min_length=2, max_length=64 * 1024)]
