@@ -18,17 +18,17 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / "src"), str(HERE.parent)]
 
-from cryptography import x509  # noqa: E402
-from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: E402
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from chancery.asn1 import crl as crl_template  # noqa: E402
-from chancery.asn1 import der, oids  # noqa: E402
-from chancery.asn1 import x509 as t  # noqa: E402
-from chancery.asn1.signature import ALGORITHMS  # noqa: E402
-from chancery.pkix.key import spki_der  # noqa: E402
-from chancery.pkix.lint import lint, lint_crl  # noqa: E402
-from chancery.pkix.trial import sample_key  # noqa: E402
+from chancery.asn1 import crl as crl_template
+from chancery.asn1 import der, oids
+from chancery.asn1 import x509 as t
+from chancery.asn1.signature import ALGORITHMS
+from chancery.pkix.key import spki_der
+from chancery.pkix.lint import lint, lint_crl
+from chancery.pkix.trial import sample_key
 
 START = datetime.datetime(2026, 11, 24, 12, 0, tzinfo=datetime.UTC)
 END = START + datetime.timedelta(days=199, seconds=-1)

@@ -67,7 +67,7 @@ def test_an_operator_is_known_while_the_certificate_is_good(office):
     office.operator(2, "rita", Role.REQUESTOR, Role.OFFICER)
     office.operator(3, "gone", Role.AUDITOR)
     office.directory(lambda d: d.remove_operator("gone", AT, [event("removed", EventKind.OPERATOR_REMOVED)]))
-    known = lambda number: office.directory(lambda d: d.operator(fingerprint(number)))  # noqa: E731
+    known = lambda number: office.directory(lambda d: d.operator(fingerprint(number)))
     assert Operator(fingerprint(2), "rita", frozenset({Role.REQUESTOR, Role.OFFICER})) == known(2)
     assert [None, None] == [known(3), known(4)]
     assert ["adam", "rita"] == [operator.name for operator in office.directory(lambda d: d.operators())]
@@ -111,7 +111,7 @@ def test_the_last_administrator_stays(office):
     office.operator(1, "adam", Role.ADMINISTRATOR)
     office.operator(2, "ada", Role.ADMINISTRATOR)
     office.operator(3, "olga", Role.OFFICER)
-    remove = lambda name: error_of(lambda: office.directory(lambda d: d.remove_operator(name, AT, [])))  # noqa: E731
+    remove = lambda name: error_of(lambda: office.directory(lambda d: d.remove_operator(name, AT, [])))
     assert ErrorType.BAD_CERT_ID == remove("nobody")
     # Both at the same moment: one of them stays.
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -281,7 +281,7 @@ def test_readers_are_refused_during_an_outage_and_served_after_it(own_server, ow
     async def act():
         async with AsyncPool(own_database.role("ocsp"), size=2) as pool:
             reader = PgStatusReader(pool, office.clock)
-            ask = lambda: reader.statuses([(1, serial(1))])  # noqa: E731
+            ask = lambda: reader.statuses([(1, serial(1))])
             await asyncio.gather(*(ask() for _ in range(20)))
             await asyncio.to_thread(own_server.embedded.stop)
             failed = await asyncio.gather(*(ask() for _ in range(5)), return_exceptions=True)

@@ -153,7 +153,7 @@ def test_a_store_works_again_after_a_kill(own_server, own_database):
     office.store.take(WORKER, 2, AT)
     office.store.record_intents(WORKER, [intent(first, 1)], [], [event("intent")])
     own_server.kill()
-    record = lambda: office.store.record_certificates([certificate(first, 1)], [], [])  # noqa: E731
+    record = lambda: office.store.record_certificates([certificate(first, 1)], [], [])
     assert ErrorType.SYSTEM_UNAVAIL == error_of(record)
     own_server.embedded.start()
     assert [intent(first, 1)] == office.store.unconfirmed(WORKER)

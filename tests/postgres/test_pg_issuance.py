@@ -107,7 +107,7 @@ def test_r2_a_serial_is_used_once_and_the_whole_batch_is_refused_with_it(office)
 
 def test_an_intent_for_a_request_that_the_worker_does_not_hold_is_an_outage_to_it(office):
     (request_id,) = office.submit("t1")
-    record = lambda: office.store.record_intents(WORKER, [intent(request_id, 1)], [], [event("never")])  # noqa: E731
+    record = lambda: office.store.record_intents(WORKER, [intent(request_id, 1)], [], [event("never")])
     assert ErrorType.SYSTEM_UNAVAIL == error_of(record)  # it waits
     office.store.take("worker-2", 1, AT)
     assert ErrorType.SYSTEM_UNAVAIL == error_of(record)  # another has it

@@ -83,7 +83,7 @@ def test_another_requestor_may_use_the_same_transaction_id(office):
 
 def test_the_same_twice_in_one_batch_is_stored_once(office):
     async def act(queue):
-        ask = lambda n, **changes: queue.submit(new_request("t1", **changes), [event(f"e{n}")])  # noqa: E731
+        ask = lambda n, **changes: queue.submit(new_request("t1", **changes), [event(f"e{n}")])
         # The first makes a batch of its own; the others share the next one.
         outcomes = [queue.submit(new_request("t0"), []), ask(1), ask(2), ask(3, profile="other")]
         return await asyncio.gather(*outcomes, return_exceptions=True)

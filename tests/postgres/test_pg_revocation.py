@@ -160,7 +160,7 @@ def test_r16_an_entry_stays_until_a_crl_after_its_end(office):
     office.store.take(WORKER, 1, AT)
     office.store.record_intents(WORKER, [intent(request_id, 3, not_after=AT + HOUR)], [], [])
     office.revoke(3)
-    listed = lambda since: [entry.serial for entry in office.revocations.revoked_entries(1, since)]  # noqa: E731
+    listed = lambda since: [entry.serial for entry in office.revocations.revoked_entries(1, since)]
     assert [serial(2), serial(3)] == listed(AT)
     assert [serial(2), serial(3)] == listed(AT + HOUR)
     assert [serial(2)] == listed(AT + HOUR + SECOND)

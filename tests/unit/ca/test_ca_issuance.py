@@ -250,7 +250,7 @@ def test_an_instance_that_makes_no_serial_is_refused_when_set_up():
 def test_a_request_may_name_its_issuer_and_a_profile_its_default():
     other = issuing_issuer("ec-p384")
     ca = CA()
-    ca.issuing.issuers["second"] = other  # type: ignore[index]
+    ca.issuing.issuers["second"] = other  # type: ignore[index]  # - a Mapping to the product, a dict here
     ca.ask(issuer="second")
     _issue(ca)
     ca.certificate(1).verify_directly_issued_by(other.certificate)

@@ -24,7 +24,7 @@ SOURCES = [ROOT / "src" / "chancery" / "pkix" / f"{name}.py" for name in (
     "lints", "name_lints", "purpose_lints", "crl_lints", "lint")]  # fmt: skip
 
 sys.path.insert(0, str(CASES))
-import generate_lint_cases as generate  # noqa: E402
+import generate_lint_cases as generate  # noqa: E402 - from the folder that was just made importable
 
 NEEDS_ISSUER = {
     "aki_mismatch",

@@ -103,7 +103,7 @@ def test_a_profile_is_frozen():
     profile = _profile()
     assert ("test", 3, MINIMAL) == (profile.name, profile.version, profile.source)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        profile.version = 4  # type: ignore[misc]
+        profile.version = 4  # type: ignore[misc]  # - that it is refused is the test
 
 
 @pytest.mark.parametrize(
