@@ -62,6 +62,10 @@ class Connection:
             "lock_timeout": int(self.lock_timeout * 1000),
             "idle_in_transaction_session_timeout": int(self.idle_in_transaction_timeout * 1000),
             "timezone": "UTC",
+            # The server, too, notices within half a minute that a host vanished, and frees the locks it held.
+            "tcp_keepalives_idle": 10,
+            "tcp_keepalives_interval": 5,
+            "tcp_keepalives_count": 3,
             # Everything is named with its schema; nothing can be slipped in before it.
             "search_path": "pg_catalog",
             "client_min_messages": "warning",
