@@ -170,8 +170,29 @@ def _raw(served: Served, *parts: bytes) -> bytes:
         (b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 40_000 + b"\r\n\r\n", 431),
         (b"GET /" + b"y" * 40_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\n" + b"".join(b"h%d: v\r\n" % n for n in range(101)) + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\nconnection: close\r\n\r\n", 400),
+        (
+            b"POST /api/v1/operators HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n"
+            b"content-length: 2\r\n\r\n{}",
+            400,
+        ),
     ],
-    ids=["words", "zeros", "version", "url", "connect", "options", "length", "header", "long url", "many headers"],
+    ids=[
+        "words",
+        "zeros",
+        "version",
+        "url",
+        "connect",
+        "options",
+        "length",
+        "header",
+        "long url",
+        "many headers",
+        "no host",
+        "two hosts",
+        "upgrade",
+    ],
 )
 def test_what_is_no_request_is_a_problem_and_the_end(served, sent, status):
     found = _raw(served, sent)
