@@ -451,7 +451,7 @@ def _account(rows) -> tuple[int, checks.Account]:
         history=[
             dataclasses.replace(by_subject[one.subject], state=_CHANGES[one.kind])
             for one in events
-            if one.kind in _CHANGES
+            if one.kind in _CHANGES and one.subject in by_subject
         ],
         requests={row[0]: RequestState(row[1]) for row in rows("SELECT request_id, state FROM chancery.request")},
         crls=[CRLRecord(*row) for row in rows(_CRLS)],
@@ -476,8 +476,11 @@ def _counting(account: checks.Account, asked: list[bytes], signed: list[bytes]):
     for tbs in asked:
         if tbs in by_tbs:
             continue
-        number = _crl_number(tbs)
-        numbers.append(number)
+        try:
+            numbers.append(number := _crl_number(tbs))
+        except ValueError:
+            yield "a signature over nothing that is known"
+            continue
         if published.get(number, tbs) != tbs:
             yield f"CRL {number} is not the one that was signed"
     if len(numbers) != len(set(numbers)):

@@ -75,3 +75,34 @@ def test_killed_at_any_moment_with_signatures_on_several_threads(case):
     assert [("done", 60 * 4 + 4), ("refused", 1)] == case.sql(
         "SELECT state, count(*) FROM chancery.request GROUP BY 1 ORDER BY 1"
     )
+
+
+BREACHES = {
+    "edited: event 3": "UPDATE chancery.journal_event SET body = body || ' ' WHERE event_id = 3",
+    "an event without its leaf": "DELETE FROM chancery.journal_leaf WHERE leaf_index = 5",
+    "a request that was never settled": "UPDATE chancery.request SET state = 'taken' WHERE request_id = 2",
+    "a gap in the CRL numbers": "UPDATE chancery.crl_number SET number = 7",
+    "an intent without certificate or mark": "DELETE FROM chancery.certificate WHERE certificate_id = 2",
+    "an intent without a status": "DELETE FROM chancery.certificate_status",
+    "a signature that no intent names": "DELETE FROM chancery.intent WHERE request_id = 2",
+}
+
+
+def test_the_account_shows_what_it_is_there_for(case):
+    """One breach after another, by a superuser past every trigger."""
+    case.work()
+    assert [] == case.problems()
+    for expected, statement in BREACHES.items():
+        assert expected not in "; ".join(case.problems())
+        case.sql("SET session_replication_role = replica")
+        case.sql(statement)
+        assert expected in "; ".join(case.problems())
+
+
+def test_the_account_shows_a_signature_of_which_the_database_knows_nothing(case):
+    case.work()
+    with (case.files / "signed").open("a") as file:
+        file.write(f"asked {case.counted('asked')[0][:-1].hex()}00\n")
+    assert ["a signature that no intent names", "a signature over nothing that is known"] == [
+        found.partition(": ")[2] or found for found in case.problems()
+    ]
