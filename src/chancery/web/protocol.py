@@ -71,8 +71,8 @@ class PeerProtocol(HttpToolsProtocol):
             self._refuse(431, "Request Header Fields Too Large")
             return
         hosts = sum(name == b"host" for name, _ in self.headers)
-        # RFC 9112 3.2: exactly one Host in HTTP/1.1. After an offer to upgrade (which may be declined, RFC 9110 7.8)
-        # the parser reads neither the body nor anything else.
+        # RFC 9112 3.2: exactly one Host in HTTP/1.1. After an offer to upgrade the parser reads neither the body
+        # nor anything else.
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1") or self.parser.should_upgrade():
             self._refuse(400, "Bad Request")
             return

@@ -57,7 +57,8 @@ def server_context(files: TLSFiles, on_refused: Callable[[str], None]) -> ssl.SS
     # The file may hold the issuing CA alone; an operator's certificate never chains to anything else.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
-    # No resumption: every connection shows its certificate.
+    # No resumption by ticket. TLS 1.2 still resumes by session id, for two hours at most, which Python cannot turn
+    # off: the certificate that such a session was made with is looked up for every request like any other.
     context.num_tickets = 0
     context.set_alpn_protocols(["http/1.1"])
     _load_certificate(context, files)
