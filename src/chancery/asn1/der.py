@@ -145,10 +145,6 @@ def printable_string(value: str) -> bytes:
     return tlv(PRINTABLE_STRING, value.encode("ascii"))
 
 
-def ia5_string(value: str) -> bytes:
-    return tlv(IA5_STRING, value.encode("ascii"))
-
-
 def utc(moment: datetime.datetime) -> datetime.datetime:
     """Return the moment in UTC; a naive one is refused, because nobody can know what it means."""
     if moment.tzinfo is None:

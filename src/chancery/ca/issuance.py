@@ -140,6 +140,29 @@ def recover(issuing: Issuing) -> int:
     return len(intents)
 
 
+def intent_of(
+    request: EnrolmentRequest,
+    issuer_id: int,
+    serial: bytes,
+    linted: LintedCertificate,
+    *,
+    profile: Profile,
+    at: datetime.datetime,
+) -> Intent:
+    """Return the record that `linted` is about to be signed under this serial, for this request."""
+    return Intent(
+        request_id=request.request_id,
+        issuer_id=issuer_id,
+        serial=serial,
+        tbs=linted.der,
+        not_after=linted.not_after,
+        profile=profile.name,
+        profile_version=profile.version,
+        profile_sha256=profile.sha256,
+        recorded_at=at,
+    )
+
+
 def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime) -> _Prepared:
     """Steps 1 and 2: nothing from the RA is trusted, so key and proof of possession are checked again."""
     profile = issuing.profiles.get(request.profile)
@@ -154,17 +177,7 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
     granted = grant(profile, requested(request.csr, request.names), issuer.limits, now)
     serial = make_serial(issuing.instance, issuing.entropy)
     linted = issuer.prepare(granted, serial)
-    intent = Intent(
-        request_id=request.request_id,
-        issuer_id=issuer.record.issuer_id,
-        serial=serial,
-        tbs=linted.der,
-        not_after=linted.not_after,
-        profile=profile.name,
-        profile_version=profile.version,
-        profile_sha256=profile.sha256,
-        recorded_at=now,
-    )
+    intent = intent_of(request, issuer.record.issuer_id, serial, linted, profile=profile, at=now)
     return _Prepared(request, issuer, granted, intent, linted)
 
 

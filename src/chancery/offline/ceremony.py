@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from chancery.asn1.signature import KeySigner
 from chancery.ca.crl import CRLSettings, make_crl
-from chancery.ca.issuance import Issuing, issue_batch, make_serial, recover
+from chancery.ca.issuance import Issuing, intent_of, issue_batch, make_serial, recover
 from chancery.ca.issuer import Issuer, IssuerURLs, SelfIssuer
 from chancery.ca.revocation import settle_revocations
 from chancery.errors import ErrorType, OperatorError, PKIError
@@ -49,7 +49,6 @@ from chancery.ports import (
     Event,
     EventDetail,
     EventKind,
-    Intent,
     IssuerRecord,
     NewRequest,
     NewRevocation,
@@ -290,17 +289,7 @@ class OfflineCA:
         issuer = SelfIssuer(self._root_signer, parse_name(self._settings.subject))
         serial = make_serial(self._settings.instance, self._entropy)
         linted = issuer.prepare(profile, serial, now)
-        intent = Intent(
-            request_id=request.request_id,
-            issuer_id=ROOT_ID,
-            serial=serial,
-            tbs=linted.der,
-            not_after=linted.not_after,
-            profile=profile.name,
-            profile_version=profile.version,
-            profile_sha256=profile.sha256,
-            recorded_at=now,
-        )
+        intent = intent_of(request, ROOT_ID, serial, linted, profile=profile, at=now)
         detail = {"tbs_sha256": hashlib.sha256(linted.der).hexdigest(), "profile": profile.sha256.hex()}
         event = Event(EventKind.INTENT_RECORDED, now, self._actor, _subject(serial), detail)
         self.store.record_intents(self._actor, [intent], [], [event])

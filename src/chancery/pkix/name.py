@@ -20,7 +20,6 @@ from chancery.errors import ErrorType, PKIError
 
 KINDS = ("dns", "ip", "email", "uri")
 MAX_DNS = 253
-MAX_LABEL = 63
 MAX_EMAIL = 254
 MAX_LOCAL_PART = 64
 MAX_URI = 2048

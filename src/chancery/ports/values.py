@@ -23,7 +23,6 @@ class EventKind(enum.Enum):
     CA_CREATED = "ca.created"
     CA_IMPORTED = "ca.imported"
     KEY_GENERATED = "key.generated"
-    KEY_DESTROYED = "key.destroyed"
     REQUEST_RECEIVED = "request.received"
     REQUEST_REFUSED = "request.refused"
     INTENT_RECORDED = "certificate.intent"

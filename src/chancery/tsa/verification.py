@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 from collections.abc import Sequence
 
 from cryptography import x509
@@ -92,11 +91,6 @@ def _load(certificate: bytes) -> x509.Certificate:
         return x509.load_der_x509_certificate(certificate)
     except ValueError:
         raise der.malformed("a certificate in the token that cannot be read") from None
-
-
-def digests_of(data: bytes) -> dict[str, bytes]:
-    """Return every digest of `data` that a message imprint may be, by OID."""
-    return {oid: hashlib.new(name, data).digest() for name, oid in tsp.DIGEST_OIDS.items()}
 
 
 def _check_query(info: tsp.TSTInfo, query: tsp.TimeStampReq) -> None:

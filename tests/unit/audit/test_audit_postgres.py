@@ -28,18 +28,6 @@ UPDATE chancery.journal_leaf SET hash = sha256('\\x00' || convert_to(body, 'UTF8
 FROM chancery.journal_event e WHERE leaf_index = 7 AND e.event_id = 8"""
 
 
-@pytest.fixture(scope="module")
-def server():
-    with pg.temporary_postgres() as running:
-        yield running
-
-
-@pytest.fixture
-def database(server):
-    with server.database() as fresh:
-        yield fresh
-
-
 class History:
     """A journal as worker and sequencer write it, and a superuser who changes it."""
 

@@ -21,18 +21,6 @@ from unit.offline import ceremonies
 pytestmark = [pytest.mark.filterwarnings("ignore::chancery.errors.InsecureWarning"), pytest.mark.postgres]
 
 
-@pytest.fixture(scope="module")
-def server():
-    with pg.temporary_postgres() as running:
-        yield running
-
-
-@pytest.fixture
-def database(server):
-    with server.database() as fresh:
-        yield fresh
-
-
 class Place:
     """A directory with the configurations of the offline CA and of an installation's worker."""
 

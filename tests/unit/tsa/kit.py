@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chancery.asn1 import der
+from chancery.asn1 import tsp as our_tsp
 from chancery.asn1.signature import KeySigner
 from chancery.errors import ErrorType, PKIError
 from chancery.tsa.authority import Authority, AuthoritySettings, Recorder
@@ -81,7 +82,14 @@ def name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def certificate(kind: str, *, start=START - YEAR, end=START + YEAR, usage=CRITICAL_TIME_STAMPING, period=None):
+def digests_of(data: bytes) -> dict[str, bytes]:
+    """Every digest of `data` that a message imprint may be, by OID."""
+    return {oid: hashlib.new(name, data).digest() for name, oid in our_tsp.DIGEST_OIDS.items()}
+
+
+def certificate(
+    kind: str, *, start=START - YEAR, end=START + YEAR, usage=CRITICAL_TIME_STAMPING, period=None, unknown=None
+):
     """A timestamping certificate issued by `root(kind)`."""
     builder = (
         x509.CertificateBuilder()
@@ -101,6 +109,9 @@ def certificate(kind: str, *, start=START - YEAR, end=START + YEAR, usage=CRITIC
         builder = builder.add_extension(x509.ExtendedKeyUsage(usage[0]), critical=usage[1])
     if period is not None:
         builder = builder.add_extension(x509.PrivateKeyUsagePeriod(*period), critical=False)
+    if unknown is not None:
+        extension = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.9"), b"\x05\x00")
+        builder = builder.add_extension(extension, critical=unknown == "critical")
     return builder.sign(key(f"{kind}/root"), _hash(kind))
 
 

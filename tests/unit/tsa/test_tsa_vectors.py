@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from chancery.asn1 import cms, der, oids, tsp
 from chancery.errors import ErrorType, PKIError
 from chancery.tsa import verification
-from unit.tsa.kit import TimeStampResp
+from unit.tsa.kit import TimeStampResp, digests_of
 
 FOLDER = Path(__file__).parents[2] / "vectors" / "tsp"
 DOCUMENT = (FOLDER / "document.txt").read_bytes()
@@ -69,7 +69,7 @@ def test_openssl_s_tokens_verify_against_their_requests(kind, what):
     name = f"{kind}-{what}"
     found = verification.verify(
         token(name),
-        digests=verification.digests_of(DOCUMENT),
+        digests=digests_of(DOCUMENT),
         query=(FOLDER / f"{name}.tsq").read_bytes(),
         anchors=[pem(f"{kind}-ca")],
         certificates=[pem(f"{kind}-tsa")] if what == "bare" else [],
@@ -84,7 +84,7 @@ def test_every_octet_of_a_token_matters(kind, what):
     good, certificate = token(name), pem(f"{kind}-tsa")
     embedded = good.find(certificate)
     hints = range(embedded - 4, embedded + len(certificate)) if embedded >= 0 else range(0)
-    arguments = {"digests": verification.digests_of(DOCUMENT), "certificates": [certificate]}
+    arguments = {"digests": digests_of(DOCUMENT), "certificates": [certificate]}
     verification.verify(good, **arguments)
     survived = []
     for at in range(0, len(good), 3):

@@ -17,10 +17,22 @@ from chancery.cli import timestamp
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.tsa import verification
 from fakes import START, FakeEntropy
-from unit.tsa.kit import OTHER_POLICY, TSA, YEAR, FakeSource, as_der, certificate, request, root, service, serving
+from unit.tsa.kit import (
+    OTHER_POLICY,
+    TSA,
+    YEAR,
+    FakeSource,
+    as_der,
+    certificate,
+    digests_of,
+    request,
+    root,
+    service,
+    serving,
+)
 
 DOCUMENT = b"document"
-DIGESTS = verification.digests_of(DOCUMENT)
+DIGESTS = digests_of(DOCUMENT)
 
 
 def response(tsa=None, **asked) -> bytes:
@@ -48,7 +60,7 @@ def test_without_anchors_the_signer_is_taken_as_it_comes():
 @pytest.mark.parametrize(
     ("arguments", "kind", "words"),
     [
-        ({"digests": verification.digests_of(b"other")}, ErrorType.BAD_REQUEST, "another document"),
+        ({"digests": digests_of(b"other")}, ErrorType.BAD_REQUEST, "another document"),
         ({"digests": {}}, ErrorType.BAD_ALG, "not supported"),
         ({"query": request(nonce=43)}, ErrorType.BAD_REQUEST, "another nonce"),
         ({"query": request(nonce=None)}, ErrorType.BAD_REQUEST, "another nonce"),
@@ -89,13 +101,24 @@ def test_a_signer_that_was_not_valid_at_gen_time_has_no_path(dates):
 )
 def test_a_signer_for_something_else_is_refused(usage):
     """R25, from the side of who relies on it."""
-    wrong = certificate("p256", usage=usage)
+    with pytest.raises(PKIError, match="not for timestamps alone"):
+        verify(response(under(certificate("p256", usage=usage))))
+
+
+def under(signer) -> TSA:
+    """An authority that signs under a certificate which it would not have started with."""
     tsa = TSA(cert=certificate("p256"))
     tsa.authority._credential._signed_data = type(tsa.authority._credential._signed_data)(
-        oids.TST_INFO, as_der(wrong), tsa.signer.algorithm, [as_der(wrong)]
+        oids.TST_INFO, as_der(signer), tsa.signer.algorithm, [as_der(signer)]
     )
-    with pytest.raises(PKIError, match="not for timestamps alone"):
-        verify(response(tsa))
+    return tsa
+
+
+def test_a_signer_with_a_critical_extension_that_nobody_understands_is_refused():
+    """RFC 5280 4.2; one that is not critical is passed over."""
+    assert START == verify(response(under(certificate("p256", unknown="not critical")))).info.gen_time
+    with pytest.raises(PKIError, match="critical extension that is not understood"):
+        verify(response(under(certificate("p256", unknown="critical"))))
 
 
 @pytest.mark.parametrize("bit", list(tsp.FailInfo))
