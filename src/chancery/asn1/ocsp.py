@@ -185,8 +185,9 @@ def _request(request: der.Reader) -> CertID:
     reader = der.Reader(raw).enter()
     algorithm = reader.enter()
     hash_oid = algorithm.oid()
+    # RFC 5754 2: absent or NULL. An answer repeats the CertID: whatever else stood here would be signed.
     if algorithm:
-        algorithm.raw()
+        algorithm.take(der.NULL)
     algorithm.done()
     found = CertID(
         hash_oid, reader.take(der.OCTET_STRING), reader.take(der.OCTET_STRING), reader.take(der.INTEGER), raw

@@ -158,6 +158,15 @@ TRUE, FALSE = der.boolean(True), der.boolean(False)
 NONCE = extension(oids.OCSP_NONCE, der.octet_string(b"n"))
 
 
+# Hash parameters that no digest has: an answer would repeat, and sign, whatever stands there.
+PARAMETERS = der.sequence(
+    der.sequence(der.oid(oids.SHA1), der.octet_string(b"words of the client")),
+    der.octet_string(bytes(20)),
+    der.octet_string(bytes(20)),
+    der.integer(1),
+)
+
+
 @pytest.mark.parametrize(
     ("data", "type_"),
     [
@@ -196,6 +205,7 @@ NONCE = extension(oids.OCSP_NONCE, der.octet_string(b"n"))
             ErrorType.BAD_DATA_FORMAT,
             id="a CertID of other things",
         ),
+        pytest.param(build(ids=der.sequence(der.sequence(PARAMETERS))), ErrorType.BAD_DATA_FORMAT, id="parameters"),
     ],
 )
 def test_what_is_refused_and_how(data, type_):
