@@ -38,7 +38,7 @@ from chancery.pkix.name import name_text
 OID_POLICY = "1.3.6.1.4.1.99999.1.1"
 """A placeholder arc for a first installation; an organisation sets its own in suite.toml."""
 
-Organization = Annotated[str, msgspec.Meta(pattern=r"^(?! )[^\x00-\x1f\x7f]{1,41}(?<! )\Z")]
+Organization = Annotated[str, msgspec.Meta(min_length=1, max_length=41)]
 """RFC 5280 A.1: a common name has at most 64 characters, and the longest is "… Timestamping Authority"."""
 
 CheckpointKeyKind = Literal["ed25519", "ec-p256"]
@@ -81,6 +81,11 @@ class Suite(Section, frozen=True, kw_only=True):
     journal_key: CheckpointKeyKind = "ed25519"
     module: Path | None = None
     database: ExternalDatabase | None = None
+
+    def __post_init__(self) -> None:
+        # As `pkix.granting` judges what stands in a certificate.
+        if self.organization != self.organization.strip() or not self.organization.isprintable():
+            raise ValueError("`organization` has white space at an end, or a character that cannot be printed")
 
     @property
     def ca_url(self) -> str:

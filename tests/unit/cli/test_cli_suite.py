@@ -44,7 +44,7 @@ def test_the_journal_has_a_key_that_checkpoints_can_be_signed_with_or_there_is_n
         assert kind == msgspec.convert({"journal_key": kind}, Suite).journal_key
 
 
-@pytest.mark.parametrize("organization", ["", " a", "a ", "a\nb", "a\n", "M" * 42])
+@pytest.mark.parametrize("organization", ["", " a", "a ", "a\nb", "a\n", "a\u00a0b", "M" * 42])
 def test_what_no_certificate_can_carry_is_refused_before_anything_is_made(organization):
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"organization": organization}, Suite)
