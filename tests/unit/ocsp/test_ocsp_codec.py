@@ -205,7 +205,9 @@ PARAMETERS = der.sequence(
             ErrorType.BAD_DATA_FORMAT,
             id="a CertID of other things",
         ),
-        pytest.param(build(ids=der.sequence(der.sequence(PARAMETERS))), ErrorType.BAD_DATA_FORMAT, id="parameters"),
+        pytest.param(
+            build(ids=der.sequence(der.sequence(PARAMETERS))), ErrorType.BAD_DATA_FORMAT, id="parameters"
+        ),
     ],
 )
 def test_what_is_refused_and_how(data, type_):
