@@ -1,4 +1,4 @@
-"""Subject keys: which are acceptable (R3, R4), and the proof that the requestor holds the private one."""
+"""Subject keys: which are acceptable (R3, R4, R5), and the proof that the requestor holds the private one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from chancery.asn1 import der
 from chancery.asn1.signature import algorithm_from_identifier
 from chancery.errors import ErrorType, PKIError
+from chancery.pkix import weak
 
 KINDS = frozenset({"rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519"})
 """What a profile may allow."""
@@ -51,7 +52,7 @@ def key_kind(public_key: object) -> str:
 
 def check_key(public_key: object, allowed: frozenset[str]) -> None:
     """
-    Accept a sound key of an allowed kind (R3, R4).
+    Accept a sound key of an allowed kind (R3, R4), none that its generator betrays (R5; see `pkix.weak`).
 
     Raises PKIError: BAD_ALG for a type or size that is never accepted, BAD_CERT_TEMPLATE for a key that
     is unsound or that this profile does not allow. An EC point is on its curve, and the curve a named one,
@@ -76,7 +77,7 @@ def check_key(public_key: object, allowed: frozenset[str]) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _check_rsa(modulus: int, exponent: int) -> None:
-    """R4, after SP 800-89 5.3.3."""
+    """R4, after SP 800-89 5.3.3, and of R5 what can be told by looking at the modulus."""
     if exponent < 3 or exponent % 2 == 0 or exponent >= MAX_EXPONENT:
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "an RSA exponent that is not odd, 3 or more, below 2^256 (R4)")
     if math.gcd(modulus, _PRIMORIAL) != 1:
@@ -86,6 +87,7 @@ def _check_rsa(modulus: int, exponent: int) -> None:
         )
     if is_power(modulus):
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "an RSA modulus that is a power of one number (R4)")
+    weak.check_modulus(modulus)
 
 
 @functools.lru_cache(maxsize=1)

@@ -269,13 +269,13 @@ def under_its_issuer(cert: CertificateView) -> Iterator[Finding]:
 
 
 def public_key(cert: CertificateView) -> Iterator[Finding]:
-    """R3, R4: a sound key of an accepted type and size."""
+    """R3, R4, R5: a sound key of an accepted type and size."""
     try:
         check_key(cert.certificate.public_key(), KINDS)
     except (ValueError, UnsupportedAlgorithm):
         yield _error("public_key_unsupported", "the public key cannot be used", "R3")
     except PKIError as error:
-        yield _error("public_key_unsound", error.detail, "R3, R4")
+        yield _error("public_key_unsound", error.detail, "R3, R4, R5")
 
 
 def certificate_policies(cert: CertificateView) -> Iterator[Finding]:
