@@ -51,6 +51,7 @@ class Worker:
         self._by_id = {issuer.record.issuer_id: issuer for issuer in issuing.issuers.values()}
         self._recovered = False
         self._crl_not_before = 0.0
+        self._token_failed = False
 
     def run_once(self) -> bool:
         """
@@ -75,12 +76,16 @@ class Worker:
         settled = settle_revocations(self._revocations, issuing.clock, issuing.worker)
         if settled:
             self._report("revocations", {"settled": settled})
-        requests = issuing.store.take(issuing.worker, self._settings.batch, issuing.clock.now())
+        # A token that failed is tried with one request: each attempt spends the serials of its whole batch.
+        limit = 1 if self._token_failed else self._settings.batch
+        requests = issuing.store.take(issuing.worker, limit, issuing.clock.now())
         unsigned = 0
         if requests:
             result = issue_batch(issuing, requests)
             self._report("batch", dataclasses.asdict(result))
             unsigned = result.unconfirmed
+            if unsigned or result.issued:
+                self._token_failed = bool(unsigned)
         made = self._publish()
         if unsigned:
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, f"the token left {unsigned} certificates unsigned")

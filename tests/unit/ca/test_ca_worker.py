@@ -101,6 +101,28 @@ def test_a_token_that_is_away_is_paused_for_and_loses_nothing():
     assert "paused" in [event for event, _ in ca.reports]
 
 
+def test_a_token_that_failed_is_tried_with_one_request_until_it_signs():
+    ca = CA()
+    worker = ca.worker(batch=4)
+    assert worker.run_once()  # the first CRL needs no luck
+    requests = [ca.ask() for _ in range(6)]
+    sign, ca.signer.sign = ca.signer.sign, _away
+    for _ in range(3):
+        with pytest.raises(PKIError, match="unsigned"):
+            worker.run_once()
+    ca.signer.sign = sign
+    while worker.run_once():
+        pass
+    batches = [values for event, values in ca.reports if event == "batch"]
+    assert [4, 1, 1] == [values["unconfirmed"] for values in batches if values["unconfirmed"]]
+    assert [1, 4, 1] == [values["issued"] for values in batches if values["issued"]]
+    assert {RequestState.DONE} == {ca.store.states[request] for request in requests}
+
+
+def _away(data):
+    raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the token is away")
+
+
 def test_revocations_are_settled_while_the_token_is_away():
     ca = CA()
     ca.ask()
