@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import ssl
 import statistics
 import subprocess
@@ -28,12 +27,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from bench import common
+from bench.common import Running, bring_up, take_down
 from chancery.cli import build
 from chancery.cli.suite import ISSUING
 from chancery.config import WorkerConfig, load_checked
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from suite import Running, bring_up, take_down  # the tests' way to a running suite
 
 CLIENTS = (1, 16, 64)
 WARM_SECONDS, SECONDS, LIMIT_SECONDS = 2.0, 10.0, 2.0
@@ -138,14 +136,6 @@ def limits(running: Running) -> list[float]:
     return [float(line) for line in done.stdout.split()]
 
 
-def machine() -> str:
-    """What this ran on."""
-    cpu = next(
-        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": unknown"
-    )
-    return f"{os.cpu_count()} x {cpu.partition(':')[2].strip()}, Python {platform.python_version()}"
-
-
 def cpu_seconds(running: Running) -> dict[str, float]:
     """CPU time that each process of the suite has used, with its children."""
     tick = os.sysconf("SC_CLK_TCK")
@@ -170,7 +160,7 @@ def ask(clients: subprocess.Popen[str], number: int, seconds: float) -> dict[str
     return found
 
 
-def measure(running: Running, clients: subprocess.Popen[str]) -> dict[str, object]:
+def measure(running: Running, clients: subprocess.Popen[str]) -> str:
     """Warm up, measure each number of clients with the limit before it, and put the result together."""
     ask(clients, 8, WARM_SECONDS)
     signed, rounds = [], []
@@ -193,19 +183,17 @@ def measure(running: Running, clients: subprocess.Popen[str]) -> dict[str, objec
         rounds.append(found)
     best = max(rounds, key=lambda one: one["rate"])
     limit = max(statistics.median(callers) for callers in zip(*signed, strict=True))
-    return {
-        "name": "issuance-rest-p256",
-        "value": round(best["rate"], 1),
-        "unit": "certificates/s",
-        "limit": round(limit),
-        "limit_what": "P-256 signatures/s of the same key in the same token, the suite idle",
-        "ratio": round(best["rate"] / limit, 4),
-        "durable": True,
-        "machine": machine(),
-        "clients": best["clients"],
-        "p50_ms": {str(one["clients"]): round(one["p50_ms"], 1) for one in rounds},
-        "p99_ms": {str(one["clients"]): round(one["p99_ms"], 1) for one in rounds},
-    }
+    return common.result(
+        "issuance-rest-p256",
+        best["rate"],
+        "certificates/s",
+        limit,
+        "P-256 signatures/s of the same key in the same token, the suite idle",
+        durable=True,
+        clients=best["clients"],
+        p50_ms={str(one["clients"]): round(one["p50_ms"], 1) for one in rounds},
+        p99_ms={str(one["clients"]): round(one["p99_ms"], 1) for one in rounds},
+    )
 
 
 def load(running: Running) -> subprocess.Popen[str]:
@@ -236,7 +224,7 @@ def main() -> None:
             clients.stdin.close()
     finally:
         take_down(running)
-    print(json.dumps(found))
+    print(found)
 
 
 if __name__ == "__main__":

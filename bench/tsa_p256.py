@@ -11,8 +11,6 @@ import asyncio
 import datetime
 import hashlib
 import json
-import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from bench import common
 from chancery.asn1 import tsp
 from chancery.asn1.signature import KeySigner
 from chancery.cli.clock import SystemClock, SystemEntropy
@@ -46,18 +45,6 @@ from pg import password, temporary_postgres  # the tests' server
 ROUNDS, SECONDS, LIMIT_SECONDS, CONNECTIONS = 4, 5, 1.5, 192
 PIN = b"bench-pin"
 POLICY = "1.3.6.1.4.1.99999.1.1"
-SCRIPT = """
-wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/timestamp-query"
-local file = io.open("%s", "rb")
-wrk.body = file:read("*a")
-file:close()
-done = function(summary, latency)
-    local bad = summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.timeout
-    io.write(string.format("RESULT %%d %%d %%d %%d %%d\\n", summary.requests, summary.duration, bad,
-        latency:percentile(50), latency:percentile(99)))
-end
-"""
 
 
 class Vouched:
@@ -129,23 +116,6 @@ async def run_server(order: dict) -> None:
     await pool.close()
 
 
-def load(port: int, script: Path, seconds: float, connections: int) -> dict:
-    """Run wrk on this process's cores and return what it counted."""
-    url = f"http://127.0.0.1:{port}/tsa"
-    done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, url],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    requests, micros, bad, p50, p99 = map(
-        int, next(line for line in done.stdout.splitlines() if line.startswith("RESULT")).split()[1:]
-    )
-    if bad:
-        raise SystemExit(f"{bad} requests failed")
-    return {"rate": requests / (micros / 1e6), "requests": requests, "p50_ms": p50 / 1000, "p99_ms": p99 / 1000}
-
-
 def check(port: int, digest: bytes) -> None:
     """One answer of this server is a token over what was asked, signed by the certificate inside."""
     query = tsp.encode_request(tsp.DIGEST_OIDS["sha256"], digest, nonce=7)
@@ -158,23 +128,23 @@ def check(port: int, digest: bytes) -> None:
     verification.verify(token, digests={tsp.DIGEST_OIDS["sha256"]: digest}, query=query)
 
 
-def measure(server: subprocess.Popen, script: Path, tokens: Callable[[], int], digest: bytes) -> dict:
+def measure(server: subprocess.Popen, script: Path, tokens: Callable[[], int], digest: bytes) -> str:
     """Interleave the limit and the server, and put the medians together."""
     port = int(server.stdout.readline())
     check(port, digest)
-    load(port, script, 1, CONNECTIONS)
-    limits, rounds = [], []
+    common.load(port, script, 1, CONNECTIONS)
+    limits, rounds, processors = [], [], []
     for number in range(ROUNDS):
         limits.append([float(word) for word in ask(server, "limit").split()])
         before, used = tokens(), float(ask(server, "cpu"))
-        rounds.append(load(port, script, SECONDS, CONNECTIONS))
+        rounds.append(common.load(port, script, SECONDS, CONNECTIONS))
         used, recorded = float(ask(server, "cpu")) - used, tokens() - before
-        if recorded < rounds[-1]["requests"]:
-            raise SystemExit(f"{rounds[-1]['requests']} answers, {recorded} records")
-        rounds[-1]["processor"] = used / recorded
-        words = f"{rounds[-1]['rate']:,.0f} tokens/s, the token alone {limits[-1][0]:,.0f}/s"
+        if recorded < rounds[-1].requests:
+            raise SystemExit(f"{rounds[-1].requests} answers, {recorded} records")
+        processors.append(used / recorded)
+        words = f"{rounds[-1].rate:,.0f} tokens/s, the token alone {limits[-1][0]:,.0f}/s"
         print(f"round {number + 1}: {words}", flush=True)
-    return summary(rounds, limits)
+    return summary(rounds, processors, limits)
 
 
 def ask(server: subprocess.Popen, what: str) -> str:
@@ -183,33 +153,33 @@ def ask(server: subprocess.Popen, what: str) -> str:
     return server.stdout.readline()
 
 
-def summary(rounds: list[dict], limits: list[list[float]]) -> dict:
+def summary(rounds: list[common.Round], processors: list[float], limits: list[list[float]]) -> str:
     """The medians, and the same ratio in processor time, which other work on the machine disturbs less."""
-    rate, limit = statistics.median(one["rate"] for one in rounds), statistics.median(one[0] for one in limits)
-    processor = statistics.median(one["processor"] for one in rounds)
+    rate, limit = common.median(rounds, "rate"), statistics.median(one[0] for one in limits)
+    processor = statistics.median(processors)
     of_token = statistics.median(one[1] for one in limits)
-    return {
-        "name": "tsa-p256",
-        "value": round(rate),
-        "unit": "tokens/s",
-        "limit": round(limit),
-        "limit_what": "P-256 signatures/s of the same token on the same core",
-        "ratio": round(rate / limit, 3),
-        "processor_us": round(processor * 1e6, 1),
-        "limit_processor_us": round(of_token * 1e6, 1),
-        "processor_ratio": round(of_token / processor, 3),
-        "p50_ms": round(statistics.median(one["p50_ms"] for one in rounds), 1),
-        "p99_ms": round(statistics.median(one["p99_ms"] for one in rounds), 1),
-        "durable": True,
-    }
+    return common.result(
+        "tsa-p256",
+        rate,
+        "tokens/s",
+        limit,
+        "P-256 signatures/s of the same token on the same core",
+        durable=True,
+        processor_us=round(processor * 1e6, 1),
+        limit_processor_us=round(of_token * 1e6, 1),
+        processor_ratio=round(of_token / processor, 3),
+        p50_ms=round(common.median(rounds, "p50_ms"), 1),
+        p99_ms=round(common.median(rounds, "p99_ms"), 1),
+    )
 
 
 def main() -> None:
     """Set token, database and server up, measure, and print one JSON object as the last line."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    common.pin(common.LOAD_CORE)
+    common.need("wrk", "curl")
     module = find_softhsm_module()
-    if module is None or shutil.which("wrk") is None:
-        raise SystemExit("this needs softhsm2 and wrk; scripts/prepare test installs them")
+    if module is None:
+        raise SystemExit("this needs softhsm2; scripts/prepare test installs it")
     digest = hashlib.sha256(b"document").digest()
     query = tsp.encode_request(tsp.DIGEST_OIDS["sha256"], digest, nonce=2**62, cert_req=False)
     with (
@@ -222,8 +192,8 @@ def main() -> None:
         settings = TokenSettings(module=module, label="bench", pin=lambda: PIN, softhsm_conf=str(conf))
         with open_token(settings) as token:
             certificate = timestamping_certificate(token.generate_key("tsa", "ec-p256"))
-        (folder / "query").write_bytes(query)
-        (folder / "post.lua").write_text(SCRIPT % (folder / "query"))
+        head = "POST /tsa HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/timestamp-query\r\n"
+        lua = common.script(folder, f"{head}Content-Length: {len(query)}\r\n\r\n", [query])
         role = db.role("tsa")
         order = {
             "module": module,
@@ -241,16 +211,16 @@ def main() -> None:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
-            result = measure(server, folder / "post.lua", tokens, digest)
+            result = measure(server, lua, tokens, digest)
         finally:
             server.stdin.close()
             server.wait(30)
-    print(json.dumps(result))
+    print(result)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        os.sched_setaffinity(0, {0})
+        common.pin(common.SERVER_CORE)
         uvloop.run(run_server(json.loads(sys.argv[1])))
     else:
         main()
