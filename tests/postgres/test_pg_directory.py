@@ -246,7 +246,7 @@ def test_responders_hear_of_every_change_and_of_every_gap(own_server, own_databa
     office.issue(2)
 
     async def act():
-        heard, gaps, mistakes = asyncio.Queue(), asyncio.Queue(), []
+        heard, gaps, lost, mistakes = asyncio.Queue(), asyncio.Queue(), asyncio.Queue(), []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context["exception"]))
 
         def on_notify(channel: str, payload: str) -> None:
@@ -254,7 +254,11 @@ def test_responders_hear_of_every_change_and_of_every_gap(own_server, own_databa
             raise ZeroDivisionError  # which does not end the listening
 
         listener = AsyncListener(
-            own_database.role("ocsp"), (STATUSES, CRLS), on_notify, lambda: gaps.put_nowait(listener.connected)
+            own_database.role("ocsp"),
+            (STATUSES, CRLS),
+            on_notify,
+            lambda: gaps.put_nowait(listener.connected),
+            lambda: lost.put_nowait(listener.connected),
         )
         listener.start()
         assert await gaps.get()
@@ -262,7 +266,9 @@ def test_responders_hear_of_every_change_and_of_every_gap(own_server, own_databa
         await asyncio.to_thread(publish, office)
         assert ("chancery_status", f"1:{serial(1).hex()}") == await heard.get()
         assert ("chancery_crl", "1") == await heard.get()
+        assert 0 == lost.qsize()
         await asyncio.to_thread(own_server.embedded.stop)
+        assert not await lost.get()
         await asyncio.to_thread(own_server.embedded.start)
         assert await gaps.get()
         await asyncio.to_thread(office.revoke, 2)

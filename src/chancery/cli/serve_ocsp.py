@@ -42,7 +42,7 @@ async def run(config: OCSPConfig) -> None:
             else:
                 service.crl_changed(int(issuer))
 
-        listener = AsyncListener(database, (STATUSES, CRLS), notified, service.invalidate_all)
+        listener = AsyncListener(database, (STATUSES, CRLS), notified, service.listening, service.not_listening)
         listener.start()
         await service.start()
         try:

@@ -80,7 +80,8 @@ class AsyncListener:
     Calls `on_notify(channel, payload)` for every notification, from one task of the running event loop.
 
     `on_gap()` is called each time that listening begins, after it took effect: whatever was known before
-    may have changed unheard. Neither may block; what one raises goes to the loop's exception handler.
+    may have changed unheard. `on_lost()` is called when it has ended, and for every attempt to begin again that
+    failed. None of them may block; what one raises goes to the loop's exception handler.
     """
 
     def __init__(
@@ -89,11 +90,13 @@ class AsyncListener:
         channels: Sequence[str],
         on_notify: Callable[[str, str], None],
         on_gap: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = connection
         self._channels = tuple(channels)
         self._on_notify = on_notify
         self._on_gap = on_gap
+        self._on_lost = on_lost
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
 
@@ -128,6 +131,7 @@ class AsyncListener:
                 finally:
                     self._connected.clear()
                     await connection.close()
+            self._tell(self._on_lost)
             await asyncio.sleep(_RETRY)
 
     async def _listen(self, connection: AsyncPgConnection) -> None:

@@ -118,8 +118,8 @@ class OCSPService:
     The whole responder behind one HTTP handler: OCSP, CRLs and CA certificates, health.
 
     `signers` are the delegate keys by the name of the issuer they answer for. `report` takes the name and
-    details of what an operator should know. Call `invalidate`, `crl_changed` and `invalidate_all` from the same
-    event loop when the database says so.
+    details of what an operator should know. Call `invalidate` and `crl_changed` from the same event loop when the
+    database says so, and `listening` and `not_listening` when it can be heard from now on, or no more.
     """
 
     def __init__(
@@ -151,6 +151,8 @@ class OCSPService:
         )
         self._repository = Repository(reader, clock)
         self._database: str | None = "not asked yet"
+        self._deaf = False
+        self._wake = asyncio.Event()
         self._refreshing: asyncio.Task[None] | None = None
         self._hits = self._made = self._refused = 0
 
@@ -178,15 +180,20 @@ class OCSPService:
             self._say_database(str(error))
             return
         self._say_database(None)
-        if changed:
+        if self._deaf:
+            # Nobody tells what changes: what was known before the database answered is not known any more.
+            self.invalidate_all()
+        elif changed:
             # Another certificate signs from now on; one that was revoked must not live on in answers.
             self._note_all()
 
     async def _keep_refreshing(self) -> None:
         while True:
-            well = self._database is None and not self._delegates.problems
+            well = self._database is None and not self._deaf and not self._delegates.problems
             pause = self._settings.refresh if well else self._settings.refresh_in_need
-            await asyncio.sleep(pause.total_seconds())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause.total_seconds())
+            self._wake.clear()
             try:
                 await self.refresh()
             except Exception as error:  # noqa: BLE001 - the loop must outlive one bad turn
@@ -206,8 +213,26 @@ class OCSPService:
         self._cache.drop(subject)
         self._answerer.drop(subject)
 
+    def listening(self) -> None:
+        """Notifications arrive from now on; some may have been missed before."""
+        if self._deaf:
+            self._deaf = False
+            self._report("ocsp.notifications", {"problem": "none"})
+        self.invalidate_all()
+
+    def not_listening(self) -> None:
+        """
+        No notifications arrive. Until `listening`, answers are kept from one look at the database to the next.
+
+        The looks are `refresh_in_need` apart. While the database cannot be asked either, answers are kept as ever.
+        """
+        if not self._deaf:
+            self._deaf = True
+            self._wake.set()
+            self._report("ocsp.notifications", {"problem": "not heard"})
+
     def invalidate_all(self) -> None:
-        """Forget everything: notifications may have been missed (the listener connected again)."""
+        """Forget everything: notifications may have been missed."""
         self._note_all()
         self._repository.all_changed()
 
@@ -352,8 +377,9 @@ class OCSPService:
         """Return what a monitor wants to know; `ok` is false when some answers would be tryLater."""
         problems = dict(self._delegates.problems)
         return {
-            "ok": self._database is None and not problems,
+            "ok": self._database is None and not self._deaf and not problems,
             "database": self._database or "ok",
+            "notifications": "not heard" if self._deaf else "ok",
             "delegates": problems or "ok",
             "cached": len(self._cache),
             "cached_bytes": self._cache.bytes,

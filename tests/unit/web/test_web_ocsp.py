@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import datetime
 import json
 import urllib.parse
 
@@ -247,6 +249,43 @@ async def test_health_says_what_is_wrong(bench):
     bench.reader.away = False
     await bench.service.refresh()
     assert 200 == (await bench.ask(get(b"/readyz")))[0]
+
+
+@with_bench()
+async def test_without_notifications_nothing_is_kept_past_the_next_look_at_the_database(bench):
+    await bench.ask(post(REQUEST))
+    bench.reader.revoke(GOOD)
+    # While nobody can say what is true now: better what was than nothing.
+    bench.reader.away = True
+    await bench.service.refresh()
+    for _ in range(2):
+        bench.service.not_listening()
+    assert 1 == bench.reports.count(("ocsp.notifications", {"problem": "not heard"}))
+    health = json.loads((await bench.ask(get(b"/readyz")))[2])
+    assert (False, "not heard") == (health["ok"], health["notifications"])
+    await bench.service.refresh()
+    answer = pyca.load_der_ocsp_response((await bench.ask(post(REQUEST)))[2])
+    assert pyca.OCSPCertStatus.GOOD is answer.certificate_status
+    bench.reader.away = False
+    await bench.service.refresh()
+    answer = pyca.load_der_ocsp_response((await bench.ask(post(REQUEST)))[2])
+    assert pyca.OCSPCertStatus.REVOKED is answer.certificate_status
+    bench.service.listening()
+    assert [("ocsp.notifications", {"problem": "none"})] == bench.reports[-1:]
+    assert 200 == (await bench.ask(get(b"/readyz")))[0]
+
+
+@with_bench(web.OCSPSettings(refresh_in_need=datetime.timedelta(seconds=0.01)))
+async def test_the_loss_of_notifications_does_not_wait_for_the_next_turn(bench):
+    await bench.ask(post(REQUEST))
+    bench.reader.revoke(GOOD)
+    bench.service.not_listening()
+    for _ in range(2000):
+        answer = pyca.load_der_ocsp_response((await bench.ask(post(REQUEST)))[2])
+        if answer.certificate_status is pyca.OCSPCertStatus.REVOKED:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("still what it was before")
 
 
 @with_bench()
