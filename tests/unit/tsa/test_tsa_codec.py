@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import hashlib
 
 import pytest
 from cryptography.exceptions import InvalidSignature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chancery.asn1 import cms, der, tsp
+from chancery.asn1 import cms, der, oids, tsp
 from chancery.errors import ErrorType, PKIError
 from fakes import START
 from unit.tsa.kit import TSA, as_der, key, request
@@ -197,6 +199,36 @@ def test_another_certificate_of_the_same_key_is_not_the_signer():
     assert tsa.certificate.serial_number == another.serial_number
     with pytest.raises(InvalidSignature, match="names another certificate"):
         cms.verify_signer(signed, as_der(another), key("p256").public_key())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda signed: {"serial": der.integer(1)}, "another signer"),
+        (lambda signed: {"content_type": "1.2.840.113549.1.7.1"}, "another contentType"),
+        (lambda signed: {"content": signed.content + b"x"}, "another messageDigest"),
+        (lambda signed: {"attributes": _without(signed, oids.SIGNING_CERTIFICATE_V2)}, "no signingCertificateV2"),
+        (lambda signed: {"digest": "sha512", "attributes": _digested(signed, "sha512")}, "another digest"),
+    ],
+    ids=["signer", "contentType", "messageDigest", "signingCertificateV2", "digest"],
+)
+def test_each_part_that_a_signature_is_about_is_looked_at_by_itself(change, words):
+    """RFC 5652 5.4 and 5.6, RFC 5816 2.2: not left to the signature, nor to another of these checks."""
+    tsa = TSA()
+    signed = cms.decode(tsp.decode_response(tsa.respond(request()).der).time_stamp_token)
+    with pytest.raises(InvalidSignature, match=words):
+        cms.verify_signer(
+            dataclasses.replace(signed, **change(signed)), as_der(tsa.certificate), key("p256").public_key()
+        )
+
+
+def _without(signed, attribute):
+    return {oid: value for oid, value in signed.attributes.items() if oid != attribute}
+
+
+def _digested(signed, digest):
+    value = der.octet_string(hashlib.new(digest, signed.content).digest())
+    return {**signed.attributes, oids.MESSAGE_DIGEST: value}
 
 
 def test_a_signed_data_of_two_signers_is_not_a_token():
