@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import dataclasses
 import datetime
@@ -65,6 +66,8 @@ class Repository:
         self._crls: dict[int, _Kept] = {}
         self._changed: dict[int, int] = {}
         self._changes = 0
+        self._flights: dict[int, asyncio.Task[_Kept | None]] = {}
+        self._flown: dict[int, int] = {}
 
     def load(self, records: Sequence[IssuerRecord]) -> None:
         """Take these issuers in place of the earlier ones."""
@@ -98,21 +101,42 @@ class Repository:
         return self._crl(issuer_id, request)
 
     async def _crl(self, issuer_id: int, request: Request) -> Reply:
-        before, kept = self._changes, self._crls.get(issuer_id)
-        record = kept.record if kept is not None else None
-        if record is None:
-            try:
-                record = await self._reader.latest_crl(issuer_id)
-            except PKIError as error:
-                if error.type is not ErrorType.SYSTEM_UNAVAIL:
-                    raise
-                return text(503, "try again later", _RETRY, *caching.NO_STORE)
-        if record is None:
+        kept: _Kept | None = self._crls.get(issuer_id)
+        if kept is not None:
+            kept = self._crls[issuer_id] = self._make(kept.record)
+            return kept.page.to(request)
+        try:
+            kept = await self._read(issuer_id)
+        except PKIError as error:
+            if error.type is not ErrorType.SYSTEM_UNAVAIL:
+                raise
+            return text(503, "try again later", _RETRY, *caching.NO_STORE)
+        if kept is None:
             return text(404, "no CRL has been published yet", *caching.NO_STORE)
+        return kept.page.to(request)
+
+    async def _read(self, issuer_id: int) -> _Kept | None:
+        """
+        Read the current CRL. All who ask meanwhile share one reading, unless the CRL changed since it began.
+
+        Everybody fetches a new CRL at once, and each reading of a large one costs its size several times over.
+        """
+        flight = self._flights.get(issuer_id)
+        if flight is None or flight.done() or self._changed.get(issuer_id, 0) > self._flown.get(issuer_id, 0):
+            self._flown[issuer_id] = self._changes
+            flight = self._flights[issuer_id] = asyncio.create_task(self._load(issuer_id, self._changes))
+            # Looked at, so that an error whose waiters have all gone is not reported as never retrieved.
+            flight.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(flight)
+
+    async def _load(self, issuer_id: int, before: int) -> _Kept | None:
+        record = await self._reader.latest_crl(issuer_id)
+        if record is None:
+            return None
         made = self._make(record)
         if self._changed.get(issuer_id, 0) <= before:
             self._crls[issuer_id] = made
-        return made.page.to(request)
+        return made
 
     def _make(self, record: CRLRecord) -> _Kept:
         left = (record.next_update - self._clock.now()).total_seconds()

@@ -77,6 +77,26 @@ async def test_a_crl_published_while_the_last_one_is_read_is_not_hidden(bench):
 
 
 @with_bench()
+async def test_all_who_ask_at_once_share_one_reading(bench):
+    bench.reader.crls[ISSUING] = crl(1)
+    bench.reader.gate = asyncio.Event()
+    early = [asyncio.create_task(bench.ask(get(b"/crl/issuing.crl"))) for _ in range(50)]
+    while not bench.reader.crl_reads:  # noqa: ASYNC110 - the fake has no event for it
+        await asyncio.sleep(0)
+    early.pop().cancel()
+    bench.reader.crls[ISSUING] = crl(2)
+    bench.service.crl_changed(ISSUING)
+    late = [asyncio.create_task(bench.ask(get(b"/crl/issuing.crl"))) for _ in range(50)]
+    while bench.reader.crl_reads < 2:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0)
+    bench.reader.gate.set()
+    assert {b"crl 1"} == {body for _, _, body in await asyncio.gather(*early)}
+    assert {b"crl 2"} == {body for _, _, body in await asyncio.gather(*late)}
+    assert b"crl 2" == (await bench.ask(get(b"/crl/issuing.crl")))[2]
+    assert 2 == bench.reader.crl_reads
+
+
+@with_bench()
 async def test_without_a_crl_404_and_without_a_database_503_or_the_last_one(bench):
     assert 404 == (await bench.ask(get(b"/crl/issuing.crl")))[0]
     bench.reader.away = True
