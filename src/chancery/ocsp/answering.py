@@ -19,7 +19,7 @@ from chancery.errors import ErrorType, PKIError
 from chancery.ocsp.cache import Cache, Changes
 from chancery.ocsp.delegates import Delegates
 from chancery.ocsp.responder import Asked, Delegate, ResponderSettings, Subject, Unsigned, ask, respond
-from chancery.ports import CertificateStatus, Clock, StatusReader
+from chancery.ports import CertificateStatus, Clock, StatusReader, StatusState
 
 # A status this young may be answered from again with a fresh signature; thisUpdate says when it was read.
 STATUS_SECONDS = 60.0
@@ -177,8 +177,9 @@ class Answerer:
         statuses: Mapping[Subject, CertificateStatus] = await self._reader.statuses(list(dict.fromkeys(subjects)))
         reads = [_Read(statuses.get(subject), moment, read_at) for subject in subjects]
         for subject, read in zip(subjects, reads, strict=True):
-            # A serial that is not used yet may be used in a moment (R19).
-            if read.status is not None:
+            # A serial that is not used yet may be used in a moment, an intent become a certificate: nothing tells
+            # of that (R19).
+            if read.status is not None and read.status.state is not StatusState.UNCONFIRMED:
                 self._statuses.put(
                     subject,
                     read,

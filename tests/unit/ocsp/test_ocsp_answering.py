@@ -16,7 +16,7 @@ from chancery.errors import ErrorType, PKIError
 from chancery.ocsp.answering import AnswererLimits
 from chancery.web.ocsp import OCSPSettings
 from fakes import START, CountingSigner, Faults
-from ocspkit import GOOD, ISSUING, NEVER, REVOKED, with_bench
+from ocspkit import GOOD, ISSUING, NEVER, REVOKED, UNCONFIRMED, with_bench
 
 
 class HeldSigner(CountingSigner):
@@ -91,6 +91,17 @@ async def test_another_certificates_revocation_leaves_the_rest_alone(bench):
     bench.service.invalidate(ISSUING, REVOKED)
     await bench.ask(ocspkit.request(GOOD))
     assert 1 == len(bench.signer.signed)
+
+
+@with_bench()
+async def test_r19_a_certificate_is_good_as_soon_as_its_intent_became_one(bench):
+    """Nobody is notified when a serial that was only meant to be used is used."""
+    requests = [ocspkit.request(UNCONFIRMED, nonce=nonce) for nonce in (None, b"n")]
+    for request in requests:
+        assert pyca.OCSPCertStatus.UNKNOWN is state((await bench.ask(request))[2])
+    bench.reader.known[ISSUING, UNCONFIRMED] = ocspkit.status(UNCONFIRMED)
+    for request in requests:
+        assert pyca.OCSPCertStatus.GOOD is state((await bench.ask(request))[2])
 
 
 @with_bench()
