@@ -229,6 +229,13 @@ def test_a_long_path_gets_a_short_socket(tmp_path):
     assert len(str(found / ".s.PGSQL.5432.lock")) < 100
 
 
+@pytest.mark.parametrize("character", [",", "'", '"', "\\"])
+def test_a_path_that_would_need_quoting_gets_a_plain_socket(character):
+    wanted = Path(f"/tmp/a{character}b/run")
+    assert set() == set(str(short_socket_directory(wanted))) & set(",'\"\\")
+    assert Path("/tmp/a b/run") == short_socket_directory(Path("/tmp/a b/run"))
+
+
 def test_a_socket_directory_of_somebody_else_is_refused(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(OperatorError, match="belongs to somebody else"):

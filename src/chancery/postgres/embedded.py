@@ -400,7 +400,10 @@ def own_directory(path: Path, mode: int, account: Account | None) -> None:
     status = path.lstat()
     allowed = {os.geteuid()} if account is None else {os.geteuid(), account.uid}
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in allowed:
-        raise OperatorError(f"{path} belongs to somebody else", "remove it, or choose another state directory")
+        raise OperatorError(
+            f"{path} belongs to somebody else",
+            "start as the account that made it, or choose another state directory",
+        )
     if account is not None:
         os.chown(path, account.uid, account.gid, follow_symlinks=False)
     path.chmod(mode)
@@ -429,8 +432,13 @@ def ensure_traversable(path: Path) -> list[Path]:
 
 
 def short_socket_directory(wanted: Path) -> Path:
-    """Return `wanted`, or a short directory derived from it where the socket's path would be too long."""
-    if len(str(wanted / f".s.PGSQL.{PORT}.lock").encode()) < MAX_SOCKET_PATH:
+    """
+    Return `wanted`, or a short directory derived from it where the socket's path would be too long.
+
+    So also where it holds what separates or quotes names in `unix_socket_directories` or in libpq's `host`.
+    """
+    short = len(str(wanted / f".s.PGSQL.{PORT}.lock").encode()) < MAX_SOCKET_PATH
+    if short and not set(str(wanted)) & set(",'\"\\"):
         return wanted
     choices = [Path("/run")] if os.geteuid() == 0 else [Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")]  # noqa: S108 - the owner of what stands there is checked
     base = next((base for base in choices if os.access(base, os.W_OK)), Path("/tmp"))  # noqa: S108 - same
