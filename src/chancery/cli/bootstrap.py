@@ -7,6 +7,7 @@ stopped. What needs the database is in `chancery.cli.enrol`.
 
 from __future__ import annotations
 
+import os
 import secrets  # noqa: TID251 - PINs and passwords are made here, in the composition root
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from chancery.cli import build, layout
 from chancery.cli.layout import DATABASE_ROLES, TOKENS, Account, Layout
+from chancery.cli.show import working
 from chancery.cli.suite import ISSUING, ROOT, Suite, encode, process_configs, subject
 from chancery.errors import OperatorError
 from chancery.pkcs11 import prepare_softhsm
@@ -28,22 +30,35 @@ COMMAND_SECONDS = 120.0
 PASSABLE = "other accounts may now pass through {} (o+x, not o+r)"
 
 
+def check_owner(place: Layout) -> None:
+    """OperatorError when another account made this installation: half of it would change hands."""
+    try:
+        owner = place.admin.stat().st_uid
+    except FileNotFoundError:
+        return
+    if owner != os.geteuid():
+        raise OperatorError(
+            f"uid {owner} made the installation in {place.state}, and this is uid {os.geteuid()}",
+            "start it as that account, or choose another --state",
+        )
+
+
 def run(place: Layout, suite: Suite, console: Console) -> None:
     """Make directories, secrets, tokens, keys, database cluster, configurations, the root and the issuing CA."""
     accounts = layout.accounts()
-    with console.status("directories and secrets") as status:
+    with working(console, "directories and secrets") as step:
         for directory in _directories(place, accounts):
             console.print(PASSABLE.format(directory), markup=False)
         _secrets(place, accounts)
-        status.update("PKCS#11 tokens, one per role")
+        step("PKCS#11 tokens, one per role")
         _tokens(place, suite, accounts)
-        status.update("database cluster")
+        step("database cluster")
         socket, opened = _cluster(place, suite)
         for directory in opened:
             console.print(PASSABLE.format(directory), markup=False)
-        status.update("configurations")
+        step("configurations")
         _configurations(place, suite, socket)
-        status.update("root and issuing CA")
+        step("root and issuing CA")
         _authorities(place, suite, accounts)
 
 

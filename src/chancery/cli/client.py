@@ -5,9 +5,9 @@ from __future__ import annotations
 import typer
 
 from chancery.cli import commands_certificates, commands_management
-from chancery.cli.commands_management import remote_status, show_remote_status
+from chancery.cli.commands_management import remote_pairs, remote_status
 
-__all__ = ["register", "remote_status", "show_remote_status"]
+__all__ = ["register", "remote_pairs", "remote_status"]
 
 
 def register(app: typer.Typer) -> None:

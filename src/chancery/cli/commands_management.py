@@ -234,12 +234,13 @@ def remote_status(client: Client) -> dict[str, Any]:
     return found
 
 
-def show_remote_status(found: dict[str, Any]) -> None:
-    """Print what `remote_status` returned: what is waiting, what was issued, and how fresh the CRLs are."""
-    show_pairs([("version", found["version"]), ("time", found["time"]), *found["counts"].items()])
+def remote_pairs(found: dict[str, Any]) -> list[tuple[str, object]]:
+    """Return `remote_status` for `show_pairs`: what is waiting, what was issued, and how fresh the CRLs are."""
+    pairs = [("version", found["version"]), ("time", found["time"]), *found["counts"].items()]
     for issuer, crl in found["crls"].items():
         words = "none" if crl is None else f"{crl['number']}, next update {crl['next_update']}"
-        show_pairs([(f"CRL of {issuer}", words + (", OVERDUE" if crl and crl.get("overdue") else ""))])
+        pairs.append((f"CRL of {issuer}", words + (", OVERDUE" if crl and crl.get("overdue") else "")))
+    return pairs
 
 
 def whoami(client: Client, *, json: JSONOption = False) -> None:

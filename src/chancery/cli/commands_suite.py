@@ -15,17 +15,18 @@ import structlog
 import typer
 from rich.console import Console
 
-from chancery.cli import bootstrap, enrol, guide, health, layout, log, programs, supervisor
+from chancery.cli import bootstrap, enrol, guide, health, layout, listening, log, programs, supervisor
 from chancery.cli.api_client import Client, read_config
-from chancery.cli.commands_management import remote_status, show_remote_status
+from chancery.cli.commands_management import remote_pairs, remote_status
 from chancery.cli.layout import Layout
-from chancery.cli.show import JSONOption, show_json, show_pairs
+from chancery.cli.show import JSONOption, show_json, show_pairs, working
 from chancery.cli.suite import Suite, encode, read_suite
 from chancery.config import decode_hook
 from chancery.errors import OperatorError
 from chancery.pkcs11 import find_softhsm_module
 
 State = Annotated[Path, typer.Option(help="The directory that holds everything of this installation.")]
+SOFTWARE_KEYS = "WARNING: no `module` is configured: keys are in software tokens that no hardware guards"
 START_SECONDS, STOP_SECONDS = 60.0, 60.0
 RENEW_SECONDS = 6 * 3600.0
 
@@ -55,7 +56,7 @@ def up(
 ) -> None:
     """Bring up the whole suite: database, tokens, CAs, first certificates, processes. Idempotent."""
     console = Console(soft_wrap=True, highlight=False)
-    place = Layout(state.absolute())
+    place = Layout(state.resolve())
     began = time.monotonic()
     chosen = {
         "organization": organization,
@@ -65,21 +66,29 @@ def up(
         "tsa_port": tsa_port,
     }
     suite = _suite(place, {key: value for key, value in chosen.items() if value is not None})
-    if not supervisor.running(place):
-        bootstrap.run(place, suite, console)
-        if foreground:
-            console.print(guide.text(place, suite), markup=False)
-            supervise(state)
-            return
-        alive = _start_supervisor(place)
-    else:
 
-        def alive() -> bool:
-            return supervisor.running(place)
+    def alive() -> bool:
+        return supervisor.running(place)
 
-    with console.status("waiting until every process is healthy"):
+    bootstrap.check_owner(place)
+    with supervisor.starting(place):
+        if not alive():
+            # What a supervisor that was killed has left ends a moment later.
+            listening.check(suite, f"change {{setting}} in {place.suite}", supervisor.STOP_SECONDS)
+            bootstrap.run(place, suite, console)
+            if not foreground:
+                alive = _start_supervisor(place)
+        elif foreground:
+            raise OperatorError(f"the suite in {place.state} already runs", "stop it first with `chancery down`")
+    if foreground:
+        console.print(guide.text(place, suite), markup=False)
+        supervise(state)
+        return
+    with working(console, "waiting until every process is healthy"):
         health.wait(place, suite, START_SECONDS, alive)
     console.print(f"every process is healthy after {time.monotonic() - began:.1f} s", markup=False)
+    if suite.module is None:
+        console.print(SOFTWARE_KEYS, markup=False)
     console.print(guide.text(place, suite), markup=False)
 
 
@@ -89,9 +98,11 @@ def _suite(place: Layout, chosen: dict[str, object]) -> Suite:
         suite = read_suite(place)
         changed = sorted(key for key, value in chosen.items() if getattr(suite, key) != value)
         if changed:
+            options = " and ".join(listening.option(key) for key in changed)
             raise OperatorError(
-                f"{', '.join(changed)} cannot change after the first start: certificates carry it",
-                f"start without it, or with another --state than {place.state}",
+                f"what {options} says cannot change after the first start: certificates carry it",
+                f"start without it, or with another --state than {place.state}"
+                f" (a port is changed in {place.suite}: what is issued later carries the new one)",
             )
         return suite
     module = find_softhsm_module()
@@ -101,6 +112,7 @@ def _suite(place: Layout, chosen: dict[str, object]) -> Suite:
         suite = msgspec.convert({"module": str(module), **chosen}, Suite, dec_hook=decode_hook)
     except msgspec.ValidationError as error:
         raise OperatorError(f"the settings are wrong: {error}", "correct the option and start again") from None
+    listening.check(suite, "choose another with {option}")
     place.state.mkdir(mode=0o755, parents=True, exist_ok=True)
     layout.write_public(place.suite, encode(suite))
     return suite
@@ -118,12 +130,15 @@ def _start_supervisor(place: Layout) -> Callable[[], bool]:
             start_new_session=True,
             cwd="/",
         )
+    # Whoever asks next finds it running.
+    while process.poll() is None and not supervisor.running(place):
+        time.sleep(0.02)
     return lambda: process.poll() is None
 
 
 def supervise(state: State = Path("var")) -> None:
     """Run the processes of a bootstrapped installation, in the foreground."""
-    place = Layout(state.absolute())
+    place = Layout(state.resolve())
     log.configure("supervisor")
     suite = read_suite(place)
     renewal = supervisor.Chore("renew", (*layout.program(), "renew", "--state", str(place.state)), RENEW_SECONDS)
@@ -132,7 +147,7 @@ def supervise(state: State = Path("var")) -> None:
 
 def renew(state: State = Path("var")) -> None:
     """Renew what has less than a third of its life left of the installation's own certificates."""
-    place = Layout(state.absolute())
+    place = Layout(state.resolve())
     log.configure("renew")
     renewed = enrol.ensure(place, read_suite(place))
     structlog.get_logger().info("renewed", purposes=renewed)
@@ -141,15 +156,20 @@ def renew(state: State = Path("var")) -> None:
 def down(state: State = Path("var")) -> None:
     """Stop everything that `chancery up` started; the state is kept."""
     console = Console(soft_wrap=True, highlight=False)
-    place = Layout(state.absolute())
+    place = Layout(state.resolve())
     if not supervisor.running(place):
         console.print(f"nothing runs in {place.state}", markup=False)
         return
     # The lock is held before the state is written, so wait for the pid.
     pid = _wait_for_pid(place)
-    os.kill(pid, signal.SIGTERM)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError:
+        raise OperatorError(
+            f"the suite in {place.state} was started by another account", "run `chancery down` as that, or as root"
+        ) from None
     deadline = time.monotonic() + STOP_SECONDS
-    with console.status("stopping"):
+    with working(console, "stopping"):
         while supervisor.running(place):
             if time.monotonic() > deadline:
                 raise OperatorError(f"the supervisor {pid} does not stop", f"look at {place.log}, then kill {pid}")
@@ -167,7 +187,7 @@ def _wait_for_pid(place: Layout) -> int:
 
 def status(state: State = Path("var"), *, as_json: JSONOption = False) -> None:
     """Say how every process of this machine is, what waits, what was issued, and how fresh the CRLs are."""
-    place = Layout(state.absolute())
+    place = Layout(state.resolve())
     if not supervisor.running(place):
         raise OperatorError(f"nothing runs in {place.state}", f"start it with: chancery up --state {state}")
     answers = health.look(place, read_suite(place))
@@ -181,8 +201,7 @@ def status(state: State = Path("var"), *, as_json: JSONOption = False) -> None:
     if as_json:
         show_json({"processes": {name: answer or "healthy" for name, answer in answers.items()}, "ca": remote})
     else:
-        show_pairs([(name, answer or "healthy") for name, answer in answers.items()])
-        if remote:
-            show_remote_status(remote)
+        pairs = [(name, answer or "healthy") for name, answer in answers.items()]
+        show_pairs([*pairs, *(remote_pairs(remote) if remote else ())])
     if any(answers.values()):
         raise typer.Exit(1)

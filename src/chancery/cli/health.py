@@ -105,8 +105,10 @@ def _worker(layout: Layout) -> str | None:
     try:
         pid, _, text = file.read_text().strip().partition(" ")
         age = time.time() - file.stat().st_mtime  # noqa: TID251 - file times
-    except OSError:
+    except FileNotFoundError:
         return "has not reported yet"
+    except OSError as error:
+        return f"is known to its own account and to root only: {file}: {error.strerror}"
     found = supervisor.state(layout).get("processes")
     known = found.get("worker") if isinstance(found, dict) else None
     if not isinstance(known, dict) or str(known.get("pid")) != pid:

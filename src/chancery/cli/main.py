@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -55,16 +56,30 @@ def _load(module: str) -> Any:
     return importlib.import_module(f"chancery.cli.{module}")
 
 
+def _say(line: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
+
+
 def main() -> None:
     """Run the command line; what an operator has to put right is two lines on standard error and exit code 1."""
     try:
         command_line(sys.argv[1] if len(sys.argv) > 1 else None)()
     except OperatorError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"chancery: {error.what}", markup=False)
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"next: {error.next_step}", markup=False)
+        _say(f"chancery: {error.what}")
+        _say(f"next: {error.next_step}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        # As a shell counts it; the command line itself does this once it runs.
+        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        # A file that is not there, or not for this account, is the operator's; anything else is a defect.
+        if error.filename is None:
+            raise
+        _say(f"chancery: {error.filename}: {error.strerror}")
+        _say("next: check that path, and that the account you run this as may use it")
         sys.exit(1)
     except PKIError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"chancery: {error.detail}", markup=False)
+        _say(f"chancery: {error.detail}")
         sys.exit(1)
 
 

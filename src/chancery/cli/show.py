@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,21 @@ IssuerOption = Annotated[str | None, typer.Option(help="The issuer's name.")]
 def show_json(value: object) -> None:
     """Print JSON, indented."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+@contextlib.contextmanager
+def working(console: Console, step: str) -> Iterator[Callable[[str], None]]:
+    """Show what is at work until it is done, and give what names the next step; a line each without a terminal."""
+    if console.is_terminal:
+        with console.status(step) as status:
+            yield status.update
+        return
+
+    def say(step: str) -> None:
+        console.print(f"{step} …", markup=False)
+
+    say(step)
+    yield say
 
 
 def show_rows(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

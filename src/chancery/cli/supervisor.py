@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 import structlog
 
@@ -23,6 +24,7 @@ from chancery.errors import OperatorError
 BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 SETTLED_SECONDS = 20.0
 STOP_SECONDS = 15.0
+LOCK_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -220,13 +222,32 @@ def single(layout: Layout) -> Iterator[None]:
     """Hold the state directory's lock; OperatorError when somebody else does."""
     layout.run.mkdir(parents=True, exist_ok=True)
     with (layout.run / "supervisor.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OperatorError(
-                f"the suite in {layout.state} is already running", "use `chancery down` to stop it"
-            ) from None
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _locked(lock, fcntl.LOCK_EX):
+            # Who looks whether it runs holds the lock for a moment.
+            if time.monotonic() > deadline:
+                raise OperatorError(
+                    f"the suite in {layout.state} is already running", "use `chancery down` to stop it"
+                )
+            time.sleep(0.01)
         yield
+
+
+@contextlib.contextmanager
+def starting(layout: Layout) -> Iterator[None]:
+    """Hold the right to make and start what is in this state directory; waits while somebody else does it."""
+    layout.run.mkdir(parents=True, exist_ok=True)
+    with (layout.run / "start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _locked(lock: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def running(layout: Layout) -> bool:
@@ -235,11 +256,7 @@ def running(layout: Layout) -> bool:
     if not path.exists():
         return False
     with path.open("r") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+        return not _locked(lock, fcntl.LOCK_SH)
 
 
 def state(layout: Layout) -> dict[str, object]:
