@@ -130,7 +130,7 @@ def show(config: Config) -> None:
         _show_root(store)
         statuses = store.state.statuses
         rows = [
-            (serial.hex(), status.state.value, status.not_after, _subject(store, (issuer, serial)))
+            (serial.hex().upper(), status.state.value, status.not_after, _subject(store, (issuer, serial)))
             for (issuer, serial), status in sorted(statuses.items())
         ]
         show_rows(("serial", "state", "until", "subject"), rows)

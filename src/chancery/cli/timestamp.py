@@ -62,7 +62,7 @@ def timestamp(
     total = sum(_size(file) for file in files)
     with (
         httpx.Client(timeout=_TIMEOUT_S) as client,
-        Progress(console=Console(stderr=True), transient=True) as progress,
+        _progress() as progress,
     ):
         task = progress.add_task("stamping", total=total)
         for file in files:
@@ -85,7 +85,7 @@ def verify_timestamp(
 ) -> None:
     """Check that TSR is a timestamp of FILE, made under a certificate that leads to the CA. No network is used."""
     token = verification.granted_token(_read(tsr))
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with _progress() as progress:
         digests = _digests(file, list(tsp.DIGEST_OIDS), progress, progress.add_task("reading", total=_size(file)))
     found = verification.verify(
         token,
@@ -153,6 +153,12 @@ def read_certificates(path: Path) -> list[bytes]:
         ) from error
 
 
+def _progress() -> Progress:
+    """A bar on the terminal; where there is none, nothing."""
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
 def _digests(file: Path, names: Sequence[str], progress: Progress, task: TaskID) -> dict[str, bytes]:
     """Read a file once, in pieces, and return its digests by OID."""
     made = {tsp.DIGEST_OIDS[name]: hashlib.new(name) for name in names}
@@ -196,4 +202,7 @@ def _write(target: Path, data: bytes) -> None:
 
 def _words(info: tsp.TSTInfo) -> str:
     accuracy = f" ± {info.accuracy.total_seconds():g} s" if info.accuracy is not None else ""
-    return f"{info.gen_time.isoformat()}{accuracy}, serial {info.serial:x}, policy {info.policy}"
+    digits = f"{info.serial:X}"
+    # Whole octets, as every other command shows a serial.
+    serial = digits.zfill(len(digits) + len(digits) % 2)
+    return f"{info.gen_time.isoformat()}{accuracy}, serial {serial}, policy {info.policy}"
