@@ -6,7 +6,9 @@ import dataclasses
 import datetime
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from chancery.asn1.signature import KeySigner
 from chancery.errors import ErrorType, PKIError
@@ -295,10 +297,37 @@ def test_what_is_no_certificate_or_crl_is_refused(exchange, data):
     assert refusal(exchange.verify, exchange.again(crls=(data,))).type in kinds
 
 
-def test_a_crl_from_the_future_is_refused(exchange):
+def test_a_response_from_the_future_is_refused(exchange):
     at = START - datetime.timedelta(minutes=10)
-    with pytest.raises(PKIError, match="clocks"):
+    with pytest.raises(PKIError, match="the root's certificate is not valid now: see whether the clocks"):
         exchange.verify(at=at)
+
+
+def root_crl(exchange, *, name=None, this_update=START, days=30):
+    """A CRL that the root's key signed."""
+    root = x509.load_der_x509_certificate(decode_response(exchange.response).payload.chain[0])
+    identifier = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(name or root.subject)
+        .last_update(this_update)
+        .next_update(this_update + datetime.timedelta(days=days))
+        .add_extension(x509.CRLNumber(9), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+    )
+    signer = KeySigner(exchange.machine.token.made["root"])
+    return builder.sign(signer.key, signer.algorithm.hash).public_bytes(Encoding.DER)
+
+
+def test_a_crl_from_the_future_of_another_name_or_for_too_long_is_refused(exchange):
+    [crl] = exchange.verify(exchange.again(crls=(root_crl(exchange),))).crls
+    assert 9 == crl.number
+    for wrong, words in (
+        ({"this_update": START + datetime.timedelta(minutes=10)}, "from the future"),
+        ({"name": x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Other")])}, "names another issuer"),
+        ({"days": 400}, "next_update"),
+    ):
+        assert words in refusal(exchange.verify, exchange.again(crls=(root_crl(exchange, **wrong),))).detail
 
 
 def test_every_bit_of_a_certificate_and_crl_counts(exchange):
