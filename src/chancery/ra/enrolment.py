@@ -40,7 +40,7 @@ from chancery.ports import (
     StatusState,
     StoredCertificate,
 )
-from chancery.ra.requestor import Operation, authorise, authorise_profile, own_name
+from chancery.ra.requestor import Operation, authorise, authorise_profile, may_request, own_name
 
 MAX_NAMES = 100
 # RFC 5280 4.1.2.5: its times begin in 1950. A database knows earlier ones that nobody here could read again.
@@ -172,6 +172,12 @@ def _check(ra: RegistrationAuthority, operator: Operator, application: Applicati
         # R8: a root signs only in a ceremony; what can sign certificates is never asked for over a network.
         raise PKIError(
             ErrorType.NOT_AUTHORIZED, f"{profile.name} is signed in a ceremony on the offline CA, not here (R8)"
+        )
+    if not may_request(operator, profile):
+        raise PKIError(
+            ErrorType.NOT_AUTHORIZED,
+            f"{operator.name} may not request {profile.name}, a profile of the authority's own services: an "
+            "administrator has to enrol an operator for it by name",
         )
     if len(application.names) > MAX_NAMES:
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"more than {MAX_NAMES} names")

@@ -13,6 +13,7 @@ from chancery.pkix.name import name_text
 from chancery.ports import CRLRecord, IssuerRecord
 from chancery.ra import enrolment
 from chancery.ra.enrolment import serial_text
+from chancery.ra.requestor import may_request
 from chancery.web import forms
 from chancery.web.bodies import read_query
 from chancery.web.service import API, Call, download, json
@@ -92,8 +93,7 @@ async def publish_crl(call: Call) -> Response:
 async def list_profiles(call: Call) -> Response:
     """The profiles that the caller may request."""
     read_query(call.request, NoQuery)
-    limit = call.operator.profiles
-    names = sorted(name for name in call.ra.profiles if limit is None or name in limit)
+    names = sorted(name for name, profile in call.ra.profiles.items() if may_request(call.operator, profile))
     return json(ProfileList(profiles=[profile_view(call.ra.profiles[name], whole=False) for name in names]))
 
 

@@ -85,6 +85,15 @@ def test_a_ca_certificate_is_never_asked_for_online_r8(profile):
     assert ["request.refused"] == world.memory.kinds()
 
 
+def test_a_certificate_of_an_ocsp_delegate_is_not_for_every_requestor():
+    world = World()
+    for operator in (REQUESTOR, OFFICER):
+        error = _refusal(lambda o=operator: _enrol(world, o, profile="ocsp-signing"))
+        assert (ErrorType.NOT_AUTHORIZED, True) == (error.type, "own services" in error.detail)
+    assert {} == world.memory.requests
+    assert ["request.refused"] * 2 == world.memory.kinds()
+
+
 def _bad_signature() -> bytes:
     return DER[:-1] + bytes((DER[-1] ^ 1,))
 

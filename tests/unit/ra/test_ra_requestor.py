@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import msgspec
 import pytest
 
 from chancery.errors import ErrorType, PKIError
+from chancery.pkix.profile import shipped_profiles
 from chancery.ports import Operator, Role
-from chancery.ra.requestor import PERMISSIONS, Operation, Reach, authorise, authorise_profile, own_name
+from chancery.ra.requestor import (
+    PERMISSIONS,
+    Operation,
+    Reach,
+    authorise,
+    authorise_profile,
+    may_request,
+    own_name,
+)
+
+OIDS = {"ocsp-signing": "1.3.6.1.5.5.7.3.9", "timestamping": "1.3.6.1.5.5.7.3.8"}
 
 
 def _operator(*roles: Role, profiles: frozenset[str] | None = None) -> Operator:
@@ -56,3 +70,19 @@ def test_profiles_are_limited():
         authorise_profile(limited, "smime")
     with pytest.raises(PKIError, match="allowed: none"):
         authorise_profile(_operator(Role.REQUESTOR, profiles=frozenset()), "smime")
+
+
+@pytest.mark.parametrize("name", ["ocsp-signing", "timestamping"])
+def test_profiles_of_the_authoritys_own_services_are_for_those_they_are_named_to(name):
+    """A delegate of the CA calls revoked certificates good (RFC 6960 4.2.2.2): no requestor gets one unasked."""
+    profile = shipped_profiles()[name]
+    for role in (Role.REQUESTOR, Role.OFFICER):
+        assert not may_request(_operator(role), profile)
+        assert not may_request(_operator(role, profiles=frozenset({"tls-server"})), profile)
+        assert may_request(_operator(role, profiles=frozenset({name})), profile)
+        assert may_request(_operator(role), shipped_profiles()["tls-server"])
+    assert may_request(_operator(Role.ADMINISTRATOR, Role.REQUESTOR), profile)
+    by_oid = dataclasses.replace(
+        profile, extensions=msgspec.structs.replace(profile.extensions, extended_key_usage=(OIDS[name],))
+    )
+    assert not may_request(_operator(Role.REQUESTOR), by_oid)

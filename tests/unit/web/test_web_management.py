@@ -58,8 +58,10 @@ def test_a_crl_is_fetched_and_asked_for_r15(world):
 
 
 def test_profiles_say_whether_they_are_for_online_requests_r8(world):
-    found = {one["name"]: one for one in world.ask("olga", "GET", "profiles").json()["profiles"]}
+    found = {one["name"]: one for one in world.ask("anna", "GET", "profiles").json()["profiles"]}
     assert set(shipped_profiles()) == set(found)
+    others = {one["name"] for one in world.ask("olga", "GET", "profiles").json()["profiles"]}
+    assert {"ocsp-signing", "timestamping"} == set(found) - others
     assert {"root-ca", "sub-ca"} == {name for name, one in found.items() if not one["online"]}
     shown = world.ask("olga", "GET", "profiles/tls-server").json()
     profile = shipped_profiles()["tls-server"]
