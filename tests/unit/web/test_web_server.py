@@ -310,8 +310,9 @@ def test_signals_stop_and_reload(tmp_path):
             serials.append(await asyncio.to_thread(_server_serial, served))
             served.new_server_certificate(103)
             os.kill(os.getpid(), signal.SIGHUP)
-            await asyncio.sleep(0.2)
-            serials.append(await asyncio.to_thread(_server_serial, served))
+            while (serial := await asyncio.to_thread(_server_serial, served)) == serials[0]:
+                await asyncio.sleep(0.01)
+            serials.append(serial)
             os.kill(os.getpid(), signal.SIGTERM)
 
         acting: list[asyncio.Task[None]] = []
