@@ -234,6 +234,28 @@ def test_pipelined_requests_are_answered_in_order(served):
     assert [b"200", b"404", b"200"] == [part[:3] for part in found.split(b"HTTP/1.1 ")[1:]]
 
 
+def test_strangers_leave_half_of_the_connections_to_operators(tmp_path):
+    with serving(tmp_path, Limits(connections=8)) as served:
+        served.enrol("olga", Role.OFFICER)
+        stranger, held = ssl.create_default_context(cafile=str(served.root)), []
+        for _ in range(12):
+            plain = socket.create_connection(("127.0.0.1", served.port), 20)
+            try:
+                held.append(stranger.wrap_socket(plain, server_hostname="localhost"))
+            except OSError:
+                plain.close()
+        assert 200 == _answer(_curl(served, "/api/v1/me"))[0]
+        answered = 0
+        for tls in held:
+            try:
+                tls.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                answered += tls.recv(100).startswith(b"HTTP/1.1 200")
+            except OSError:
+                pass
+            tls.close()
+        assert 4 == answered
+
+
 def test_no_more_connections_than_the_limit(tmp_path):
     with serving(tmp_path, Limits(connections=2)) as served:
         served.enrol("olga", Role.OFFICER)
@@ -298,6 +320,12 @@ def test_a_certificate_and_a_key_that_do_not_fit_leave_the_old_ones(tmp_path):
         assert not reload.look()
 
 
+def _serial_after(served, before: int) -> int:
+    while (serial := _server_serial(served)) == before:
+        pass
+    return serial
+
+
 def test_signals_stop_and_reload(tmp_path):
     served = Served(tmp_path)
 
@@ -310,9 +338,7 @@ def test_signals_stop_and_reload(tmp_path):
             serials.append(await asyncio.to_thread(_server_serial, served))
             served.new_server_certificate(103)
             os.kill(os.getpid(), signal.SIGHUP)
-            while (serial := await asyncio.to_thread(_server_serial, served)) == serials[0]:
-                await asyncio.sleep(0.01)
-            serials.append(serial)
+            serials.append(await asyncio.to_thread(_serial_after, served, serials[0]))
             os.kill(os.getpid(), signal.SIGTERM)
 
         acting: list[asyncio.Task[None]] = []
