@@ -19,7 +19,8 @@ HEAD_SECONDS: Final = 10.0
 
 class PeerProtocol(HttpToolsProtocol):
     """
-    Puts a `Peer` into `scope["state"]["peer"]`; closes what is above `max_connections`.
+    Puts a `Peer` into `scope["state"]["peer"]`; closes what is above `max_connections`, and peers without a
+    certificate above half of that.
 
     The head of a request has HEAD_SECONDS to arrive, from the connection or from its first octet.
     """
@@ -35,12 +36,15 @@ class PeerProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # - as uvicorn does
         super().connection_made(transport)
-        if len(self.connections) > self.max_connections:
-            transport.close()
-            return
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             self._peer = Peer(tls.getpeercert(binary_form=True))
+        # Strangers never take the last half: an operator gets in however many of them there are.
+        bound = self.max_connections if self._peer.certificate else self.max_connections // 2
+        if len(self.connections) > bound:
+            # Not `close`: a peer that does not answer TLS's farewell would be counted for seconds more.
+            transport.abort()
+            return
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

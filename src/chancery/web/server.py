@@ -38,7 +38,10 @@ class TLSFiles:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """`connections` at once, idle ones included; `drain_seconds` for requests under way when stopping."""
+    """
+    `connections` at once, idle ones included, half of them for peers with a certificate alone; `drain_seconds` for
+    requests under way when stopping.
+    """
 
     connections: int = 1024
     drain_seconds: int = 10
