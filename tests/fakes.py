@@ -10,6 +10,7 @@ from typing import Any
 from chancery.asn1.signature import Signer
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import (
+    BlockedKey,
     CertificateRecord,
     CertificateStatus,
     CRLRecord,
@@ -132,6 +133,7 @@ class MemoryStore:
         self.issuer_ids: set[int] = set()
         self.history: list[CertificateStatus] = []
         self.wishes: set[int] = set()
+        self.blocked_keys: dict[bytes, BlockedKey] = {}
         # What was revoked after a CRL's entries were read is not in it, whatever the times say.
         self.changes: dict[int, int] = {}
         self.read_at: dict[int, int] = {}
@@ -219,8 +221,17 @@ class MemoryStore:
     def status(self, issuer_id: int, serial: bytes) -> CertificateStatus | None:
         return self.faults.around(lambda: self.statuses.get((issuer_id, serial)))
 
-    def revoke(self, status, request, refusal, events) -> None:
+    def tbs(self, issuer_id: int, serial: bytes) -> bytes | None:
+        found = self.intents.get((issuer_id, serial))
+        return self.faults.around(lambda: None if found is None else found[1].tbs)
+
+    def blocked(self, spki_sha256s: Sequence[bytes]) -> set[bytes]:
+        return self.faults.around(lambda: self.blocked_keys.keys() & set(spki_sha256s))
+
+    def revoke(self, status, request, refusal, events, block=None) -> None:
         def act() -> None:
+            if block is not None:
+                self.blocked_keys.setdefault(block.spki_sha256, block)
             if status is not None:
                 before = self.statuses[status.issuer_id, status.serial]
                 assert before.state is not StatusState.REVOKED, "status goes forwards only"

@@ -13,7 +13,7 @@ from chancery.postgres.roles import ROLES, create_database, create_roles
 from chancery.postgres.session import connect, password_file
 from pg import AT, Database, password
 
-NAMES = ["0001_initial", "0002_readable_times"]
+NAMES = ["0001_initial", "0002_readable_times", "0003_blocked_key"]
 
 
 @pytest.fixture
@@ -46,21 +46,21 @@ def test_several_at_once_apply_it_once(empty):
 
 def test_an_edited_migration_is_refused_and_so_is_an_unknown_one(empty):
     owner, known = empty.role("owner"), migrations()
-    more = Migration(3, "more", b"CREATE TABLE chancery.more (x integer)")
-    assert [*NAMES, "0003_more"] == migrate(owner, at=AT, found=[*known, more])
+    more = Migration(4, "more", b"CREATE TABLE chancery.more (x integer)")
+    assert [*NAMES, "0004_more"] == migrate(owner, at=AT, found=[*known, more])
     edited = dataclasses.replace(more, text=more.text + b" ")
-    with pytest.raises(OperatorError, match="0003_more is not the one"):
+    with pytest.raises(OperatorError, match="0004_more is not the one"):
         migrate(owner, at=AT, found=[*known, edited])
-    with pytest.raises(OperatorError, match="0003, which this release does not know"):
+    with pytest.raises(OperatorError, match="0004, which this release does not know"):
         migrate(owner, at=AT, found=known)
-    with pytest.raises(OperatorError, match="0003"):
+    with pytest.raises(OperatorError, match="0004"):
         pending(owner)
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(empty):
     owner, known = empty.role("owner"), migrations()
     migrate(owner, at=AT)
-    broken = Migration(3, "broken", b"CREATE TABLE chancery.more (x integer); SELECT 1 / 0")
+    broken = Migration(4, "broken", b"CREATE TABLE chancery.more (x integer); SELECT 1 / 0")
     with pytest.raises(PKIError) as caught:
         migrate(owner, at=AT, found=[*known, broken])
     assert ErrorType.SYSTEM_FAILURE == caught.value.type
@@ -72,7 +72,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(empty):
 def test_a_migration_does_not_wait_for_a_lock_without_end(empty):
     owner, known = empty.role("owner"), migrations()
     migrate(owner, at=AT)
-    blocked = Migration(3, "blocked", b"ALTER TABLE chancery.tsa_token ADD y integer")
+    blocked = Migration(4, "blocked", b"ALTER TABLE chancery.tsa_token ADD y integer")
     with connect(owner) as other, other.transaction():
         other.execute("LOCK TABLE chancery.tsa_token")
         with pytest.raises(PKIError) as caught:

@@ -31,12 +31,14 @@ TABLES = (
     "journal_leaf",
     "journal_checkpoint",
     "tsa_token",
+    "blocked_key",
 )
 HISTORY = tuple(sorted(set(TABLES) - {"operator", "request", "certificate_status", "revocation_request"}))
 ALL = "*"
 
 READ = {
-    "ra": "issuer profile operator request certificate certificate_status revocation_request crl crl_wish",
+    "ra": "issuer profile operator request certificate certificate_status revocation_request crl crl_wish"
+    " blocked_key",
     "worker": " ".join(sorted(set(TABLES) - {"tsa_token"})),
     "ocsp": "issuer certificate certificate_status crl",
     "tsa": "issuer certificate certificate_status tsa_token",
@@ -68,9 +70,11 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
     ("ra", "crl_wish"): {"issuer_id", "requestor", "asked_at"},
     ("ra", "operator"): {"fingerprint", "name", "roles", "profiles", "added_at"},
     ("ra", "journal_event"): {"body"},
+    ("ra", "blocked_key"): ALL,
     ("tsa", "journal_event"): {"body"},
     ("tsa", "tsa_token"): ALL,
     ("worker", "journal_event"): {"body"},
+    ("worker", "blocked_key"): ALL,
     ("worker", "issuer"): {
         "name",
         "subject",
@@ -108,7 +112,16 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
     },
     **{
         ("worker", table): ALL
-        for table in ["profile", "serial", "intent", "crl_number", "crl", "journal_leaf", "journal_checkpoint"]
+        for table in [
+            "profile",
+            "serial",
+            "intent",
+            "crl_number",
+            "crl",
+            "journal_leaf",
+            "journal_checkpoint",
+            "blocked_key",
+        ]
     },
 }
 UPDATE: dict[tuple[str, str], set[str]] = {

@@ -235,7 +235,12 @@ def split_signed(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 def subject_fields(certificate: bytes) -> tuple[bytes, bytes]:
     """Return the raw subject Name and SubjectPublicKeyInfo of a DER Certificate."""
-    tbs = der.Reader(split_signed(certificate)[0]).enter()
+    return subject_fields_of(split_signed(certificate)[0])
+
+
+def subject_fields_of(tbs_certificate: bytes) -> tuple[bytes, bytes]:
+    """Return the raw subject Name and SubjectPublicKeyInfo of a DER TBSCertificate."""
+    tbs = der.Reader(tbs_certificate).enter()
     if tbs.peek() == 0xA0:
         tbs.raw()
     tbs.take(der.INTEGER)

@@ -17,6 +17,7 @@ from chancery.ca.issuer import Issuer, LintedCertificate
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.granting import Granted
 from chancery.pkix.profile import Profile, grant, requested
+from chancery.pkix.weak import KEY_COMPROMISED, KnownKeys
 from chancery.ports import (
     CertificateRecord,
     Clock,
@@ -40,7 +41,8 @@ class Issuing:
     Everything that issuance takes as given. `instance` is the first octet of every serial, 1..127.
 
     `ceremony` is True at the offline CA alone: elsewhere a ceremony profile is refused (R8). `signers`, where
-    given, is the pool of threads that the signatures of a batch are spread over.
+    given, is the pool of threads that the signatures of a batch are spread over; `weak_keys` lists of keys that
+    are known to all (R5).
     """
 
     store: IssuanceStore
@@ -53,6 +55,7 @@ class Issuing:
     worker: str
     ceremony: bool = False
     signers: Executor | None = None
+    weak_keys: KnownKeys | None = None
 
     def __post_init__(self) -> None:
         _check_instance(self.instance)
@@ -115,6 +118,7 @@ def issue_batch(issuing: Issuing, requests: Sequence[EnrolmentRequest]) -> Batch
             refused.append((request, error))
         except Exception:  # noqa: BLE001 - one request that nobody foresaw must not hold up the others
             refused.append((request, PKIError(ErrorType.SYSTEM_FAILURE, "the request could not be processed")))
+    prepared = _not_blocked(issuing, prepared, refused)
     # Step 3, the first commit: after it, and only after it, may the token be asked.
     issuing.store.record_intents(
         issuing.worker,
@@ -174,11 +178,27 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
     issuer = issuing.issuers.get(name)
     if issuer is None:
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no issuer named {name!r} issues here")
-    granted = grant(profile, requested(request.csr, request.names), issuer.limits, now)
+    asked = requested(request.csr, request.names)
+    if issuing.weak_keys is not None:
+        issuing.weak_keys.check(asked.public_key)
+    granted = grant(profile, asked, issuer.limits, now)
     serial = make_serial(issuing.instance, issuing.entropy)
     linted = issuer.prepare(granted, serial)
     intent = intent_of(request, issuer.record.issuer_id, serial, linted, profile=profile, at=now)
     return _Prepared(request, issuer, granted, intent, linted)
+
+
+def _not_blocked(
+    issuing: Issuing, prepared: list[_Prepared], refused: list[tuple[EnrolmentRequest, PKIError]]
+) -> list[_Prepared]:
+    """R5: take out what is for a key that was ever reported compromised, through whatever channel."""
+    if not prepared:
+        return prepared
+    keys = [hashlib.sha256(one.granted.spki).digest() for one in prepared]
+    blocked = issuing.store.blocked(keys)
+    error = PKIError(ErrorType.BAD_CERT_TEMPLATE, KEY_COMPROMISED)
+    refused += [(one.request, error) for one, key in zip(prepared, keys, strict=True) if key in blocked]
+    return [one for one, key in zip(prepared, keys, strict=True) if key not in blocked]
 
 
 def _sign(prepared: _Prepared) -> _Signed:

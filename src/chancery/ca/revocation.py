@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+
+from chancery.pkix.key import tbs_key_sha256
 from chancery.ports import (
+    BlockedKey,
     CertificateStatus,
     Clock,
     Event,
@@ -19,7 +23,7 @@ def settle_revocations(store: RevocationStore, clock: Clock, worker: str, limit:
 
     Each is one transaction: the status, its event and the request's end. Nothing is taken away: killed
     in the middle, the rest is still waiting. Re-issue never revokes by itself; the reason recorded is
-    the reason given.
+    the reason given. One that says that the key is compromised blocks the key in the same transaction (R5).
     """
     waiting = store.take_revocations(limit)
     for request in waiting:
@@ -68,7 +72,25 @@ def _revoke(
             "revocation": request.revocation_id,
         },
     )
-    store.revoke(revoked, request, None, [event])
+    block = _block(store, request, now) if request.reason.compromised else None
+    events = [event] if block is None else [event, _blocked_event(block, now, worker, event.subject)]
+    store.revoke(revoked, request, None, events, block)
+
+
+def _block(store: RevocationStore, request: RevocationRequest, now: datetime.datetime) -> BlockedKey | None:
+    """R5: the key of a serial that is revoked as compromised, unless it is blocked; an intent alone will do."""
+    tbs = store.tbs(request.issuer_id, request.serial)
+    key = None if tbs is None else tbs_key_sha256(tbs)
+    # What nobody can read was never signed; its revocation goes on.
+    if key is None or store.blocked([key]):
+        return None
+    reason = f"{request.reason.name.lower()} of certificate {request.issuer_id}:{request.serial.hex()}"
+    return BlockedKey(key, reason, now, request.requestor)
+
+
+def _blocked_event(key: BlockedKey, now: datetime.datetime, worker: str, certificate: str) -> Event:
+    detail = {"certificate": certificate, "reason": key.reason, "requestor": key.blocked_by}
+    return Event(EventKind.KEY_BLOCKED, now, worker, f"key:{key.spki_sha256.hex()}", detail)
 
 
 def _refuse(store: RevocationStore, clock: Clock, worker: str, request: RevocationRequest, refusal: str) -> None:

@@ -12,7 +12,9 @@ from chancery.offline import records
 from chancery.offline.bundle import Bundle, RequestPayload
 from chancery.offline.journal import Journal
 from chancery.offline.state import State, StoredRequest, check_next
+from chancery.pkix.key import tbs_key_sha256
 from chancery.ports import (
+    BlockedKey,
     CertificateRecord,
     CertificateStatus,
     CRLRecord,
@@ -161,6 +163,15 @@ class LocalStore:
                 )
             )
 
+    def blocked(self, spki_sha256s: Sequence[bytes]) -> set[bytes]:
+        """R5: the keys of what was revoked as compromised; the journal's statuses say so, no line is needed."""
+        compromised = {
+            tbs_key_sha256(self.state.intents[serial].intent.tbs)
+            for serial, status in self.state.statuses.items()
+            if status.reason is not None and status.reason.compromised
+        }
+        return set(spki_sha256s) & compromised
+
     def unconfirmed(self, worker: str) -> list[Intent]:
         return [
             stored.intent
@@ -189,12 +200,17 @@ class LocalStore:
     def status(self, issuer_id: int, serial: bytes) -> CertificateStatus | None:
         return self.state.statuses.get((issuer_id, serial))
 
+    def tbs(self, issuer_id: int, serial: bytes) -> bytes | None:
+        found = self.state.intents.get((issuer_id, serial))
+        return None if found is None else found.intent.tbs
+
     def revoke(
         self,
         status: CertificateStatus | None,
         request: RevocationRequest,
         refusal: str | None,
         events: Sequence[Event],
+        block: BlockedKey | None = None,  # noqa: ARG002 - `blocked` tells it from the status
     ) -> None:
         self._add(
             records.RevocationSettled(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 
 from cryptography import x509
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chancery.asn1 import der
 from chancery.asn1.signature import algorithm_from_identifier
+from chancery.asn1.x509 import subject_fields_of
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix import weak
 
@@ -132,6 +134,14 @@ def spki_der(public_key: object) -> bytes:
     key_kind(public_key)
     assert isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey)
     return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def tbs_key_sha256(tbs: bytes) -> bytes | None:
+    """Return SHA-256 of the SubjectPublicKeyInfo in a TBSCertificate (DER), None when nobody can read that."""
+    try:
+        return hashlib.sha256(subject_fields_of(tbs)[1]).digest()
+    except PKIError:
+        return None
 
 
 def proof_of_possession(csr: bytes) -> x509.CertificateSigningRequest:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from chancery.errors import ErrorType, OperatorError, PKIError
 
+KEY_COMPROMISED = "this key was reported compromised, and is never certified again (R5)"
 FERMAT_ROUNDS = 100
 _GENERATOR = 65537
 # The first 39 primes without 2; every size of the vulnerable keys uses at least these (Nemec et al., table 1).

@@ -8,17 +8,19 @@ from chancery.ports.stores import (
     IssuanceStore,
     IssuerStore,
     JournalStore,
+    KeyBlocklist,
     RequestQueue,
     RevocationStore,
     StatusReader,
     TimestampStore,
 )
 from chancery.ports.values import (
-    CRLRecord,
+    BlockedKey,
     CertificateQuery,
     CertificateRecord,
     CertificateStatus,
     Checkpoint,
+    CRLRecord,
     EnrolmentRequest,
     Event,
     EventDetail,
@@ -44,6 +46,7 @@ from chancery.ports.values import (
 )
 
 __all__ = [
+    "BlockedKey",
     "CRLRecord",
     "CertificateQuery",
     "CertificateRecord",
@@ -58,9 +61,10 @@ __all__ = [
     "EventKind",
     "Intent",
     "IssuanceStore",
-    "IssuerStore",
     "IssuerRecord",
+    "IssuerStore",
     "JournalStore",
+    "KeyBlocklist",
     "Leaf",
     "NewIssuer",
     "NewRequest",

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from chancery.ports.values import (
-    CRLRecord,
+    BlockedKey,
     CertificateQuery,
     CertificateRecord,
     CertificateStatus,
     Checkpoint,
+    CRLRecord,
     EnrolmentRequest,
     Event,
     Intent,
@@ -45,7 +46,18 @@ class Entropy(Protocol):
     def draw(self, size: int) -> bytes: ...
 
 
-class IssuanceStore(Protocol):
+class KeyBlocklist(Protocol):
+    """Which public keys are never certified again (R5)."""
+
+    def blocked(self, spki_sha256s: Sequence[bytes]) -> set[bytes]:
+        """
+        Return those of these keys that were ever reported compromised, in whatever way and by whomever.
+
+        A key is the SHA-256 of its SubjectPublicKeyInfo (DER).
+        """
+
+
+class IssuanceStore(KeyBlocklist, Protocol):
     """
     What the issuing worker needs to remember. Each method is one transaction: when it returns, all of
     it is durable, events included; when it raises PKIError(SYSTEM_UNAVAIL) the caller does not know
@@ -79,7 +91,7 @@ class IssuanceStore(Protocol):
         """
 
 
-class RevocationStore(Protocol):
+class RevocationStore(KeyBlocklist, Protocol):
     """What revoking and CRL making need. Transactions as in `IssuanceStore`."""
 
     def take_revocations(self, limit: int) -> list[RevocationRequest]:
@@ -91,14 +103,22 @@ class RevocationStore(Protocol):
     def status(self, issuer_id: int, serial: bytes) -> CertificateStatus | None:
         """Return the status of a serial, or None when it was never used."""
 
+    def tbs(self, issuer_id: int, serial: bytes) -> bytes | None:
+        """Return the TBSCertificate of a serial's intent, or None when it was never used."""
+
     def revoke(
         self,
         status: CertificateStatus | None,
         request: RevocationRequest,
         refusal: str | None,
         events: Sequence[Event],
+        block: BlockedKey | None = None,
     ) -> None:
-        """Settle a request: set the status to revoked, or (`status` None) mark it refused with these words."""
+        """
+        Settle a request: set the status to revoked, or (`status` None) mark it refused with these words.
+
+        `block` is a key that is from now on among the blocked ones.
+        """
 
     def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
         """
@@ -207,6 +227,17 @@ class Directory(Protocol):
     async def search(self, query: CertificateQuery) -> list[StoredCertificate]: ...
 
     async def latest_crl(self, issuer: str) -> CRLRecord | None: ...
+
+    async def is_blocked(self, spki_sha256: bytes) -> bool:
+        """Tell whether this key is blocked, as `KeyBlocklist` has it."""
+
+    async def block_key(self, key: BlockedKey, events: Sequence[Event]) -> bool:
+        """Block a key for good and tell whether that is new; if it is not, nothing is stored."""
+
+    async def blocked_key(self, spki_sha256: bytes) -> BlockedKey | None: ...
+
+    async def blocked_keys(self, after: bytes, limit: int) -> list[BlockedKey]:
+        """Blocked keys whose SHA-256 is greater than `after`, in its order; at most `limit`."""
 
     async def counts(self) -> Mapping[str, int]:
         """Requests waiting, requests taken, certificates, revoked, unconfirmed, for `chancery status`."""

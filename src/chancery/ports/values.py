@@ -34,6 +34,7 @@ class EventKind(enum.Enum):
     CRL_REQUESTED = "crl.requested"
     CRL_INTENT = "crl.intent"
     CRL_PUBLISHED = "crl.published"
+    KEY_BLOCKED = "key.blocked"
     OPERATOR_ENROLLED = "operator.enrolled"
     OPERATOR_REMOVED = "operator.removed"
     LOGIN = "login.accepted"
@@ -214,6 +215,26 @@ class RevocationReason(enum.IntEnum):
     CESSATION_OF_OPERATION = 5
     PRIVILEGE_WITHDRAWN = 9
     AA_COMPROMISE = 10
+
+    @property
+    def compromised(self) -> bool:
+        """Whether it says that somebody else may have the subject's private key."""
+        reasons = (RevocationReason.KEY_COMPROMISE, RevocationReason.CA_COMPROMISE, RevocationReason.AA_COMPROMISE)
+        return self in reasons
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BlockedKey:
+    """
+    A public key that is never certified again (R5): SHA-256 of its SubjectPublicKeyInfo (DER), and why.
+
+    `reason` has 1 to 1000 characters.
+    """
+
+    spki_sha256: bytes
+    reason: str
+    blocked_at: datetime.datetime
+    blocked_by: str
 
 
 class StatusState(enum.Enum):

@@ -11,6 +11,7 @@ import psycopg
 from chancery.batching import Batcher
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import (
+    BlockedKey,
     CertificateQuery,
     Clock,
     CRLRecord,
@@ -20,7 +21,7 @@ from chancery.ports import (
     Role,
     StoredCertificate,
 )
-from chancery.postgres import rows
+from chancery.postgres import blocklist, rows
 from chancery.postgres.journal import INSERT_EVENTS, event_body, insert_events_async
 from chancery.postgres.session import AsyncPgConnection, AsyncPool
 
@@ -84,6 +85,7 @@ class PgDirectory:
         self._pool = pool
         self._clock = clock
         self._events: Batcher[Sequence[Event], None] = Batcher(self._record)
+        self._keys: Batcher[bytes, bool] = Batcher(self._are_blocked)
 
     async def operator(self, fingerprint: bytes) -> Operator | None:
         """Return the operator with this certificate, unless removed, revoked, unconfirmed or expired."""
@@ -150,6 +152,33 @@ class PgDirectory:
         """Return the current CRL of the issuer of this name."""
         found = await self._pool.fetch(_LATEST_CRL, (rows.storable(issuer),))
         return rows.crl_record(found[0]) if found else None
+
+    async def is_blocked(self, spki_sha256: bytes) -> bool:
+        """Tell whether this key was reported compromised (R5). Concurrent calls share a statement."""
+        return await self._keys.submit(spki_sha256)
+
+    async def _are_blocked(self, batch: list[bytes]) -> list[bool]:
+        found = {bytes(row[0]) for row in await self._pool.fetch(blocklist.BLOCKED, (batch,))}
+        return [key in found for key in batch]
+
+    async def block_key(self, key: BlockedKey, events: Sequence[Event]) -> bool:
+        """Block a key for good and tell whether that is new; if it is not, nothing is stored."""
+        async with self._pool.transaction() as connection:
+            cursor = await connection.execute(blocklist.BLOCK.encode(), blocklist.values(key))
+            if await cursor.fetchone() is None:
+                return False
+            await insert_events_async(connection, events)
+        return True
+
+    async def blocked_key(self, spki_sha256: bytes) -> BlockedKey | None:
+        """Return what is known of a blocked key, None when it is not blocked."""
+        found = await self._pool.fetch(blocklist.ONE, (spki_sha256,))
+        return blocklist.blocked_key(found[0]) if found else None
+
+    async def blocked_keys(self, after: bytes, limit: int) -> list[BlockedKey]:
+        """Return blocked keys in the order of their SHA-256, above `after`; at most `MAX_RESULTS`."""
+        found = await self._pool.fetch(blocklist.PAGE, (after, max(0, min(limit, MAX_RESULTS))))
+        return [blocklist.blocked_key(row) for row in found]
 
     async def counts(self) -> Mapping[str, int]:
         """Return requests waiting, requests taken, certificates, revoked, unconfirmed."""

@@ -12,6 +12,7 @@ import datetime
 from collections.abc import Sequence
 
 from chancery.ports import CertificateRecord, EnrolmentRequest, Event, Intent, Refusal, StatusState
+from chancery.postgres import blocklist
 from chancery.postgres.journal import insert_events
 from chancery.postgres.rows import columns, storable, text_array
 from chancery.postgres.session import Connection, PgConnection, Session, session
@@ -95,6 +96,10 @@ class PgIssuanceStore:
         rows = self._session.fetch(_TAKE, (worker, at, limit))
         # RETURNING has no order of its own.
         return [EnrolmentRequest(*row[:-2], names=tuple(row[-2]), received_at=row[-1]) for row in sorted(rows)]  # type: ignore[misc]  # the row is as long as the statement says
+
+    def blocked(self, spki_sha256s: Sequence[bytes]) -> set[bytes]:
+        """Return which of these keys were reported compromised (R5)."""
+        return blocklist.blocked(self._session, spki_sha256s)
 
     def record_intents(
         self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import (
+    BlockedKey,
     CertificateStatus,
     CRLRecord,
     Event,
@@ -15,7 +16,7 @@ from chancery.ports import (
     RevokedEntry,
     StatusState,
 )
-from chancery.postgres import rows
+from chancery.postgres import blocklist, rows
 from chancery.postgres.journal import insert_events
 from chancery.postgres.session import Connection, PgConnection, Session, session
 
@@ -42,6 +43,8 @@ _STATUS = """
 SELECT i.issuer_id, i.serial, s.state, i.not_after, s.revoked_at, s.reason, s.invalidity_date
 FROM chancery.intent AS i LEFT JOIN chancery.certificate_status AS s USING (issuer_id, serial)
 WHERE issuer_id = %s AND serial = %s"""
+
+_TBS = "SELECT tbs FROM chancery.intent WHERE issuer_id = %s AND serial = %s"
 
 _SETTLE = """
 UPDATE chancery.revocation_request SET state = %s, detail = %s
@@ -120,15 +123,25 @@ class PgRevocationStore:
         found = self._session.fetch(_STATUS, (issuer_id, serial))
         return rows.status(found[0]) if found else None
 
+    def tbs(self, issuer_id: int, serial: bytes) -> bytes | None:
+        """Return the TBSCertificate of a serial's intent, or None when it was never used."""
+        found = self._session.fetch(_TBS, (issuer_id, serial))
+        return bytes(found[0][0]) if found else None
+
+    def blocked(self, spki_sha256s: Sequence[bytes]) -> set[bytes]:
+        """Return which of these keys were reported compromised (R5)."""
+        return blocklist.blocked(self._session, spki_sha256s)
+
     def revoke(
         self,
         status: CertificateStatus | None,
         request: RevocationRequest,
         refusal: str | None,
         events: Sequence[Event],
+        block: BlockedKey | None = None,
     ) -> None:
         """
-        Settle a request: set the status to revoked, or (`status` None) mark it refused with these words.
+        Settle a request: set the status to revoked, or (`status` None) mark it refused; block the key `block`.
 
         A request that another worker settled meanwhile is left as it is, and nothing is recorded.
         """
@@ -137,6 +150,9 @@ class PgRevocationStore:
             # First, for its lock: whoever comes second sees that it is settled.
             if not connection.execute(_SETTLE, (state, detail, request.revocation_id)).fetchall():
                 return
+            if block is not None:
+                # Before the status, whose trigger would block it in other words.
+                blocklist.insert(connection, block)
             if status is not None:
                 _set_revoked(connection, status, events)
             insert_events(connection, events)

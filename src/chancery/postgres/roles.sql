@@ -8,6 +8,7 @@ GRANT SELECT ON chancery.issuer, chancery.profile, chancery.operator, chancery.r
     chancery.certificate_status, chancery.revocation_request, chancery.crl, chancery.crl_wish TO chancery_ra;
 GRANT INSERT (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at)
     ON chancery.request TO chancery_ra;
+GRANT SELECT, INSERT ON chancery.blocked_key TO chancery_ra;
 GRANT INSERT (issuer_id, serial, reason, invalidity_date, requestor, received_at) ON chancery.revocation_request TO chancery_ra;
 GRANT INSERT (issuer_id, requestor, asked_at) ON chancery.crl_wish TO chancery_ra;
 GRANT INSERT (fingerprint, name, roles, profiles, added_at), UPDATE (removed_at) ON chancery.operator TO chancery_ra;
@@ -27,6 +28,7 @@ GRANT INSERT (issuer_id, serial, state, not_after, revoked_at, reason, invalidit
 GRANT INSERT ON chancery.profile, chancery.serial, chancery.intent, chancery.crl_number, chancery.crl,
     chancery.journal_leaf, chancery.journal_checkpoint TO chancery_worker;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_worker;
+GRANT SELECT, INSERT ON chancery.blocked_key TO chancery_worker;
 GRANT UPDATE (state, worker, taken_at, error, detail) ON chancery.request TO chancery_worker;
 GRANT UPDATE (state, detail) ON chancery.revocation_request TO chancery_worker;
 

@@ -141,8 +141,8 @@ def test_r2_a_serial_that_was_used_before_stops_the_batch_before_any_signature()
 
 
 def test_a_token_that_does_not_answer_in_the_middle_delays_only_its_own():
-    # Calls: take, record_intents, then the token three times.
-    ca = CA(Faults(4, "fail-before"))
+    # Calls: take, blocked, record_intents, then the token three times.
+    ca = CA(Faults(5, "fail-before"))
     for _ in range(3):
         ca.ask()
     result = _issue(ca)
@@ -221,7 +221,7 @@ def issuing_like_spki(der: bytes) -> bytes:
 
 
 def test_recovery_is_idempotent_and_marks_once():
-    ca = CA(Faults(4, "kill-before"))
+    ca = CA(Faults(5, "kill-before"))
     for _ in range(2):
         ca.ask()
     with pytest.raises(Killed):
@@ -233,7 +233,7 @@ def test_recovery_is_idempotent_and_marks_once():
 
 
 def test_another_workers_requests_and_intents_are_left_alone():
-    ca = CA(Faults(3, "kill-before"))
+    ca = CA(Faults(4, "kill-before"))
     ca.ask()
     with pytest.raises(Killed):
         _issue(ca)

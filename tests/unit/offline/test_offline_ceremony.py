@@ -349,6 +349,22 @@ def test_a_revoked_certificate_is_on_the_next_crl(machine):
     machine.account()
 
 
+def test_r5_a_key_that_was_compromised_is_not_certified_again(machine):
+    data = request()
+    with machine.init() as ca:
+        first = sign(ca, data)
+        answer = decode_response(first).payload.answers[0]
+        serial = x509.load_der_x509_certificate(answer.certificate).serial_number.to_bytes(17, "big")
+        ca.revoke(serial, RevocationReason.CA_COMPROMISE)
+    following = request(entry(transaction_id="2"), link=importing.following(data, first))
+    with machine.open() as ca:
+        again = decode_response(sign(ca, following)).payload.answers[0]
+        assert (None, True) == (again.certificate, "reported compromised" in again.detail)
+        events = [json.loads(body) for line in ca.store.journal.records for body in line.events]
+        assert 1 == sum(one["kind"] == "key.blocked" for one in events)
+    machine.account()
+
+
 def test_a_clock_that_went_back_signs_nothing(machine):
     data = request()
     with machine.init() as ca:
