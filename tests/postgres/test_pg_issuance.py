@@ -10,6 +10,7 @@ import pytest
 from pgdata import SECOND, SHA, WORKER, Office, certificate, error_of, event, intent, serial
 
 from chancery.errors import ErrorType, OperatorError
+from chancery.pkix.granting import MAX_SUBJECT
 from chancery.ports import EnrolmentRequest, EventKind, Refusal, RequestState, StatusState
 from chancery.postgres.issuance import PgIssuanceStore
 from chancery.postgres.session import Session, connect, worker_lock
@@ -126,6 +127,18 @@ def test_a_certificate_needs_the_intent_of_its_own_request(office):
     assert (0, 0) == (office.count("certificate"), office.count("certificate_status"))
     assert {"t1": "taken", "t2": "taken"} == states(office)
     assert "never" not in office.events()
+
+
+def test_what_an_index_cannot_hold_is_refused_and_not_an_outage(office):
+    (request_id,) = office.submit("t1")
+    office.store.take(WORKER, 10, AT)
+    office.store.record_intents(WORKER, [intent(request_id, 1)], [], [])
+    # Every character once, so that nothing is left to compress.
+    one = certificate(request_id, 1, subject="CN=" + "".join(map(chr, range(0x20000, 0x20000 + 1000))))
+    assert ErrorType.SYSTEM_FAILURE == error_of(lambda: office.store.record_certificates([one], [], []))
+    longest = dataclasses.replace(one, subject="CN=a" + "".join(map(chr, range(0x20000, 0x20000 + 511))))
+    assert MAX_SUBJECT == len(longest.subject.encode())
+    office.store.record_certificates([longest], [], [])
 
 
 def test_recovery_marks_the_intents_and_returns_the_requests(office):

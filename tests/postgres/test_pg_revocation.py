@@ -199,6 +199,11 @@ def test_r14_a_crl_is_due_when_there_is_none_or_it_nears_its_end(office):
     assert [1] == office.revocations.crl_due(AT + DAY / 2)
 
 
+def test_a_crl_made_while_the_clock_was_ahead_is_due_once_it_is_right(office):
+    publish(office)
+    assert [1] == office.revocations.crl_due(AT - 365 * DAY)
+
+
 def test_r14_a_crl_is_due_after_a_revocation_and_after_a_wish(office):
     office.issue(1)
     publish(office)
@@ -241,10 +246,10 @@ def test_a_crl_whose_snapshot_is_unknown_or_of_another_cluster_is_judged_by_its_
     publish(office, AT + 2 * SECOND)
     office.sql("ALTER TABLE chancery.crl DISABLE TRIGGER kept")
     office.sql("UPDATE chancery.crl SET snapshot = '900000000:900000000:' WHERE number = 2")
-    assert [] == office.revocations.crl_due(AT)
+    assert [] == office.revocations.crl_due(AT + 2 * SECOND)
     office.issue(2)
     office.revoke(2, AT + 3 * SECOND)
-    assert [1] == office.revocations.crl_due(AT)
+    assert [1] == office.revocations.crl_due(AT + 2 * SECOND)
 
 
 def test_a_crl_signed_elsewhere_is_imported_once(office):

@@ -44,8 +44,9 @@ def make_crl(issuer: Issuer, store: RevocationStore, clock: Clock, actor: str, s
     previous = store.latest_crl(issuer_id)
     this_update = covers.replace(microsecond=0)
     next_update = this_update + settings.lifetime
-    # R16: an entry stays until one CRL after its certificate expired has carried it.
-    since = previous.this_update if previous else this_update
+    # R16: an entry stays until one CRL after its certificate expired has carried it. A CRL made while the clock
+    # was ahead must not take the entries of the one after it away.
+    since = min(previous.this_update, this_update) if previous else this_update
     entries = [
         template.entry(entry.serial, entry.revoked_at, int(entry.reason), entry.invalidity_date)
         for entry in store.revoked_entries(issuer_id, since)

@@ -106,7 +106,8 @@ def issue_batch(issuing: Issuing, requests: Sequence[EnrolmentRequest]) -> Batch
     """
     Turn taken requests into certificates, or into refusals in words, in the order that is safe.
 
-    Raises PKIError when the store fails: then `recover` must run before the next batch.
+    What the store refuses to record is refused alone; the rest goes on. Raises PKIError when the store fails:
+    then `recover` must run before the next batch.
     """
     now = issuing.clock.now()
     prepared: list[_Prepared] = []
@@ -120,12 +121,7 @@ def issue_batch(issuing: Issuing, requests: Sequence[EnrolmentRequest]) -> Batch
             refused.append((request, PKIError(ErrorType.SYSTEM_FAILURE, "the request could not be processed")))
     prepared = _not_blocked(issuing, prepared, refused)
     # Step 3, the first commit: after it, and only after it, may the token be asked.
-    issuing.store.record_intents(
-        issuing.worker,
-        [one.intent for one in prepared],
-        [_refusal(request, error) for request, error in refused],
-        [_intent_event(issuing, one, now) for one in prepared] + _refusal_events(issuing, refused, now),
-    )
+    prepared, refused = _record_intents(issuing, prepared, refused, now)
     if not prepared:
         return BatchResult(0, len(refused), 0)
     spread = issuing.signers.map if issuing.signers is not None else map
@@ -188,6 +184,47 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
     return _Prepared(request, issuer, granted, intent, linted)
 
 
+def _record_intents(
+    issuing: Issuing,
+    prepared: list[_Prepared],
+    refused: list[tuple[EnrolmentRequest, PKIError]],
+    at: datetime.datetime,
+) -> tuple[list[_Prepared], list[tuple[EnrolmentRequest, PKIError]]]:
+    """Commit intents and refusals, one by one when the store refuses the batch; return them as they then stand."""
+
+    def record(some: Sequence[_Prepared], others: Sequence[tuple[EnrolmentRequest, PKIError]]) -> None:
+        issuing.store.record_intents(
+            issuing.worker,
+            [one.intent for one in some],
+            [_refusal(request, error) for request, error in others],
+            [_intent_event(issuing, one, at) for one in some] + _refusal_events(issuing, others, at),
+        )
+
+    try:
+        record(prepared, refused)
+    except PKIError as error:
+        _only_refused(error)
+    else:
+        return prepared, refused
+    recorded, refused = [], list(refused)
+    for one in prepared:
+        try:
+            record([one], [])
+            recorded.append(one)
+        except PKIError as error:
+            refused.append((one.request, _only_refused(error)))
+    for other in refused:
+        record([], [other])
+    return recorded, refused
+
+
+def _only_refused(error: PKIError) -> PKIError:
+    """Return the refusal for what the store refused; raise again when it did not answer."""
+    if error.type is not ErrorType.SYSTEM_FAILURE:
+        raise error
+    return PKIError(ErrorType.SYSTEM_FAILURE, "the database refused to record it")
+
+
 def _not_blocked(
     issuing: Issuing, prepared: list[_Prepared], refused: list[tuple[EnrolmentRequest, PKIError]]
 ) -> list[_Prepared]:
@@ -221,14 +258,48 @@ def _record(issuing: Issuing, signed: Sequence[_Signed], refused: int) -> BatchR
     # answer at all only delays: the request goes back to waiting.
     wrong = [(one.request, error) for one, error in failed if error.type is not ErrorType.SYSTEM_UNAVAIL]
     if done or wrong:
-        issuing.store.record_certificates(
-            [_certificate_record(one, now) for one in done],
-            [_refusal(request, error) for request, error in wrong],
-            [_issued_event(issuing, one, now) for one in done] + _refusal_events(issuing, wrong, now),
-        )
+        unstored = _record_certificates(issuing, done, wrong, now)
+        failed += unstored
+        wrong += [(one.request, error) for one, error in unstored]
     if failed:
         _mark(issuing, [(one.intent, error.detail) for one, error in failed])
-    return BatchResult(len(done), refused + len(wrong), len(failed))
+    return BatchResult(len(signed) - len(failed), refused + len(wrong), len(failed))
+
+
+def _record_certificates(
+    issuing: Issuing,
+    done: Sequence[_Signed],
+    wrong: Sequence[tuple[EnrolmentRequest, PKIError]],
+    at: datetime.datetime,
+) -> list[tuple[_Prepared, PKIError]]:
+    """
+    Commit certificates and refusals; return what the store refused, refused in its turn.
+
+    Asked for again, it would be signed and refused again, and hold up its batch for ever.
+    """
+
+    def record(some: Sequence[_Signed], others: Sequence[tuple[EnrolmentRequest, PKIError]]) -> None:
+        issuing.store.record_certificates(
+            [_certificate_record(one, at) for one in some],
+            [_refusal(request, error) for request, error in others],
+            [_issued_event(issuing, one, at) for one in some] + _refusal_events(issuing, others, at),
+        )
+
+    try:
+        record(done, wrong)
+    except PKIError as error:
+        _only_refused(error)
+    else:
+        return []
+    unstored = []
+    for one in done:
+        try:
+            record([one], [])
+        except PKIError as error:
+            unstored.append((one.prepared, _only_refused(error)))
+    for other in [*wrong, *((one.request, error) for one, error in unstored)]:
+        record([], [other])
+    return unstored
 
 
 def _mark(issuing: Issuing, intents: Sequence[tuple[Intent, str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 
+from chancery.errors import ErrorType, PKIError
 from chancery.pkix.key import tbs_key_sha256
 from chancery.ports import (
     BlockedKey,
@@ -27,13 +28,23 @@ def settle_revocations(store: RevocationStore, clock: Clock, worker: str, limit:
     """
     waiting = store.take_revocations(limit)
     for request in waiting:
-        status = store.status(request.issuer_id, request.serial)
-        refusal = _refusal(store, request, status)
-        if refusal is None and status is not None:
-            _revoke(store, clock, worker, request, status)
-        else:
-            _refuse(store, clock, worker, request, refusal or "")
+        try:
+            _settle(store, clock, worker, request)
+        except PKIError as error:
+            if error.type is not ErrorType.SYSTEM_FAILURE:
+                raise
+            # One that the store does not take must not hold up the others for ever.
+            _refuse(store, clock, worker, request, "the database refused to record it")
     return len(waiting)
+
+
+def _settle(store: RevocationStore, clock: Clock, worker: str, request: RevocationRequest) -> None:
+    status = store.status(request.issuer_id, request.serial)
+    refusal = _refusal(store, request, status)
+    if refusal is None and status is not None:
+        _revoke(store, clock, worker, request, status)
+    else:
+        _refuse(store, clock, worker, request, refusal or "")
 
 
 def _refusal(store: RevocationStore, request: RevocationRequest, status: CertificateStatus | None) -> str | None:

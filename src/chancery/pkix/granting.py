@@ -18,6 +18,8 @@ from chancery.pkix.rules import KEY_USAGES, REPEATABLE, Extensions, Names, Subje
 _SHORT = {oid: short for short, oid in ATTRIBUTES.items()}
 SECOND = datetime.timedelta(seconds=1)
 MAX_ATTRIBUTES = 32
+MAX_SUBJECT = 2048
+"""Octets of the subject as text (UTF-8): it is searched for, and an index holds no more than 2704."""
 Attributes = tuple[tuple[str, str], ...]
 """(Dotted attribute type, value), most significant first."""
 
@@ -170,6 +172,8 @@ def _subject(rule: Subject, asked: Attributes) -> Attributes:
         granted.append((oid, value))
     if missing := [short for short in rule.required if short not in seen]:
         raise _refuse(f"the profile wants {', '.join(missing)} in the subject")
+    if len(names_.text_of(granted).encode()) > MAX_SUBJECT:
+        raise _refuse(f"a subject of more than {MAX_SUBJECT} octets")
     return tuple(granted)
 
 
@@ -210,7 +214,9 @@ def _check_common_name(rule: Subject, subject: Attributes, names: tuple[str, ...
         return
     values = {one.partition(":")[2] for one in names}
     for oid, value in subject:
-        if oid == ATTRIBUTES["CN"] and value.lower() not in values and value not in values:
+        # The names are ASCII; beyond it, other characters have the same small letter (KELVIN SIGN, k).
+        plain = value.lower() if value.isascii() else value
+        if oid == ATTRIBUTES["CN"] and plain not in values and value not in values:
             raise _refuse(f"the CN {value!r} is not one of the subjectAltNames")
 
 

@@ -30,6 +30,8 @@ OnConnect = Callable[[PgConnection], None]
 
 _LOCK_WORKER, _LOCK_SEQUENCER = 0x43485701, 0x43485702
 """First halves of the two-part advisory lock keys of this suite; the second half is the instance."""
+_LIMIT_EXCEEDED = "54"
+"""SQLSTATE class 54, such as a value too long for its index: tried again, it is too long again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        if (error.sqlstate or "").startswith(_LIMIT_EXCEEDED):
+            raise PKIError(ErrorType.SYSTEM_FAILURE, "the database cannot hold that") from error
         raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database is not available") from error
     except psycopg.Error as error:
         raise PKIError(ErrorType.SYSTEM_FAILURE, "the database refused the change") from error

@@ -123,7 +123,7 @@ def test_what_nobody_foresaw_of_one_request_does_not_hold_up_the_others():
     )
 
 
-def test_r2_a_serial_that_was_used_before_stops_the_batch_before_any_signature():
+def test_r2_a_serial_that_was_used_before_is_never_signed_again():
     class Repeating:
         def draw(self, size: int) -> bytes:
             return b"\x2a" * size
@@ -132,12 +132,63 @@ def test_r2_a_serial_that_was_used_before_stops_the_batch_before_any_signature()
     ca.ask()
     _issue(ca)
     ca.ask()
-    with pytest.raises(PKIError) as caught:
-        _issue(ca)
-    assert ErrorType.SYSTEM_FAILURE is caught.value.type
+    result = _issue(ca)
+    assert (0, 1, 0) == (result.issued, result.refused, result.unconfirmed)
     assert 1 == len(ca.signer.signed)
     assert 0 == recover(ca.issuing)
-    assert RequestState.WAITING is ca.store.states[2]
+    assert (RequestState.REFUSED, ErrorType.SYSTEM_FAILURE) == (ca.store.states[2], ca.store.refusals[2].error)
+
+
+class Choosy(MemoryStore):
+    """Refuses whatever transaction records anything of request 2 but its refusal."""
+
+    def __init__(self, error: ErrorType = ErrorType.SYSTEM_FAILURE) -> None:
+        super().__init__()
+        self.error = error
+        self.at = ""
+
+    def record_intents(self, worker, intents, refusals, events) -> None:
+        if self.at == "intents" and any(one.request_id == 2 for one in intents):
+            raise PKIError(self.error, "too long for an index")
+        super().record_intents(worker, intents, refusals, events)
+
+    def record_certificates(self, certificates, refusals, events) -> None:
+        if self.at == "certificates" and any(one.request_id == 2 for one in certificates):
+            raise PKIError(self.error, "too long for an index")
+        super().record_certificates(certificates, refusals, events)
+
+
+@pytest.mark.parametrize(("at", "unconfirmed"), [("intents", 0), ("certificates", 1)])
+def test_what_the_store_refuses_is_refused_alone_and_never_signed_again(at, unconfirmed):
+    ca = CA(store=Choosy())
+    ca.store = ca.issuing.store
+    ca.store.at = at
+    for _ in range(3):
+        ca.ask()
+    ca.ask(make_csr("CN=no name"))
+    result = _issue(ca)
+    assert (2, 2, unconfirmed) == (result.issued, result.refused, result.unconfirmed)
+    done, refused = RequestState.DONE, RequestState.REFUSED
+    assert [done, refused, done, refused] == list(ca.store.states.values())
+    assert (ErrorType.SYSTEM_FAILURE, "the database refused to record it") == (
+        ca.store.refusals[2].error,
+        ca.store.refusals[2].detail,
+    )
+    assert 2 + unconfirmed == len(ca.signer.signed)
+    assert [] == _problems(ca)
+    assert [] == ca.store.take("worker-1", 10, ca.clock.now())
+
+
+@pytest.mark.parametrize("at", ["intents", "certificates"])
+def test_a_store_that_does_not_answer_refuses_nothing(at):
+    ca = CA(store=Choosy(ErrorType.SYSTEM_UNAVAIL))
+    ca.store = ca.issuing.store
+    ca.store.at = at
+    for _ in range(2):
+        ca.ask()
+    with pytest.raises(PKIError):
+        _issue(ca)
+    assert {} == ca.store.refusals
 
 
 def test_a_token_that_does_not_answer_in_the_middle_delays_only_its_own():

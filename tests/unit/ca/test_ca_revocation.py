@@ -10,11 +10,12 @@ from cryptography import x509
 from cakit import CA, make_csr
 from chancery.asn1.signature import KeySigner
 from chancery.ca.crl import CRLSettings, make_crl, publish_due
+from chancery.ca.issuance import issue_batch
 from chancery.ca.revocation import settle_revocations
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import CertificateStatus, EventKind, RevocationReason, StatusState
 from checks import account_of, problems
-from fakes import START, CountingSigner, Faults
+from fakes import START, CountingSigner, Faults, MemoryStore
 
 DAY = datetime.timedelta(days=1)
 REASONS = list(RevocationReason)
@@ -46,6 +47,25 @@ def _number(crl: x509.CertificateRevocationList) -> int:
 
 
 # Revocation
+
+
+def test_a_revocation_that_the_store_refuses_does_not_hold_up_the_others():
+    class Choosy(MemoryStore):
+        def revoke(self, status, request, refusal, events, block=None) -> None:
+            if status is not None and request.revocation_id == 1:
+                raise PKIError(ErrorType.SYSTEM_FAILURE, "refused")
+            super().revoke(status, request, refusal, events, block)
+
+    ca = CA(store=Choosy())
+    ca.store = ca.issuing.store
+    for _ in range(2):
+        ca.ask()
+    issue_batch(ca.issuing, ca.store.take("worker-1", 10, START))
+    for serial in _serials(ca):
+        ca.ask_revocation(serial)
+    assert (2, 0) == (_settle(ca), _settle(ca))
+    assert {1: "the database refused to record it"} == ca.store.revocation_refusals
+    assert [StatusState.GOOD, StatusState.REVOKED] == [ca.store.statuses[2, one].state for one in _serials(ca)]
 
 
 @pytest.mark.parametrize("reason", REASONS)
@@ -195,6 +215,15 @@ def test_r16_an_entry_stays_until_one_crl_after_its_certificate_expired():
     assert 1 == len(_crl(ca))
     ca.clock.advance(60)
     assert 0 == len(_crl(ca))
+
+
+def test_r16_a_crl_made_while_the_clock_was_ahead_takes_no_entry_from_the_next():
+    ca = _ca()
+    _expiring(ca, START + DAY)
+    ca.clock.advance(86400 * 365)
+    _crl(ca)
+    ca.clock.advance(-86400 * 365)
+    assert 1 == len(_crl(ca))
 
 
 def test_r16_the_first_crl_lists_no_certificate_that_expired_before_it():

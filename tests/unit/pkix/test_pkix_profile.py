@@ -372,3 +372,19 @@ def test_whatever_is_granted_was_asked_for_and_is_in_the_profile(subject, names)
     assert tuple(dict.fromkeys(names)) == granted.names
     assert asked.subject == template.read_name(granted.subject)
     assert spki_der(asked.public_key) == granted.spki
+
+
+def test_a_subject_that_no_index_can_hold_is_refused():
+    profile = PROFILES["tls-server"]
+    names = ("dns:www.example.org",)
+    many = [("OU", "\U00020000" * 64)] * 7
+    assert 2048 > len(grant(profile, _asked(many, names), LIMITS, START).subject_text.encode())
+    with pytest.raises(PKIError, match="a subject of more than 2048 octets"):
+        grant(profile, _asked([*many, many[0]], names), LIMITS, START)
+
+
+def test_a_common_name_repeats_a_name_in_ascii():
+    with pytest.raises(PKIError, match="is not one of the subjectAltNames"):
+        grant(
+            PROFILES["tls-server"], _asked([("CN", "\u212aelvin.example")], ["dns:kelvin.example"]), LIMITS, START
+        )
