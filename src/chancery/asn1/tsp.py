@@ -264,9 +264,14 @@ class TimeStampResp:
     time_stamp_token: bytes | None
 
     def words(self) -> str:
-        """Say what failInfo and statusString say, in one line; RFC 3161's names of the bits."""
+        """
+        Say what failInfo and statusString say, in one line; RFC 3161's names of the bits.
+
+        What cannot be printed is replaced: the words may be anybody's, and end on a terminal.
+        """
         names = [_FAIL_NAMES.get(bit, f"bit {bit}") for bit in sorted(self.fail_info)]
-        return ": ".join(part for part in (", ".join(names), "; ".join(self.status_string)) if part)
+        words = ": ".join(part for part in (", ".join(names), "; ".join(self.status_string)) if part)
+        return "".join(one if one.isprintable() else "\ufffd" for one in words)
 
 
 _FAIL_NAMES: Mapping[int, str] = {

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from chancery.asn1 import tsp
+from chancery.cli.api_client import clean
 from chancery.cli.clock import SystemEntropy
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ports import Entropy
@@ -97,7 +98,7 @@ def verify_timestamp(
     console.print(f"{file} existed at {_words(found.info)}", markup=False)
     for certificate in found.path:
         subject = x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
-        console.print(f"    {subject}", markup=False)
+        console.print(f"    {clean(subject)}", markup=False)
     console.print("revocation of these certificates was not looked up", markup=False)
 
 

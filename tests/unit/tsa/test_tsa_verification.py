@@ -128,6 +128,13 @@ def test_a_refusal_becomes_its_kind_of_error(bit):
     assert bit.name == caught.value.type.name
 
 
+def test_the_words_of_a_refusal_command_no_terminal():
+    """Whoever is between client and authority chooses them: timestamps travel over plain HTTP."""
+    with pytest.raises(PKIError) as caught:
+        verification.granted_token(tsp.rejection(tsp.FailInfo.BAD_ALG, "a\x1b]0;b\x07\u009b31m\u202ec\nd"))
+    assert "the authority refused: badAlg: a\ufffd]0;b\ufffd\ufffd31m\ufffdc\ufffdd" == caught.value.detail
+
+
 # -- the command line
 
 
