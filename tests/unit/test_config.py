@@ -47,7 +47,15 @@ def test_a_good_file_is_decoded(tmp_path):
         (('key_label = "tsa"\n', ""), "missing required field `key_label`"),
         (('policy = "1.3.6.1.4.1.99999.1"', 'policy = "policy"'), "key `policy`"),
         (('policy = "1.3.6.1.4.1.99999.1"', 'policy = "1.3.6\\n"'), "key `policy`"),
-        (('process = "tsa"', 'process = "tsb"'), "key `process`: Invalid value 'tsb'"),
+        (
+            ('process = "tsa"', 'process = "tsb"'),
+            "key `process`: Invalid value 'tsb': expected one of auditor, ca,",
+        ),
+        (('process = "tsa"', ""), "missing required field `process`: expected one of auditor, ca,"),
+        (
+            ('time_source = "trust-system-clock"', 'time_source = "sun"'),
+            "'sun': expected one of kernel, trust-system-clock",
+        ),
         (('pin_file = "/nowhere/pin"', ""), "exactly one of pin_file, pin_credential and pin_prompt"),
         (('pin_file = "/nowhere/pin"', 'pin_file = "pin"'), "key `token.pin_file`: `pin` is not an absolute path"),
         (("[listen]", "[listen"), "the file"),

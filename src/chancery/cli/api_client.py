@@ -227,10 +227,10 @@ def fail(what: str, next_step: str, code: int = REFUSED) -> NoReturn:
 
 _NEXT_STEPS = {
     401: "ask an administrator to enrol your certificate (`chancery operator add`)",
-    403: "ask somebody with that role; `chancery whoami` shows yours",
-    404: "look it up with `chancery list`, `chancery ca list` or `chancery profile list`",
+    403: "ask somebody who may; `chancery whoami` shows your roles",
+    404: "look it up with the `list` of its kind: `chancery list`, or that of `ca`, `profile` or `operator`",
     409: "look at what is there with `chancery list` or `chancery show`",
-    422: "compare the request with `chancery profile show`",
+    422: "compare the request with `chancery profile show`, or choose another of `chancery profile list`",
     503: "try again; the same --transaction-id gives the same certificate",
 }
 

@@ -200,7 +200,16 @@ def add_operator(
     ] = None,
     json: JSONOption = False,
 ) -> None:
-    """Enrol an operator: somebody with a certificate of this CA, and roles."""
+    """
+    Enrol an operator: somebody with a certificate of this CA, and roles.
+
+    The operator makes a key and a CSR. You, or another operator, request the certificate: `chancery request
+    --profile tls-client --csr FILE --out CERTIFICATE`. Then say here which roles go with it: `chancery operator
+    add NAME --role ROLE --certificate CERTIFICATE`.
+
+    The operator then writes a client.toml with the four lines url, certificate, key and ca, like that of the first
+    administrator in var/admin, names it with --client or CHANCERY_CLIENT, and tries `chancery whoami`.
+    """
     if (certificate is None) == (serial is None):
         raise typer.BadParameter("give either --certificate or --serial")
     body: dict[str, Any] = {"name": name, "roles": [one.value for one in role]}

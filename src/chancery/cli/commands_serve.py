@@ -11,7 +11,8 @@ import uvloop
 from rich.console import Console
 
 from chancery.cli import build, log
-from chancery.config import CAConfig, OCSPConfig, TSAConfig, WorkerConfig, load, load_checked, problems
+from chancery.cli.suite import Suite
+from chancery.config import CAConfig, OCSPConfig, TSAConfig, WorkerConfig, decode, load, load_checked, problems
 
 ConfigOption = Annotated[Path, typer.Option(help="The process's configuration (TOML).")]
 serve = typer.Typer(no_args_is_help=True)
@@ -58,9 +59,11 @@ def _process(name: str) -> Any:
     return importlib.import_module(f"chancery.cli.serve_{name}")
 
 
-def check_config(file: Annotated[Path, typer.Argument(help="A configuration of any process.")]) -> None:
+def check_config(
+    file: Annotated[Path, typer.Argument(help="A configuration of any process, or a suite.toml.")],
+) -> None:
     """Say what is wrong with a configuration, naming key and expected value; start nothing."""
-    found = problems(load(file))
+    found = problems(decode(file, Suite) if file.name == "suite.toml" else load(file))
     console = Console(soft_wrap=True, highlight=False)
     for problem in found:
         console.print(f"{file}: {problem}", markup=False)

@@ -77,7 +77,8 @@ def up(
             listening.check(suite, f"change {{setting}} in {place.suite}", supervisor.STOP_SECONDS)
             bootstrap.run(place, suite, console)
             if not foreground:
-                alive = _start_supervisor(place)
+                with working(console, "database"):
+                    alive = _start_supervisor(place)
         elif foreground:
             raise OperatorError(f"the suite in {place.state} already runs", "stop it first with `chancery down`")
     if foreground:

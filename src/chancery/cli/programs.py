@@ -8,8 +8,9 @@ import structlog
 
 from chancery.cli import bootstrap, build, enrol, health, layout
 from chancery.cli.layout import PROCESSES, Account, Layout
-from chancery.cli.suite import Suite
+from chancery.cli.suite import ExternalDatabase, Suite
 from chancery.cli.supervisor import Program
+from chancery.errors import OperatorError, PKIError
 from chancery.postgres.session import Connection, password_file
 
 log = structlog.get_logger()
@@ -43,16 +44,7 @@ def programs(place: Layout, suite: Suite) -> list[Program]:
             )
         )
     else:
-        external = suite.database
-        secret = external.admin_password_file
-        superuser = Connection(
-            host=external.host,
-            port=external.port,
-            database=external.admin_database,
-            user=external.admin,
-            password=None if secret is None else password_file(secret),
-        )
-        _prepare_database(place, superuser, accounts)
+        _prepare_external(place, suite.database, accounts)
 
     # Later starts renew what is due once everything runs; the first makes the certificates that the others need.
     first = not (place.tls / "server.pem").exists()
@@ -73,6 +65,26 @@ def programs(place: Layout, suite: Suite) -> list[Program]:
             )
         )
     return found
+
+
+def _prepare_external(place: Layout, external: ExternalDatabase, accounts: dict[str, Account]) -> None:
+    secret = external.admin_password_file
+    superuser = Connection(
+        host=external.host,
+        port=external.port,
+        database=external.admin_database,
+        user=external.admin,
+        password=None if secret is None else password_file(secret),
+    )
+    try:
+        _prepare_database(place, superuser, accounts)
+    except PKIError as error:
+        # What the driver said, which no relying party may hear.
+        why = str(error.__cause__ or error.detail).partition("\n")[0]
+        raise OperatorError(
+            f"PostgreSQL on {external.host} is of no use to `{external.admin}`: {why}",
+            f"correct `database` in {place.suite}",
+        ) from error
 
 
 def _prepare_database(place: Layout, superuser: Connection, accounts: dict[str, Account]) -> None:

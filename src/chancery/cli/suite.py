@@ -67,7 +67,7 @@ class Suite(Section, frozen=True, kw_only=True):
 
     deployment: Deployment = "laptop"
     organization: Organization = "Example"
-    host: str = "localhost"
+    host: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")] = "localhost"
     address: str = "127.0.0.1"
     ca_port: Port = 8443
     ocsp_port: Port = 8080

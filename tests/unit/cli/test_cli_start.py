@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from chancery.cli import bootstrap, listening, main, supervisor
-from chancery.cli.layout import Layout
+from chancery.cli import bootstrap, layout, listening, main, programs, supervisor
+from chancery.cli.layout import DATABASE_ROLES, Layout
 from chancery.cli.show import working
 from chancery.cli.suite import Suite
 from chancery.errors import OperatorError
@@ -103,23 +103,23 @@ def test_two_starts_of_one_state_wait_for_each_other(tmp_path):
 
 
 def test_who_looks_whether_it_runs_does_not_keep_it_from_running(tmp_path):
-    layout = Layout(tmp_path)
-    layout.run.mkdir()
+    place = Layout(tmp_path)
+    place.run.mkdir()
     context = multiprocessing.get_context("fork")
-    looking = context.Process(target=_look_forever, args=(layout,))
+    looking = context.Process(target=_look_forever, args=(place,))
     looking.start()
     try:
         for _ in range(300):
-            with supervisor.single(layout):
-                assert supervisor.running(layout)
+            with supervisor.single(place):
+                assert supervisor.running(place)
     finally:
         looking.kill()
         looking.join()
 
 
-def _look_forever(layout: Layout) -> None:
+def _look_forever(place: Layout) -> None:
     while True:
-        supervisor.running(layout)
+        supervisor.running(place)
 
 
 def test_without_a_terminal_every_step_is_a_line():
@@ -130,10 +130,10 @@ def test_without_a_terminal_every_step_is_a_line():
 
 
 def test_an_installation_of_another_account_is_left_as_it_is(tmp_path):
-    layout = Layout(tmp_path)
-    bootstrap.check_owner(layout)
-    layout.admin.mkdir()
-    bootstrap.check_owner(layout)
+    place = Layout(tmp_path)
+    bootstrap.check_owner(place)
+    place.admin.mkdir()
+    bootstrap.check_owner(place)
     (tmp_path / "other").mkdir()
     # A directory that this account did not make: one of root, or, for root, one that it gave away.
     if os.geteuid() == 0:
@@ -143,3 +143,25 @@ def test_an_installation_of_another_account_is_left_as_it_is(tmp_path):
         (tmp_path / "other" / "admin").symlink_to("/")
     with pytest.raises(OperatorError, match="made the installation"):
         bootstrap.check_owner(Layout(tmp_path / "other"))
+
+
+def test_the_settings_of_the_suite_are_checked_like_any_configuration(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "suite.toml"
+    file.write_text('root_key = "ec"\n')
+    assert 1 == said(monkeypatch, "check-config", str(file))
+    assert "key `root_key`: Invalid enum value 'ec': expected one of ec-p256," in capsys.readouterr().err
+    file.write_text('root_key = "ec-p384"\n')
+    assert 0 == said(monkeypatch, "check-config", str(file))
+
+
+def test_a_database_server_that_is_not_there_is_named_with_what_the_driver_said(tmp_path):
+    place = Layout(tmp_path)
+    for role in DATABASE_ROLES.values():
+        place.database_password(role).parent.mkdir(exist_ok=True)
+        layout.write_private(place.database_password(role), b"secret\n")
+    port = free_ports(1)[0]
+    settings = {"database": {"host": "127.0.0.1", "port": port, "admin": "boss"}}
+    with pytest.raises(OperatorError) as caught:
+        programs.programs(place, msgspec.convert(settings, Suite))
+    assert "PostgreSQL on 127.0.0.1 is of no use to `boss`: " in caught.value.what
+    assert "Connection refused" in caught.value.what

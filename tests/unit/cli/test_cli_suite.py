@@ -48,3 +48,14 @@ def test_the_journal_has_a_key_that_checkpoints_can_be_signed_with_or_there_is_n
 def test_what_no_certificate_can_carry_is_refused_before_anything_is_made(organization):
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"organization": organization}, Suite)
+
+
+@pytest.mark.parametrize("host", ["", "bad host", "-a", "a/b", "a:1", "a\n", "::1", "https://a"])
+def test_a_host_that_no_url_can_carry_is_refused_before_anything_is_made(host):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"host": host}, Suite)
+
+
+@pytest.mark.parametrize("host", ["localhost", "pki.example.org", "192.0.2.1", "a"])
+def test_a_host_is_a_name_or_an_address(host):
+    assert host == msgspec.convert({"host": host}, Suite).host
