@@ -22,7 +22,8 @@ from chancery.ports import (
 from chancery.ra.enrolment import RegistrationAuthority
 from chancery.ra.requestor import Operation, authorise
 
-_NAME = re.compile(r"[^\x00-\x1f\x7f/]{1,200}")
+# Neither `.` nor `..`: as the last step of a path they are taken away before they are sent (RFC 3986 5.2.4).
+_NAME = re.compile(r"(?!\.\.?$)[^/]{1,200}")
 MAX_PEM = 128 * 1024
 
 
@@ -84,7 +85,7 @@ async def remove_operator(ra: RegistrationAuthority, actor: Operator, name: str)
 
 
 def _check(ra: RegistrationAuthority, wish: OperatorWish) -> None:
-    if not _NAME.fullmatch(wish.name):
+    if not _NAME.fullmatch(wish.name) or not wish.name.isprintable() or wish.name != wish.name.strip():
         raise PKIError(ErrorType.BAD_REQUEST, "an operator's name is 1 to 200 printable characters other than /")
     if not wish.roles:
         raise PKIError(ErrorType.BAD_REQUEST, "an operator has at least one role")
