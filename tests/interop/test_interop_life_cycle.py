@@ -8,8 +8,9 @@ import time
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from suite import CHANCERY, run
+from suite import CHANCERY, ROOT, run
 
 pytestmark = [pytest.mark.suite]
 
@@ -169,3 +170,20 @@ def test_hsm_check_passes_for_each_process_s_token(running):
     for process in ("worker", "ocsp", "tsa"):
         done = run(CHANCERY, "hsm", "check", "--config", running.place.config(process))
         assert b"SoftHSM" in done.stdout
+
+
+def test_the_first_administrator_s_pkcs12_holds_key_certificate_and_issuing_ca(running):
+    admin = running.place.admin
+    words = ("openssl", "pkcs12", "-in", admin / "admin.p12", "-passin", f"file:{admin / 'admin.p12.password'}")
+    held = x509.load_pem_x509_certificates(run(*words, "-nokeys").stdout)
+    assert x509.load_pem_x509_certificates((admin / "admin.pem").read_bytes()) == held
+    key = load_pem_private_key(run(*words, "-nocerts", "-nodes").stdout, None)
+    assert held[0].public_key() == key.public_key()
+    refused = run(*words[:-1], "pass:wrong", "-nokeys", check=False)
+    assert b"invalid password" in refused.stderr
+
+
+def test_everything_in_the_state_directory_is_explained(running):
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    made = [path.name + "/" * path.is_dir() for path in running.state.iterdir()]
+    assert [] == [name for name in made if f"| `{name}" not in operations]
