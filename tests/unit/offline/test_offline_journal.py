@@ -95,6 +95,15 @@ def test_a_second_torn_line_does_not_overwrite_the_first(directory):
     assert [b"{1", b"{2"] == [path.read_bytes() for path in sorted(directory.glob("*.torn-*"))]
 
 
+def test_a_last_line_that_says_the_same_in_other_bytes_is_refused(directory):
+    # Nothing after it holds its hash; that it is canonical is all that tells.
+    *before, last = lines(directory)
+    respaced = json.dumps(json.loads(last)).encode() + b"\n"
+    (directory / FILE).write_bytes(b"".join(before) + respaced)
+    with pytest.raises(OperatorError, match="line 3 is not as it was written"):
+        Journal(directory)
+
+
 @pytest.mark.parametrize(
     "change",
     [
