@@ -93,3 +93,10 @@ def test_problems_name_missing_and_open_files(tmp_path):
 def test_production_refuses_an_unwatched_clock(tmp_path):
     found = problems(load(_file(tmp_path, TSA.replace('"laptop"', '"production"'))))
     assert "time_source: production needs `kernel`, not `trust-system-clock`" in found
+
+
+def test_production_refuses_the_software_token(tmp_path):
+    soft = TSA.replace('module = "/usr/lib/softhsm/libsofthsm2.so"', f'soft_directory = "{tmp_path}"')
+    words = "token.soft_directory: production needs a PKCS#11 module, not the software token"
+    assert words not in problems(load(_file(tmp_path, soft)))
+    assert words in problems(load(_file(tmp_path, soft.replace('"laptop"', '"production"'))))
