@@ -213,6 +213,20 @@ def test_what_is_not_its_own_is_refused():
             server.prepare()
 
 
+def test_its_account_leads_nobody_elsewhere_by_links():
+    with temporary_directory() as path:
+        server, secret = EmbeddedPostgres(path / "pg", FAST), path / "secret"
+        secret.write_text("of whoever starts the server\n")
+        server.prepare()
+        (server.data_dir / ".pg_hba.conf.new").symlink_to(secret)
+        server.prepare()
+        assert "of whoever starts the server\n" == secret.read_text()
+        (server.data_dir / "PG_VERSION").unlink()
+        (server.data_dir / "PG_VERSION").symlink_to(secret)
+        with pytest.raises(OperatorError, match="was made by PostgreSQL of another kind"):
+            server.prepare()
+
+
 def test_a_start_that_fails_says_where_to_look():
     with temporary_directory() as path:
         server = EmbeddedPostgres(path / "pg", {**FAST, "shared_buffers": "nonsense"})

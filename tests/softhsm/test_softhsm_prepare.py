@@ -14,6 +14,7 @@ from softhsmkit import LIBRARY, PIN, SO_PIN, Prepared
 
 from chancery.errors import OperatorError
 from chancery.pkcs11 import open_token, prepare_softhsm
+from chancery.pkcs11.softhsm import Preparation, prepare_softhsm_as
 
 pytestmark = pytest.mark.softhsm
 PREPARE = """
@@ -40,6 +41,19 @@ def test_again_changes_nothing_and_keeps_the_keys(tmp_path):
     assert inode == prepared.conf.stat().st_ino
     with open_token(prepared.settings()) as token:
         token.find_key("key")
+
+
+def test_it_is_made_in_a_process_of_its_own_and_an_account_of_its_own(tmp_path):
+    directory = tmp_path / "role"
+    directory.mkdir(mode=0o700)
+    (directory / "pin").write_bytes(PIN + b"\n")
+    preparation = Preparation(str(directory), "role", SO_PIN, str(directory / "pin"), LIBRARY)
+    prepare_softhsm_as(None, preparation)
+    prepare_softhsm_as(None, preparation)
+    assert prepare_role(directory).conf == directory / "softhsm2.conf"
+    # As somebody else: whoever the tests run as, what is there is not this account's.
+    with pytest.raises((OperatorError, PermissionError), match=r"Permission denied|not permitted"):
+        prepare_softhsm_as((65534, 65534), preparation)
 
 
 def test_nobody_else_may_read_it(tmp_path):

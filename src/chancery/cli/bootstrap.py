@@ -21,7 +21,8 @@ from chancery.cli.layout import DATABASE_ROLES, TOKENS, Account, Layout
 from chancery.cli.show import working
 from chancery.cli.suite import ISSUING, ROOT, Suite, encode, process_configs, subject
 from chancery.errors import OperatorError
-from chancery.pkcs11 import prepare_softhsm
+from chancery.offline.media import read_file
+from chancery.pkcs11.softhsm import Preparation, prepare_softhsm_as
 from chancery.postgres.embedded import ensure_traversable
 
 TOKEN_OWNER = {"issuing": "worker", "ocsp": "ocsp", "tsa": "tsa"}
@@ -101,9 +102,12 @@ def _tokens(place: Layout, suite: Suite, accounts: dict[str, Account]) -> None:
             layout.private_directory(directory / "keys", accounts.get(TOKEN_OWNER.get(role, "")))
             continue
         so_pin = (place.state / "secrets" / f"so-{role}.pin").read_bytes().strip()
-        pin = (directory / "pin").read_bytes().strip()
-        prepare_softhsm(directory, f"chancery-{role}", so_pin, pin, library=str(suite.module))
-        layout.give(directory, accounts.get(TOKEN_OWNER.get(role, "")))
+        owner = accounts.get(TOKEN_OWNER.get(role, ""))
+        # As its owner: root must not walk, write and load in a directory that somebody else may fill with links.
+        prepare_softhsm_as(
+            None if owner is None else (owner.uid, owner.gid),
+            Preparation(str(directory), f"chancery-{role}", so_pin, str(directory / "pin"), str(suite.module)),
+        )
 
 
 def _cluster(place: Layout, suite: Suite) -> tuple[Path, list[Path]]:
@@ -146,7 +150,7 @@ def _authorities(place: Layout, suite: Suite, accounts: dict[str, Account]) -> N
         config = str(place.config("worker"))
         handed.unlink(missing_ok=True)
         command(["bundle", "request", "--config", config, "--key-label", "journal", *words], worker)
-        layout.write_public(place.request, handed.read_bytes())
+        layout.write_public(place.request, read_file(handed))
     command(["offline", "export", *offline, "--out", str(place.pki)])
     command(["offline", "sign", *offline, str(place.request), "--out", str(place.response), "--yes"])
 
@@ -162,7 +166,7 @@ def take_in(place: Layout, accounts: dict[str, Account]) -> None:
     layout.private_directory(out, accounts.get("worker"))
     command(["bundle", "import", *words], accounts.get("worker"))
     for name in (f"{ROOT}.pem", f"{ISSUING}.pem", "chain.pem"):
-        layout.write_public(place.pki / name, (out / name).read_bytes())
+        layout.write_public(place.pki / name, read_file(out / name))
     layout.write_public(place.imported, b"")
 
 
@@ -188,6 +192,7 @@ def command(words: Sequence[str], account: Account | None = None) -> bytes:
         timeout=COMMAND_SECONDS,
         stdin=subprocess.DEVNULL,
         cwd="/",
+        env=layout.environment(),
         user=account.uid if account else None,
         group=account.gid if account else None,
         extra_groups=[] if account else None,

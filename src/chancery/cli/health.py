@@ -12,8 +12,10 @@ from chancery.cli import supervisor
 from chancery.cli.layout import PROCESSES, Layout
 from chancery.cli.suite import Suite
 from chancery.errors import OperatorError
+from chancery.offline.media import read_file
 
 STALE_SECONDS = 10.0
+MAX_HEALTH = 16 * 1024
 HOPELESS = 4
 """Ends in a row after which a start is given up; the supervisor itself goes on trying."""
 
@@ -103,12 +105,15 @@ def _worker(layout: Layout) -> str | None:
     """The worker listens on no socket: it writes a file while its loop turns."""
     file = layout.run / "worker" / "health"
     try:
-        pid, _, text = file.read_text().strip().partition(" ")
-        age = time.time() - file.stat().st_mtime  # noqa: TID251 - file times
+        age = time.time() - file.lstat().st_mtime  # noqa: TID251 - file times
+        # The worker's own file: it could be a pipe, or a link to what only we may read.
+        pid, _, text = read_file(file, MAX_HEALTH).decode(errors="replace").strip().partition(" ")
     except FileNotFoundError:
         return "has not reported yet"
     except OSError as error:
         return f"is known to its own account and to root only: {file}: {error.strerror}"
+    except OperatorError as error:
+        return error.what
     found = supervisor.state(layout).get("processes")
     known = found.get("worker") if isinstance(found, dict) else None
     if not isinstance(known, dict) or str(known.get("pid")) != pid:

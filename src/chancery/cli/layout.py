@@ -132,22 +132,25 @@ def _account(name: str) -> Account:
     return Account(name, entry.pw_uid, entry.pw_gid)
 
 
-def give(path: Path, account: Account | None) -> None:
-    """Hand a file or a whole directory to an account; nothing when there is none."""
-    if account is None:
-        return
-    os.chown(path, account.uid, account.gid)
-    for directory, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            os.chown(Path(directory) / name, account.uid, account.gid, follow_symlinks=False)
-
-
 def private_directory(path: Path, account: Account | None = None) -> Path:
-    """Make a directory that only its account can enter."""
+    """
+    Make a directory that only its account can enter.
+
+    The account may hold what is above it, so a link is never followed. OperatorError when it is no directory.
+    """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)
-    if account is not None:
-        os.chown(path, account.uid, account.gid)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise OperatorError(
+            f"{path} is no directory of its own: {error.strerror}", "see who put it there"
+        ) from error
+    try:
+        os.fchmod(descriptor, 0o700)
+        if account is not None:
+            os.fchown(descriptor, account.uid, account.gid)
+    finally:
+        os.close(descriptor)
     return path
 
 
@@ -162,8 +165,10 @@ def write_public(path: Path, content: bytes, account: Account | None = None) -> 
 
 
 def _write(path: Path, content: bytes, mode: int, account: Account | None) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    # Whoever holds the directory may be somebody else, and have put links where root is about to write: the name
+    # is not to be guessed, and is never one that is there.
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         os.fchmod(descriptor, mode)
         if account is not None:
@@ -171,9 +176,17 @@ def _write(path: Path, content: bytes, mode: int, account: Account | None) -> No
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.write(content)
         os.fsync(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     finally:
         os.close(descriptor)
-    temporary.replace(path)
+
+
+def environment() -> dict[str, str]:
+    """What every process of the suite inherits: where programs are and how text is encoded, nothing else."""
+    return {key: os.environ[key] for key in ("PATH", "LANG", "TZ", "PYTHONPATH") if key in os.environ}
 
 
 def program() -> list[str]:

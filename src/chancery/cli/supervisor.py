@@ -18,7 +18,7 @@ from typing import IO
 
 import structlog
 
-from chancery.cli.layout import Account, Layout, write_public
+from chancery.cli.layout import Account, Layout, environment, write_public
 from chancery.errors import OperatorError
 
 BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -121,9 +121,7 @@ class Child:
 
 
 def _environment() -> dict[str, str]:
-    """Children inherit nothing but where programs are and how text is encoded."""
-    kept = {key: os.environ[key] for key in ("PATH", "LANG", "TZ", "PYTHONPATH") if key in os.environ}
-    return {**kept, "PYTHONUNBUFFERED": "1"}
+    return {**environment(), "PYTHONUNBUFFERED": "1"}
 
 
 class Supervisor:

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
@@ -20,7 +21,7 @@ from chancery.pkcs11 import api
 from chancery.pkcs11.api import CryptokiError, TokenFlag
 from chancery.pkcs11.login import choose, log_in, refuse_last_try
 from chancery.pkcs11.module import Module
-from chancery.pkcs11.softhsm import Order, Outcome
+from chancery.pkcs11.softhsm import Order, Outcome, Preparation, prepare_softhsm
 
 
 def initialise(order: Order) -> None:
@@ -71,11 +72,26 @@ def _session(module: Module, slot: int) -> Iterator[int]:
         module.functions.call("CloseSession", handle.value)
 
 
-def main() -> None:
-    """Read the order, carry it out, tell the outcome."""
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+def prepare(preparation: Preparation) -> None:
+    """Make sure that the token is there; raises OperatorError."""
     try:
-        initialise(order)
+        pin = Path(preparation.pin_file).read_bytes().strip()
+        directory = Path(preparation.directory)
+        prepare_softhsm(directory, preparation.label, preparation.so_pin, pin, library=preparation.library)
+    except OSError as error:
+        raise OperatorError(
+            f"{error.filename}: {error.strerror}", f"see who owns what is in {preparation.directory}"
+        ) from error
+
+
+def main() -> None:
+    """Read the order or the preparation, as the first argument says, carry it out, tell the outcome."""
+    said = sys.stdin.buffer.read()
+    try:
+        if sys.argv[1:] == ["prepare"]:
+            prepare(msgspec.json.decode(said, type=Preparation))
+        else:
+            initialise(msgspec.json.decode(said, type=Order))
         outcome = Outcome()
     except OperatorError as error:
         outcome = Outcome(error.what, error.next_step)

@@ -32,6 +32,16 @@ class Order(msgspec.Struct, frozen=True):
     user_pin: bytes
 
 
+class Preparation(msgspec.Struct, frozen=True):
+    """What `prepare_softhsm` is to be called with; whoever carries it out reads the user PIN from its file."""
+
+    directory: str
+    label: str
+    so_pin: bytes
+    pin_file: str
+    library: str
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What became of it; both None when all is well."""
 
@@ -107,15 +117,38 @@ def _write_conf(conf: Path, tokens: Path) -> None:
     fresh.rename(conf)
 
 
+def prepare_softhsm_as(account: tuple[int, int] | None, preparation: Preparation) -> None:
+    """
+    `prepare_softhsm` in a process of its own, as an account (uid, gid) that owns the directory; None is ours.
+
+    Raises as it does. The account gets no more of the environment than what finds the programs.
+    """
+    environment = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
+    _carry_out("prepare", preparation, environment, account)
+
+
 def _run(order: Order) -> None:
     """Start `chancery.pkcs11.initialise` for this order, with the PINs on its standard input."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "chancery.pkcs11.initialise"],
+    _carry_out("initialise", order, {**os.environ, "SOFTHSM2_CONF": order.conf})
+
+
+def _carry_out(
+    word: str,
+    order: Order | Preparation,
+    environment: dict[str, str],
+    account: tuple[int, int] | None = None,
+) -> None:
+    done = subprocess.run(  # noqa: S603 - this same program
+        [sys.executable, "-P", "-m", "chancery.pkcs11.initialise", word],
         input=msgspec.json.encode(order),
         capture_output=True,
         check=False,
-        env={**os.environ, "SOFTHSM2_CONF": order.conf, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd="/",
+        env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
         umask=0o077,
+        user=account[0] if account else None,
+        group=account[1] if account else None,
+        extra_groups=[] if account else None,
     )
     try:
         outcome = msgspec.json.decode(done.stdout, type=Outcome)

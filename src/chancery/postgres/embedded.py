@@ -326,8 +326,10 @@ class EmbeddedPostgres:
         done = subprocess.run([self._bin / "postgres", "-V"], capture_output=True, check=True, text=True)  # noqa: S603 - our own words
         ours = done.stdout.split()[-1].split(".")[0]
         if version != ours:
+            # What is no number may be anything that the server's account put there a link to.
+            theirs = version if version.isdigit() and len(version) < 4 else "of another kind"
             raise OperatorError(
-                f"{self.data_dir} was made by PostgreSQL {version}, this is {ours}",
+                f"{self.data_dir} was made by PostgreSQL {theirs}, this is {ours}",
                 "upgrade it with pg_upgrade first",
             )
 
@@ -361,9 +363,13 @@ class EmbeddedPostgres:
     def _own_file(self, name: str, text: str) -> None:
         path = self.data_dir / name
         temporary = path.with_name(f".{name}.new")
-        temporary.write_text(text)
-        temporary.chmod(0o600)
-        self._give(temporary)
+        temporary.unlink(missing_ok=True)
+        # The directory is the server's account's, which must not lead our pen elsewhere by a link.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            if (account := self.account) is not None:
+                os.fchown(descriptor, account.uid, account.gid)
+            file.write(text)
         temporary.replace(path)
 
 
