@@ -340,8 +340,8 @@ def token(number: int, **changes) -> TokenRecord:
 def test_timestamps_are_recorded_in_one_transaction(database):
     many = [token((1 << 159) + n) for n in range(200)]
     stamp(database, lambda s: s.record(many, [event("tokens", EventKind.TOKENS_RECORDED)]))
-    with connect(database.role("tsa")) as tsa:
-        rows = tsa.execute("SELECT serial, imprint FROM chancery.tsa_token ORDER BY serial").fetchall()
+    with connect(database.role("auditor")) as auditor:
+        rows = auditor.execute("SELECT serial, imprint FROM chancery.tsa_token ORDER BY serial").fetchall()
     assert [(one.serial, one.imprint) for one in many] == [(int(number), imprint) for number, imprint in rows]
 
 

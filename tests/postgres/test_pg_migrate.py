@@ -37,6 +37,18 @@ def test_migrating_is_idempotent(empty):
     assert [(one.number, one.name, one.sha256, AT) for one in migrations()] == rows
 
 
+def test_a_right_that_is_not_given_any_more_is_taken_back(empty):
+    owner = empty.role("owner")
+    migrate(owner, at=AT)
+    ask = "SELECT has_table_privilege('chancery_ocsp', 'chancery.intent', 'UPDATE'),"
+    ask += " has_column_privilege('chancery_ocsp', 'chancery.intent', 'tbs', 'SELECT')"
+    with connect(owner) as connection:
+        connection.execute("GRANT UPDATE, SELECT (tbs) ON chancery.intent TO chancery_ocsp")
+        assert (True, True) == connection.execute(ask).fetchone()
+        migrate(owner, at=AT)
+        assert (False, False) == connection.execute(ask).fetchone()
+
+
 def test_several_at_once_apply_it_once(empty):
     owner = dataclasses.replace(empty.role("owner"), lock_timeout=60)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:

@@ -37,11 +37,10 @@ HISTORY = tuple(sorted(set(TABLES) - {"operator", "request", "certificate_status
 ALL = "*"
 
 READ = {
-    "ra": "issuer profile operator request certificate certificate_status revocation_request crl crl_wish"
-    " blocked_key",
-    "worker": " ".join(sorted(set(TABLES) - {"tsa_token"})),
+    "ra": "issuer operator request certificate certificate_status revocation_request crl crl_wish blocked_key",
+    "worker": " ".join(sorted(set(TABLES) - {"tsa_token", "serial"})),
     "ocsp": "issuer certificate certificate_status crl",
-    "tsa": "issuer certificate certificate_status tsa_token",
+    "tsa": "issuer certificate certificate_status",
     "auditor": " ".join(TABLES),
 }
 """Tables of which a role reads every column."""

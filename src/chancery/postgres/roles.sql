@@ -1,10 +1,12 @@
 -- Grants per process, run after every migration; idempotent. The roles exist already.
 -- chancery_owner owns the schema and is used by `chancery db migrate` alone.
 -- Columns that the database fills in (ids, states, xids, the writer) are granted to nobody.
+-- First everything is taken back, in the same transaction: a right that a release gives up is gone with its migration.
+REVOKE ALL ON ALL TABLES IN SCHEMA chancery FROM chancery_ra, chancery_worker, chancery_ocsp, chancery_tsa, chancery_auditor;
 GRANT USAGE ON SCHEMA chancery TO chancery_ra, chancery_worker, chancery_ocsp, chancery_tsa, chancery_auditor;
 
 -- The web process that the network reaches: it asks, it never issues.
-GRANT SELECT ON chancery.issuer, chancery.profile, chancery.operator, chancery.request, chancery.certificate,
+GRANT SELECT ON chancery.issuer, chancery.operator, chancery.request, chancery.certificate,
     chancery.certificate_status, chancery.revocation_request, chancery.crl, chancery.crl_wish TO chancery_ra;
 GRANT INSERT (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at)
     ON chancery.request TO chancery_ra;
@@ -15,7 +17,7 @@ GRANT INSERT (fingerprint, name, roles, profiles, added_at), UPDATE (removed_at)
 GRANT INSERT (body) ON chancery.journal_event TO chancery_ra;
 
 -- The issuing worker; it sequences the journal too.
-GRANT SELECT ON chancery.issuer, chancery.profile, chancery.operator, chancery.request, chancery.serial,
+GRANT SELECT ON chancery.issuer, chancery.profile, chancery.operator, chancery.request,
     chancery.intent, chancery.certificate, chancery.certificate_status, chancery.revocation_request,
     chancery.crl_number, chancery.crl, chancery.crl_wish, chancery.journal_event, chancery.journal_leaf,
     chancery.journal_checkpoint TO chancery_worker;
@@ -38,7 +40,7 @@ GRANT SELECT (issuer_id, serial, not_after) ON chancery.intent TO chancery_ocsp;
 
 -- The timestamping authority records, and finds the certificate of its own key.
 GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_status TO chancery_tsa;
-GRANT INSERT, SELECT ON chancery.tsa_token TO chancery_tsa;
+GRANT INSERT ON chancery.tsa_token TO chancery_tsa;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_tsa;
 
 -- The auditor reads everything.
