@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -9,7 +10,12 @@ import math
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_public_key,
+)
 
 from chancery.asn1 import der
 from chancery.asn1.signature import algorithm_from_identifier
@@ -134,6 +140,27 @@ def spki_der(public_key: object) -> bytes:
     key_kind(public_key)
     assert isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey)
     return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def public_key_of(data: bytes) -> object:
+    """
+    Return the public key that a certificate, a certification request or a public key holds, in PEM or DER.
+
+    Of several certificates in PEM the first counts. Raises PKIError(BAD_DATA_FORMAT) for anything else.
+    """
+    holders = (
+        x509.load_pem_x509_certificate,
+        x509.load_pem_x509_csr,
+        x509.load_der_x509_certificate,
+        x509.load_der_x509_csr,
+    )
+    for load in holders:
+        with contextlib.suppress(ValueError, UnsupportedAlgorithm):
+            return load(data).public_key()
+    for load_key in (load_pem_public_key, load_der_public_key):
+        with contextlib.suppress(ValueError, UnsupportedAlgorithm):
+            return load_key(data)
+    raise der.malformed("no certificate, certification request or public key that can be read")
 
 
 def tbs_key_sha256(tbs: bytes) -> bytes | None:

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 
 from chancery.asn1 import der
 from chancery.errors import ErrorType, PKIError
-from chancery.pkix.key import proof_of_possession
+from chancery.pkix.key import check_key, proof_of_possession, spki_der
 from chancery.pkix.name import general_names
 from chancery.pkix.profile import Profile
+from chancery.pkix.weak import KEY_COMPROMISED
 from chancery.ports import (
     CertificateQuery,
     Clock,
@@ -141,8 +142,11 @@ async def enrol(
     Refusals at the gate are journalled. The outcome may be final or not; a refusal by the CA is returned.
     """
     try:
-        request = _check(ra, operator, application)
+        request, key = _check(ra, operator, application)
+        await _check_not_blocked(ra, key)
     except PKIError as error:
+        if error.type is ErrorType.SYSTEM_UNAVAIL:
+            raise
         detail = {"error": error.type.value, "detail": error.detail, "protocol": application.protocol}
         event = ra.event(EventKind.REQUEST_REFUSED, operator.name, "request:refused-at-gate", detail)
         await ra.directory.record([event])
@@ -162,7 +166,14 @@ async def enrol(
     return await ra.queue.wait(outcome.request_id, wait_seconds)
 
 
-def _check(ra: RegistrationAuthority, operator: Operator, application: Application) -> NewRequest:
+async def _check_not_blocked(ra: RegistrationAuthority, spki_sha256: bytes) -> None:
+    """R5. The worker asks again; here the requestor is told at once."""
+    if await ra.directory.is_blocked(spki_sha256):
+        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, KEY_COMPROMISED)
+
+
+def _check(ra: RegistrationAuthority, operator: Operator, application: Application) -> tuple[NewRequest, bytes]:
+    """Return what is to be stored, and the SHA-256 of the key's SubjectPublicKeyInfo."""
     authorise(operator, Operation.SUBMIT)
     authorise_profile(operator, application.profile)
     profile = ra.profiles.get(application.profile)
@@ -191,8 +202,9 @@ def _check(ra: RegistrationAuthority, operator: Operator, application: Applicati
         )
     csr = csr_der(application.csr)
     # The signature over the request is the proof of possession (RFC 2986 3); this verifies it.
-    proof_of_possession(csr)
-    return NewRequest(
+    public_key = proof_of_possession(csr).public_key()
+    check_key(public_key, profile.keys)
+    request = NewRequest(
         transaction_id=transaction_id,
         protocol=application.protocol,
         requestor=operator.name,
@@ -202,6 +214,7 @@ def _check(ra: RegistrationAuthority, operator: Operator, application: Applicati
         names=application.names,
         received_at=ra.clock.now(),
     )
+    return request, hashlib.sha256(spki_der(public_key)).digest()
 
 
 async def find_request(ra: RegistrationAuthority, operator: Operator, request_id: int) -> RequestOutcome:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from chancery.ra.requestor import Operation
-from chancery.web import certificates, issuers, management
+from chancery.web import certificates, issuers, keys, management
 from chancery.web.certificates import PKCS10
 from chancery.web.forms import CERTS_ONLY, MEDIA_TYPES, PEM, PEM_CHAIN, PKCS7, PKIX_CERT
 from chancery.web.issuers import PKIX_CRL
 from chancery.web.service import API, JSON, Answer, Endpoint
 from chancery.web.views import (
+    BlockedKeyList,
+    BlockedKeySearch,
+    BlockedKeyView,
     CertificateChoice,
     CertificateList,
     CertificateRequest,
@@ -22,6 +25,7 @@ from chancery.web.views import (
     IssuerFormat,
     IssuerList,
     IssuerView,
+    KeyAsked,
     OperatorAsked,
     OperatorList,
     OperatorView,
@@ -131,6 +135,30 @@ _CERTIFICATES = (
         certificates.revoke,
         body=RevocationAsked,
         query=RevocationChoice,
+    ),
+)
+
+_KEYS = (
+    Endpoint(
+        "POST",
+        f"{API}/blocked-keys",
+        "Block a key for good",
+        (
+            Answer(201, "Blocked; with every certificate that has the key.", BlockedKeyView),
+            Answer(200, "It was blocked before, or this is a dry run.", BlockedKeyView),
+        ),
+        Operation.BLOCK_KEY,
+        keys.block_key,
+        body=KeyAsked,
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/blocked-keys",
+        "List blocked keys",
+        (Answer(200, "One page, in the order of their hashes.", BlockedKeyList),),
+        Operation.SEE_BLOCKED_KEYS,
+        keys.list_blocked_keys,
+        query=BlockedKeySearch,
     ),
 )
 
@@ -268,4 +296,4 @@ _MANAGEMENT = (
     ),
 )
 
-ENDPOINTS: Final = (*_CERTIFICATES, *_ISSUERS, *_MANAGEMENT)
+ENDPOINTS: Final = (*_CERTIFICATES, *_KEYS, *_ISSUERS, *_MANAGEMENT)

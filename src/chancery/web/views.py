@@ -7,10 +7,11 @@ import datetime
 import enum
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from chancery.pkix.profile import Profile
 from chancery.ports import (
+    BlockedKey,
     CRLRecord,
     Operator,
     RequestState,
@@ -20,10 +21,14 @@ from chancery.ports import (
     StoredCertificate,
 )
 from chancery.ra.enrolment import serial_text
+from chancery.ra.keys import KeyAccount
 
 MAX_WAIT_SECONDS = 60.0
 ShortName = Annotated[str, Meta(min_length=1, max_length=64)]
 LongName = Annotated[str, Meta(min_length=1, max_length=1000)]
+KeyText = Annotated[
+    str, Meta(pattern="^[0-9A-Fa-f]{64}$", description="SHA-256 of the public key (SPKI), in hexadecimal.")
+]
 SerialText = Annotated[str, Meta(pattern="^[0-9A-Fa-f]{1,42}$", description="Serial number in hexadecimal.")]
 TransactionID = Annotated[
     str,
@@ -101,6 +106,30 @@ class RevocationAsked(Asked, frozen=True, kw_only=True):
 
     reason: Reason
     invalidity_date: Moment | None = None
+
+
+class KeyAsked(Asked, frozen=True, kw_only=True):
+    """
+    A key to block: one of `spki_sha256`, or the key of a `certificate`, a `csr` or a `public_key` (PEM).
+
+    `revoke`: have every good certificate with it revoked as keyCompromise. `dry_run`: only say what there is.
+    """
+
+    spki_sha256: KeyText | None = None
+    certificate: Annotated[str, Meta(max_length=131072)] | None = None
+    csr: Annotated[str, Meta(max_length=131072)] | None = None
+    public_key: Annotated[str, Meta(max_length=131072)] | None = None
+    reason: LongName
+    revoke: bool = False
+    dry_run: bool = False
+
+
+class BlockedKeySearch(Asked, frozen=True, kw_only=True):
+    """`key`: whether this one is blocked. Otherwise a page of all, above the hash `after`."""
+
+    key: KeyText | None = None
+    after: KeyText | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
 
 
 class OperatorAsked(Asked, frozen=True, kw_only=True):
@@ -200,6 +229,31 @@ class CertificateList(View, frozen=True, kw_only=True):
 
     certificates: list[CertificateView]
     next: int | None = None
+
+
+class BlockedKeyView(View, frozen=True, kw_only=True):
+    """
+    A key: whether it is blocked, why, since when and by whom; and its certificates, newest first.
+
+    Certificates are shown where one key is asked about, at most 1000; `more`: there are others, found by `key` in
+    the search for certificates. `revoking`: so many revocations have been asked for.
+    """
+
+    spki_sha256: str
+    blocked: bool
+    reason: str | None = None
+    blocked_at: datetime.datetime | None = None
+    blocked_by: str | None = None
+    certificates: list[CertificateView] = []
+    more: bool = False
+    revoking: int = 0
+
+
+class BlockedKeyList(View, frozen=True, kw_only=True):
+    """One page; `next` is the `after` of the following one."""
+
+    keys: list[BlockedKeyView]
+    next: str | None = None
 
 
 class RevocationView(View, frozen=True, kw_only=True):
@@ -324,6 +378,29 @@ def certificate_view(stored: StoredCertificate, *, whole: bool) -> CertificateVi
         reason=None if status.reason is None else Reason[status.reason.name],
         invalidity_date=status.invalidity_date,
         certificate=pem(stored.der) if whole else None,
+    )
+
+
+def blocked_key_view(key: BlockedKey) -> BlockedKeyView:
+    """Return what is shown of a blocked key by itself."""
+    return BlockedKeyView(
+        spki_sha256=key.spki_sha256.hex(),
+        blocked=True,
+        reason=key.reason,
+        blocked_at=key.blocked_at,
+        blocked_by=key.blocked_by,
+    )
+
+
+def account_view(account: KeyAccount) -> BlockedKeyView:
+    """Return what is shown of a key with its certificates."""
+    known = account.blocked
+    shown = BlockedKeyView(spki_sha256=account.spki_sha256.hex(), blocked=False)
+    return structs.replace(
+        shown if known is None else blocked_key_view(known),
+        certificates=[certificate_view(one, whole=False) for one in account.certificates],
+        more=account.more,
+        revoking=account.revoking,
     )
 
 

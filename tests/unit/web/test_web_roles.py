@@ -38,6 +38,10 @@ def _operator(_: World) -> dict[str, Any]:
     return {"name": "new", "roles": ["requestor"], "serial": "08"}
 
 
+def _key(_: World) -> dict[str, Any]:
+    return {"spki_sha256": "0a" * 32, "reason": "found on a web server"}
+
+
 CASES = [
     Case("POST", "/api/v1/certificates", "/api/v1/certificates", 201, {O, R}, _request),
     Case("GET", "/api/v1/certificates", "/api/v1/certificates", 200, {O, R, U}),
@@ -55,6 +59,8 @@ CASES = [
         {O, R},
         lambda _: {"reason": "superseded"},
     ),
+    Case("POST", "/api/v1/blocked-keys", "/api/v1/blocked-keys", 201, {A, O}, _key),
+    Case("GET", "/api/v1/blocked-keys", "/api/v1/blocked-keys", 200, {A, O, U}),
     Case("GET", "/api/v1/issuers", "/api/v1/issuers", 200, {A, O, R, U}),
     Case("GET", "/api/v1/issuers/{name}", "/api/v1/issuers/issuing", 200, {A, O, R, U}),
     Case("GET", "/api/v1/issuers/{name}/certificate", "/api/v1/issuers/issuing/certificate", 200, {A, O, R, U}),

@@ -20,6 +20,7 @@ from chancery.asn1 import der
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.profile import shipped_profiles
 from chancery.ports import (
+    BlockedKey,
     CertificateQuery,
     CertificateStatus,
     CRLRecord,
@@ -140,6 +141,7 @@ class MemoryRegistration:
         self.crls: dict[str, CRLRecord] = {}
         self.crl_wishes: list[tuple[str, str]] = []
         self.events: list[Event] = []
+        self.blocked: dict[bytes, BlockedKey] = {}
 
     def kinds(self) -> list[str]:
         return [event.kind.value for event in self.events]
@@ -347,6 +349,25 @@ class MemoryRegistration:
 
     async def latest_crl(self, issuer: str) -> CRLRecord | None:
         return self._around(lambda: self.crls.get(issuer))
+
+    async def is_blocked(self, spki_sha256: bytes) -> bool:
+        return self._around(lambda: spki_sha256 in self.blocked)
+
+    async def block_key(self, key: BlockedKey, events: Sequence[Event]) -> bool:
+        def act() -> bool:
+            if key.spki_sha256 in self.blocked:
+                return False
+            self.blocked[key.spki_sha256] = key
+            self.events.extend(events)
+            return True
+
+        return self._around(act)
+
+    async def blocked_key(self, spki_sha256: bytes) -> BlockedKey | None:
+        return self._around(lambda: self.blocked.get(spki_sha256))
+
+    async def blocked_keys(self, after: bytes, limit: int) -> list[BlockedKey]:
+        return self._around(lambda: [self.blocked[one] for one in sorted(self.blocked) if one > after][:limit])
 
     async def counts(self) -> Mapping[str, int]:
         waiting = sum(outcome.state not in FINAL for _, outcome in self.requests.values())
