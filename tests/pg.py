@@ -76,11 +76,11 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
 
     @contextlib.contextmanager
-    def database(self) -> Iterator[Database]:
-        """A fresh database with the current schema, dropped afterwards."""
+    def database(self, template: str = TEMPLATE) -> Iterator[Database]:
+        """A fresh database with the current schema, or a copy of another that nobody uses; dropped afterwards."""
         found = Database(self.embedded, f"chancery_test_{next(self._numbers)}")
         with connect(self.superuser) as superuser:
-            create_database(superuser, found.name, TEMPLATE)
+            create_database(superuser, found.name, template)
         try:
             yield found
         finally:

@@ -135,13 +135,15 @@ class _Issuing:
             names=(),
             received_at=now,
         )
-        event = Event(
-            EventKind.REQUEST_RECEIVED,
-            now,
-            REQUESTOR,
-            transaction,
-            {"profile": wanted.profile, "protocol": asked.protocol},
-        )
+        # The same words as for anybody's request.
+        received = {
+            "protocol": asked.protocol,
+            "profile": asked.profile,
+            "issuer": asked.issuer,
+            "names": list(asked.names),
+            "csr_sha256": hashlib.sha256(asked.csr).hexdigest(),
+        }
+        event = Event(EventKind.REQUEST_RECEIVED, now, REQUESTOR, f"transaction:{transaction}", received)
         try:
             outcome = await self.queue.submit(asked, [event])
             if outcome.certificate is None:
@@ -184,8 +186,12 @@ async def _administrator(place: Layout, suite: Suite, issuing: _Issuing) -> tupl
         name = next(one for one in names if one not in taken)
         roles = frozenset({Role.ADMINISTRATOR, Role.OFFICER, Role.REQUESTOR})
         now = SystemClock().now()
-        detail = {"name": name, "roles": sorted(role.value for role in roles), "certificate": fingerprint.hex()}
-        event = Event(EventKind.OPERATOR_ENROLLED, now, REQUESTOR, name, detail)
+        detail = {
+            "roles": sorted(role.value for role in roles),
+            "profiles": None,
+            "certificate_sha256": fingerprint.hex(),
+        }
+        event = Event(EventKind.OPERATOR_ENROLLED, now, REQUESTOR, f"operator:{name}", detail)
         await issuing.directory.add_operator(Operator(fingerprint, name, roles), now, [event])
     _write_administrator(place, suite, key, der)
     return purpose, new, der

@@ -26,6 +26,7 @@ GROUPS = {
     "offline": ("offline", "app", "The offline CA, on a machine without network."),
     "bundle": ("offline", "bundles", "Bundles to and from the offline CA, at the installation."),
     "audit": ("audit", "app", "The journal: verify it, read it."),
+    "auditor": ("auditor", "app", "Everything stored: its right to exist, re-derived."),
 }
 
 

@@ -1,0 +1,174 @@
+"""Whether each published CRL is its issuer's, and the newest lists what is revoked (R14-R16)."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from chancery.asn1 import der
+from chancery.audit import trail
+from chancery.audit.certificates import Ground
+from chancery.audit.findings import Finding, Findings, Kind
+from chancery.audit.trail import Act
+from chancery.pkix.lint import MAX_CRL_VALIDITY, blocking, lint_crl
+from chancery.ports import EventKind, RevocationReason
+from chancery.ports.auditing import AuditedCRL, AuditedIssuer, AuditedRevoked, AuditReader
+
+KINDS = (EventKind.CRL_INTENT, EventKind.CRL_PUBLISHED)
+LONGEST = datetime.timedelta(days=366)
+"""BR 4.9.7: of a CA whose CRLs are made in a ceremony."""
+LATE = datetime.timedelta(hours=24)
+"""R14: within 24 h of a revocation."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Issuing:
+    """An issuer whose CRLs are judged; `here` tells whether this installation makes them."""
+
+    row: AuditedIssuer
+    ground: Ground
+    acts: Sequence[Act]
+    at: datetime.datetime
+
+    @property
+    def here(self) -> bool:
+        return self.row.record.key_label is not None
+
+    @property
+    def about(self) -> str:
+        return f"crl:{self.row.record.name}"
+
+    def finding(self, kind: Kind, crl: AuditedCRL | None, what: str) -> Finding:
+        return Finding(kind, f"{self.about} {crl.record.number}" if crl else self.about, what)
+
+
+def judge(reader: AuditReader, issuing: Issuing, since: datetime.datetime | None, found: Findings) -> int:
+    """Add what is wrong with each CRL of this issuer, and then with all of them; return how many there are."""
+    published = trail.of(issuing.acts, EventKind.CRL_PUBLISHED, issuing.about)
+    last: AuditedCRL | None = None
+    seen: set[int] = set()
+    count = 0
+    for crl in reader.crls(issuing.row.record.issuer_id, since):
+        count += 1
+        told = [act for act in published if act.detail.get("number") == crl.record.number]
+        seen.update(act.event_id for act in told)
+        found.extend(_one(reader, issuing, crl, told), f"{issuing.about} {crl.record.number}")
+        if last is not None and last.record.this_update > crl.record.this_update + trail.SKEW:
+            found.extend([issuing.finding(Kind.WRONG_ORDER, crl, "it is older than the CRL before it (R15)")])
+        last = crl
+    found.extend(_all(reader, issuing, last, whole=since is None), issuing.about)
+    for act in published if since is None else ():
+        if act.event_id not in seen:
+            what = f"event {act.event_id} published CRL {act.detail.get('number')}, which is not stored"
+            found.extend([issuing.finding(Kind.STRAY, None, what)])
+    return count
+
+
+def _one(reader: AuditReader, issuing: Issuing, crl: AuditedCRL, told: Sequence[Act]) -> Iterator[Finding]:
+    record, about = crl.record, f"{issuing.about} {crl.record.number}"
+    yield from trail.once(told, EventKind.CRL_PUBLISHED, about)
+    for act in told[:1]:
+        yield from trail.says(act, about, {"sha256": hashlib.sha256(record.der).hexdigest()})
+    try:
+        parsed = x509.load_der_x509_crl(record.der)
+        number = parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        signed = parsed.is_signature_valid(issuing.ground.certificate.public_key())  # type: ignore[arg-type]  # any other type of key is the TypeError below
+    except (ValueError, TypeError, x509.ExtensionNotFound, UnsupportedAlgorithm) as error:
+        yield issuing.finding(Kind.BAD_CRL, crl, f"it cannot be read: {error}")
+        return
+    if not signed or parsed.issuer != issuing.ground.certificate.subject:
+        yield issuing.finding(Kind.BAD_CRL, crl, f"not signed by {issuing.ground.name}")
+    said = (number, parsed.last_update_utc, parsed.next_update_utc)
+    if said != (record.number, record.this_update, record.next_update):
+        yield issuing.finding(Kind.WRONG_COLUMN, crl, "it says another number or other times than its row")
+    longest = MAX_CRL_VALIDITY if issuing.here else LONGEST
+    for one in blocking(lint_crl(record.der, issuer=issuing.ground.certificate, longest=longest)):
+        yield issuing.finding(Kind.LINT, crl, str(one))
+    if crl.newest and issuing.here:
+        yield from _newest(reader, issuing, crl, parsed)
+
+
+def _all(reader: AuditReader, issuing: Issuing, newest: AuditedCRL | None, *, whole: bool) -> Iterator[Finding]:
+    numbers = reader.crl_numbers().get(issuing.row.record.issuer_id, 0)
+    intents = len(trail.of(issuing.acts, EventKind.CRL_INTENT, issuing.about))
+    if issuing.here and numbers != intents:
+        yield issuing.finding(Kind.NOT_JOURNALLED, None, f"{numbers} numbers were reserved, {intents} journalled")
+    if newest is None:
+        if issuing.here and whole and issuing.row.added_at < issuing.at - LATE:
+            yield issuing.finding(Kind.LATE_CRL, None, "no CRL was published yet (R14)")
+    elif newest.record.next_update < issuing.at:
+        when = newest.record.next_update.isoformat(timespec="seconds")
+        yield issuing.finding(Kind.LATE_CRL, newest, f"the next one was due by {when} (R14)")
+
+
+def _newest(
+    reader: AuditReader, issuing: Issuing, crl: AuditedCRL, parsed: x509.CertificateRevocationList
+) -> Iterator[Finding]:
+    """
+    Compare entries and statuses, both by serial, side by side: neither is held as a whole.
+
+    Of a CA that signs elsewhere the statuses are elsewhere, too.
+    """
+    # R16: an entry may go once a CRL after its certificate expired has carried it.
+    since = min(crl.before or crl.record.this_update, crl.record.this_update)
+    entries, revoked = _entries(parsed), reader.revoked(issuing.row.record.issuer_id)
+    entry, status = next(entries, None), next(revoked, None)
+    while entry is not None or status is not None:
+        if status is None or (entry is not None and entry[0] < status.serial):
+            assert entry is not None
+            what = f"it lists {entry[0].hex()}, which is not revoked"
+            yield issuing.finding(Kind.WRONG_CRL, crl, what)
+            following = next(entries, None)
+        elif entry is None or status.serial < entry[0]:
+            yield from _unlisted(issuing, crl, status, since)
+            status = next(revoked, None)
+            continue
+        else:
+            if entry[1:] != _line(status):
+                what = f"it lists {entry[0].hex()} with another time or reason than its status has"
+                yield issuing.finding(Kind.WRONG_CRL, crl, what)
+            following, status = next(entries, None), next(revoked, None)
+        if following is not None and following[0] <= entry[0]:
+            yield issuing.finding(
+                Kind.BAD_CRL, crl, "its entries are not in the order of their serials, each once"
+            )
+            return
+        entry = following
+
+
+Line = tuple[bytes, datetime.datetime, int, datetime.datetime | None]
+
+
+def _entries(crl: x509.CertificateRevocationList) -> Iterator[Line]:
+    for entry in crl:
+        reason, invalidity = 0, None
+        for one in entry.extensions:
+            if isinstance(one.value, x509.CRLReason):
+                reason = int(RevocationReason[one.value.reason.name.upper()])
+            elif isinstance(one.value, x509.InvalidityDate):
+                invalidity = one.value.invalidity_date_utc
+        yield der.integer_octets(entry.serial_number), entry.revocation_date_utc, reason, invalidity
+
+
+def _line(revoked: AuditedRevoked) -> tuple[datetime.datetime | None, int | None, datetime.datetime | None]:
+    status = revoked.status
+    invalidity = status.invalidity_date
+    return status.revoked_at, status.reason, None if invalidity is None else invalidity.replace(microsecond=0)
+
+
+def _unlisted(
+    issuing: Issuing, crl: AuditedCRL, revoked: AuditedRevoked, since: datetime.datetime
+) -> Iterator[Finding]:
+    if revoked.status.not_after < since:
+        return
+    if revoked.covered:
+        yield issuing.finding(Kind.WRONG_CRL, crl, f"it does not list {revoked.serial.hex()}, which is revoked")
+    elif revoked.status.changed_at < issuing.at - LATE:
+        when = revoked.status.changed_at.isoformat(timespec="seconds")
+        what = f"{revoked.serial.hex()} was revoked at {when} and is on no CRL yet (R14)"
+        yield issuing.finding(Kind.LATE_CRL, crl, what)

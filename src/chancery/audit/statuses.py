@@ -1,0 +1,150 @@
+"""Whether a serial's status is what the journal says became of it, with or without a certificate."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+
+from chancery.audit import trail
+from chancery.audit.findings import Finding, Kind
+from chancery.audit.trail import Act
+from chancery.ports import EventKind
+from chancery.ports.auditing import AuditedRevocation, AuditedSerial, AuditedStatus
+
+GRACE = datetime.timedelta(minutes=10)
+"""How long an intent may stand without a certificate and without a mark: its worker is starting again."""
+_REASONS = {
+    0: "unspecified",
+    1: "key_compromise",
+    2: "ca_compromise",
+    3: "affiliation_changed",
+    4: "superseded",
+    5: "cessation_of_operation",
+    9: "privilege_withdrawn",
+    10: "aa_compromise",
+}
+
+
+def _about(row: AuditedSerial) -> str:
+    return f"{row.issuer_id}:{row.serial.hex()}"
+
+
+def asked(row: AuditedSerial) -> dict[str, object]:
+    """Return what every event about a serial says of its request."""
+    if row.request is None:
+        return {}
+    request = row.request.request
+    return {
+        "request": request.request_id,
+        "requestor": request.requestor,
+        "protocol": request.protocol,
+        "transaction": request.transaction_id,
+    }
+
+
+def intent_agrees(row: AuditedSerial, act: Act, expected: Mapping[str, object]) -> Iterator[Finding]:
+    """Compare the stored intent with its event; `expected` is what the event says besides."""
+    if row.intent is None:
+        return
+    told = {
+        "profile": row.intent.profile,
+        "profile_version": row.intent.profile_version,
+        "profile_sha256": row.intent.profile_sha256.hex(),
+        "tbs_sha256": hashlib.sha256(row.intent.tbs).hexdigest(),
+    }
+    yield from trail.says(act, _about(row), {**expected, **told})
+    yield from trail.dated(act, _about(row), row.intent.recorded_at, "recorded_at")
+
+
+def judge(row: AuditedSerial, acts: Sequence[Act]) -> Iterator[Finding]:
+    """Give every finding about the status of a serial that has a certificate."""
+    about, status = _about(row), row.status
+    marked = trail.of(acts, EventKind.INTENT_UNCONFIRMED, about)
+    if marked:
+        yield Finding(Kind.WRONG_STATUS, about, "it was journalled as unconfirmed, and has a certificate")
+    if status is None:
+        yield Finding(Kind.WRONG_STATUS, about, "it has no status")
+        return
+    if row.certificate is not None and status.not_after != row.certificate.not_after:
+        yield Finding(Kind.WRONG_COLUMN, about, "not_after of its status is not the certificate's")
+    if status.state not in {"good", "revoked"}:
+        yield Finding(Kind.WRONG_STATUS, about, f"it has a certificate and is {status.state}")
+        return
+    yield from _revocation(row, status, acts)
+
+
+def unfinished(row: AuditedSerial, at: datetime.datetime) -> Iterator[Finding]:
+    """Give every finding about an intent that has no certificate, as of the time `at`."""
+    assert row.intent is not None
+    acts, about, status = trail.read(row.entries), _about(row), row.status
+    intended = trail.of(acts, EventKind.INTENT_RECORDED, about)
+    yield from trail.once(intended, EventKind.INTENT_RECORDED, about)
+    for act in intended[:1]:
+        yield from intent_agrees(row, act, asked(row))
+    if issued := trail.of(acts, EventKind.CERTIFICATE_ISSUED, about):
+        sha256 = issued[0].detail.get("certificate_sha256")
+        what = f"event {issued[0].event_id} says that it was issued, and it is not stored; its SHA-256 is {sha256}"
+        yield Finding(Kind.MISSING, about, what)
+        return
+    marked = trail.of(acts, EventKind.INTENT_UNCONFIRMED, about)
+    if status is None:
+        if row.intent.recorded_at < at - GRACE or marked:
+            when = row.intent.recorded_at.isoformat(timespec="seconds")
+            what = f"the intent of {when} by {row.worker} has neither certificate nor mark"
+            yield Finding(Kind.UNFINISHED, about, what)
+        return
+    if status.not_after != row.intent.not_after:
+        yield Finding(Kind.WRONG_COLUMN, about, "not_after of its status is not the intent's")
+    if status.state not in {"unconfirmed", "revoked"}:
+        yield Finding(Kind.WRONG_STATUS, about, f"no certificate is stored, and it is {status.state}")
+        return
+    if marked or status.state == "unconfirmed":
+        yield from trail.once(marked, EventKind.INTENT_UNCONFIRMED, about)
+        yield from trail.ordered(about, *intended[:1], *marked[:1])
+    yield from _revocation(row, status, acts)
+
+
+def _revocation(row: AuditedSerial, status: AuditedStatus, acts: Sequence[Act]) -> Iterator[Finding]:
+    """A status is revoked when, and as, the journal and the settled request say."""
+    about = _about(row)
+    revoked = trail.of(acts, EventKind.CERTIFICATE_REVOKED, about)
+    if status.state != "revoked":
+        if revoked:
+            what = f"event {revoked[0].event_id} says that it was revoked, and it is {status.state}"
+            yield Finding(Kind.WRONG_STATUS, about, what)
+        return
+    yield from trail.once(revoked, EventKind.CERTIFICATE_REVOKED, about)
+    for act in revoked[:1]:
+        intended = trail.of(acts, EventKind.INTENT_RECORDED, about)
+        yield from trail.ordered(about, *intended[:1], act)
+        reason = {"reason": _REASONS.get(-1 if status.reason is None else status.reason)}
+        yield from trail.says(act, about, reason)
+        if status.revoked_at != act.at.replace(microsecond=0) or status.changed_at != act.at:
+            what = f"its status is of another moment than event {act.event_id} ({act.kind})"
+            yield Finding(Kind.JOURNAL_DIFFERS, about, what)
+        request = next((one for one in row.revocations if one.revocation_id == act.detail.get("revocation")), None)
+        yield from _request(row, status, act, request, trail.of(acts, EventKind.REVOCATION_REQUESTED, about))
+
+
+def _request(
+    row: AuditedSerial, status: AuditedStatus, act: Act, request: AuditedRevocation | None, wishes: Sequence[Act]
+) -> Iterator[Finding]:
+    about = _about(row)
+    if request is None:
+        number = act.detail.get("revocation")
+        yield Finding(Kind.WRONG_STATUS, about, f"revocation request {number}, which revoked it, is gone")
+        return
+    same = (request.issuer_id, request.serial) == (row.issuer_id, row.serial) and request.state == "done"
+    if not same or (request.reason, request.invalidity_date) != (status.reason, status.invalidity_date):
+        what = f"revocation request {request.revocation_id}, which revoked it, says something else"
+        yield Finding(Kind.WRONG_STATUS, about, what)
+    wish = {"reason": _REASONS.get(request.reason)}
+    before = [one for one in wishes if one.actor == request.requestor and one.event_id < act.event_id]
+    if not before:
+        what = (
+            f"no {EventKind.REVOCATION_REQUESTED.value} event of {request.requestor} stands before its revocation"
+        )
+        yield Finding(Kind.NOT_JOURNALLED, about, what)
+    elif not any(not list(trail.says(one, about, wish)) for one in before):
+        yield from trail.says(before[-1], about, wish)

@@ -1,0 +1,190 @@
+"""What the auditor of certificates reads: rows as they stand, whoever wrote them, and the port that gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from chancery.ports.values import CertificateRecord, CRLRecord, EnrolmentRequest, EventKind, Intent, IssuerRecord
+
+# States, reasons and roles are kept as stored: a row that was edited may hold any.
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scope:
+    """What to look at: what was recorded since then, and of this issuer; None: everything."""
+
+    since: datetime.datetime | None = None
+    issuer_id: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """An event as stored. Ids are drawn in order: of two acts of which one saw the other, it has the higher."""
+
+    event_id: int
+    body: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedRequest:
+    request: EnrolmentRequest
+    state: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedStatus:
+    state: str
+    not_after: datetime.datetime
+    revoked_at: datetime.datetime | None
+    reason: int | None
+    invalidity_date: datetime.datetime | None
+    changed_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedRevocation:
+    revocation_id: int
+    issuer_id: int
+    serial: bytes
+    reason: int
+    invalidity_date: datetime.datetime | None
+    requestor: str
+    state: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedSerial:
+    """
+    All that is stored about one serial number; None where there is no row.
+
+    `worker` is the intent's. `entries` are the events about the serial and about its request's transaction,
+    by id; `revocations` the requests that its certificate.revoked events name.
+    """
+
+    issuer_id: int
+    serial: bytes
+    certificate_id: int | None
+    certificate: CertificateRecord | None
+    request: AuditedRequest | None
+    intent: Intent | None
+    worker: str | None
+    status: AuditedStatus | None
+    entries: tuple[JournalEntry, ...]
+    revocations: tuple[AuditedRevocation, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedIssuer:
+    record: IssuerRecord
+    subject: str
+    spki_sha256: bytes
+    not_before: datetime.datetime
+    not_after: datetime.datetime
+    added_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedProfile:
+    name: str
+    version: int
+    sha256: bytes
+    source: str
+    added_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedOperator:
+    """`certificate` tells whether a certificate with this fingerprint is stored."""
+
+    fingerprint: bytes
+    name: str
+    roles: tuple[str, ...]
+    profiles: tuple[str, ...] | None
+    added_at: datetime.datetime
+    removed_at: datetime.datetime | None
+    certificate: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedCRL:
+    """`before` is the thisUpdate of the CRL before it, None for the first; `newest` of its issuer."""
+
+    record: CRLRecord
+    before: datetime.datetime | None
+    newest: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedRevoked:
+    """A serial whose status is revoked; `covered` tells whether the newest CRL was made from it."""
+
+    serial: bytes
+    status: AuditedStatus
+    covered: bool
+
+
+class StrayKind(enum.Enum):
+    """A row or event that stands without the one it belongs to."""
+
+    EVENT = "event"
+    RECEIVED = "received"
+    SERIAL = "serial"
+    INTENT = "intent"
+    STATUS = "status"
+    REQUEST = "request"
+    REVOCATION = "revocation"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stray:
+    """
+    EVENT: certificate.* (`detail`) about a serial without an intent. RECEIVED: request.received without a
+    request. SERIAL: reserved without an intent; INTENT: without a reservation; STATUS: without an intent.
+    REQUEST: done without an intent. REVOCATION: done without a certificate.revoked event.
+    """
+
+    kind: StrayKind
+    subject: str
+    detail: str
+
+
+class AuditReader(Protocol):
+    """
+    Everything an installation stores, as of one moment. Streams are read as they are consumed, in batches.
+
+    Raises PKIError(SYSTEM_UNAVAIL) when the database is away.
+    """
+
+    def issuers(self) -> list[AuditedIssuer]: ...
+
+    def profiles(self) -> list[AuditedProfile]: ...
+
+    def operators(self) -> list[AuditedOperator]: ...
+
+    def count(self, scope: Scope) -> int:
+        """Return how many certificates `certificates` will give."""
+
+    def certificates(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
+        """Give every stored certificate, by certificate_id, in batches."""
+
+    def unfinished(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
+        """Give every intent without a certificate, by issuer and serial, in batches."""
+
+    def strays(self, scope: Scope) -> Iterator[Stray]:
+        """Give what stands without what it belongs to, by kind and subject; `since` leaves nothing out."""
+
+    def entries(self, kinds: Sequence[EventKind]) -> list[JournalEntry]:
+        """Return all events of these kinds, by id; of kinds that are few."""
+
+    def crls(self, issuer_id: int, since: datetime.datetime | None) -> Iterator[AuditedCRL]:
+        """Give the issuer's CRLs, by number, one at a time."""
+
+    def crl_numbers(self) -> Mapping[int, int]:
+        """Return how many CRLNumbers each issuer has reserved."""
+
+    def revoked(self, issuer_id: int) -> Iterator[AuditedRevoked]:
+        """Give the issuer's revoked serials, by serial."""

@@ -1,0 +1,324 @@
+"""What the auditor reads, as one read-only snapshot: rows stream through cursors of the server, in batches."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.rows import TupleRow
+from psycopg.types.datetime import TimestamptzBinaryLoader
+
+from chancery.ports import CertificateRecord, CRLRecord, EnrolmentRequest, EventKind, Intent, IssuerRecord
+from chancery.ports.auditing import (
+    AuditedCRL,
+    AuditedIssuer,
+    AuditedOperator,
+    AuditedProfile,
+    AuditedRequest,
+    AuditedRevocation,
+    AuditedRevoked,
+    AuditedSerial,
+    AuditedStatus,
+    JournalEntry,
+    Scope,
+    Stray,
+    StrayKind,
+)
+from chancery.postgres.session import Connection, Parameters, PgConnection, connect, translated
+
+BATCH = 500
+_NO_TIME = datetime.datetime.max.replace(tzinfo=datetime.UTC)
+
+_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+
+_ISSUERS = """
+SELECT issuer_id, name, certificate, parent_id, token_label, key_label, subject, spki_sha256, not_before,
+    not_after, added_at
+FROM chancery.issuer ORDER BY issuer_id"""
+_PROFILES = "SELECT name, version, sha256, source, added_at FROM chancery.profile ORDER BY name, version, sha256"
+_OPERATORS = """
+SELECT fingerprint, name, roles, profiles, added_at, removed_at,
+    EXISTS (SELECT FROM chancery.certificate AS c WHERE sha256(c.der) = o.fingerprint)
+FROM chancery.operator AS o ORDER BY name"""
+
+_STATUS = "s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date, s.changed_at"
+_REQUEST = """r.request_id, r.transaction_id, r.protocol, r.requestor, r.profile, r.issuer, r.csr, r.names,
+    r.received_at, r.state"""
+_INTENT = """i.request_id, i.issuer_id, i.serial, i.tbs, i.not_after, i.profile, i.profile_version,
+    i.profile_sha256, i.recorded_at, i.worker"""
+_CERTIFICATE = """c.certificate_id, c.request_id, c.issuer_id, c.serial, c.der, c.subject, c.names, c.spki_sha256,
+    c.not_before, c.not_after, c.profile, c.issued_at"""
+_CERTIFICATES_IN = """
+(%(since)s::timestamptz IS NULL OR c.issued_at >= %(since)s)
+AND (%(issuer)s::integer IS NULL OR c.issuer_id = %(issuer)s)"""
+
+_COUNT = f"SELECT count(*) FROM chancery.certificate AS c WHERE {_CERTIFICATES_IN}"  # noqa: S608 - put together from constants
+_CERTIFICATES = f"""
+SELECT {_CERTIFICATE}, {_INTENT}, {_REQUEST}, {_STATUS}
+FROM chancery.certificate AS c
+LEFT JOIN chancery.intent AS i ON (i.issuer_id, i.serial) = (c.issuer_id, c.serial)
+LEFT JOIN chancery.request AS r ON r.request_id = c.request_id
+LEFT JOIN chancery.certificate_status AS s ON (s.issuer_id, s.serial) = (c.issuer_id, c.serial)
+WHERE {_CERTIFICATES_IN} ORDER BY c.certificate_id"""  # noqa: S608 - put together from constants
+_UNFINISHED = f"""
+SELECT {_INTENT}, {_REQUEST}, {_STATUS}
+FROM chancery.intent AS i
+LEFT JOIN chancery.request AS r ON r.request_id = i.request_id
+LEFT JOIN chancery.certificate_status AS s ON (s.issuer_id, s.serial) = (i.issuer_id, i.serial)
+WHERE NOT EXISTS (SELECT FROM chancery.certificate AS c WHERE (c.issuer_id, c.serial) = (i.issuer_id, i.serial))
+AND (%(since)s::timestamptz IS NULL OR i.recorded_at >= %(since)s)
+AND (%(issuer)s::integer IS NULL OR i.issuer_id = %(issuer)s)
+ORDER BY i.issuer_id, i.serial"""  # noqa: S608 - put together from constants
+
+_EVENTS_ABOUT = """
+SELECT event_id, body, subject FROM chancery.journal_event WHERE subject = ANY (%s::text[]) ORDER BY event_id"""
+_EVENTS_OF = "SELECT event_id, body FROM chancery.journal_event WHERE kind = ANY (%s::text[]) ORDER BY event_id"
+_REVOCATIONS = """
+SELECT revocation_id, issuer_id, serial, reason, invalidity_date, requestor, state
+FROM chancery.revocation_request WHERE revocation_id = ANY (%s::bigint[]) ORDER BY revocation_id"""
+
+# The window looks at numbers and times; each CRL itself is fetched as its row is.
+_CRLS = """
+SELECT c.issuer_id, c.number, c.this_update, c.next_update, c.covers, c.der, list.before, list.newest
+FROM (SELECT number, lag(this_update) OVER (ORDER BY number) AS before,
+          lead(number) OVER (ORDER BY number) IS NULL AS newest
+      FROM chancery.crl WHERE issuer_id = %(issuer)s) AS list
+JOIN chancery.crl AS c ON c.issuer_id = %(issuer)s AND c.number = list.number
+WHERE %(since)s::timestamptz IS NULL OR c.this_update >= %(since)s ORDER BY c.number"""
+_CRL_NUMBERS = "SELECT issuer_id, count(*) FROM chancery.crl_number GROUP BY issuer_id"
+# As `crl_due` decides it: by the snapshot that the CRL was read from, by its time when that one is not known here.
+_REVOKED = f"""
+SELECT s.serial, {_STATUS},
+    coalesce(pg_visible_in_snapshot(s.changed_xid, c.seen), s.changed_at <= c.covers, false)
+FROM chancery.certificate_status AS s
+LEFT JOIN (
+    SELECT covers,
+        CASE WHEN pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) THEN snapshot END AS seen
+    FROM chancery.crl WHERE issuer_id = %(issuer)s ORDER BY number DESC LIMIT 1) AS c ON true
+WHERE s.issuer_id = %(issuer)s AND s.state = 'revoked' ORDER BY s.serial"""  # noqa: S608 - put together from constants
+
+_STRAYS = """
+SELECT 'event', e.subject, e.kind FROM chancery.journal_event AS e
+WHERE e.kind IN ('certificate.intent', 'certificate.issued', 'certificate.unconfirmed', 'certificate.revoked')
+AND NOT EXISTS (SELECT FROM chancery.intent AS i WHERE i.issuer_id || ':' || encode(i.serial, 'hex') = e.subject)
+UNION ALL
+SELECT 'received', e.subject, (e.body::json) ->> 'actor' FROM chancery.journal_event AS e
+WHERE e.kind = 'request.received' AND NOT EXISTS (
+    SELECT FROM chancery.request AS r
+    WHERE 'transaction:' || r.transaction_id = e.subject AND r.requestor = (e.body::json) ->> 'actor')
+UNION ALL
+SELECT 'serial', issuer_id || ':' || encode(serial, 'hex'), '' FROM chancery.serial AS s
+WHERE NOT EXISTS (SELECT FROM chancery.intent AS i WHERE (i.issuer_id, i.serial) = (s.issuer_id, s.serial))
+UNION ALL
+SELECT 'intent', issuer_id || ':' || encode(serial, 'hex'), '' FROM chancery.intent AS i
+WHERE NOT EXISTS (SELECT FROM chancery.serial AS s WHERE (i.issuer_id, i.serial) = (s.issuer_id, s.serial))
+UNION ALL
+SELECT 'status', issuer_id || ':' || encode(serial, 'hex'), '' FROM chancery.certificate_status AS s
+WHERE NOT EXISTS (SELECT FROM chancery.intent AS i WHERE (i.issuer_id, i.serial) = (s.issuer_id, s.serial))
+UNION ALL
+SELECT 'request', 'request:' || request_id, '' FROM chancery.request AS r
+WHERE r.state = 'done' AND NOT EXISTS (SELECT FROM chancery.intent AS i WHERE i.request_id = r.request_id)
+AND NOT EXISTS (SELECT FROM chancery.certificate AS c WHERE c.request_id = r.request_id)
+UNION ALL
+SELECT 'revocation', 'revocation:' || revocation_id, '' FROM chancery.revocation_request AS v
+WHERE v.state = 'done' AND NOT EXISTS (
+    SELECT FROM chancery.journal_event AS e
+    WHERE e.kind = 'certificate.revoked' AND e.subject = v.issuer_id || ':' || encode(v.serial, 'hex'))"""
+_STRAYS_IN = f"""
+SELECT * FROM ({_STRAYS}) AS stray (kind, subject, detail)
+WHERE %(issuer)s::integer IS NULL OR kind IN ('received', 'request', 'revocation')
+   OR starts_with(subject, %(issuer)s::integer || ':')
+ORDER BY kind, subject, detail"""  # noqa: S608 - put together from constants
+
+
+class _AnyTime(TimestamptzBinaryLoader):
+    """A time that no calendar here has (infinity, after 9999) must not end the audit of the other rows."""
+
+    def load(self, data: Buffer) -> datetime.datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return _NO_TIME
+
+
+class PgAuditReader:
+    """
+    `ports.auditing.AuditReader` as the role `chancery_auditor`: a context manager over one transaction.
+
+    All of it is one snapshot (REPEATABLE READ, READ ONLY), and no statement has a time limit. While it is open
+    the server keeps the row versions of its moment.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._settings = dataclasses.replace(connection, statement_timeout=0, idle_in_transaction_timeout=0)
+        self._stack = contextlib.ExitStack()
+        self._connection: PgConnection | None = None
+        self._cursors = 0
+
+    def __enter__(self) -> Self:
+        """Raises PKIError(SYSTEM_UNAVAIL) when the database is away."""
+        with translated(), contextlib.ExitStack() as stack:
+            connection = connect(self._settings)
+            stack.callback(connection.close)
+            connection.adapters.register_loader("timestamptz", _AnyTime)
+            stack.enter_context(connection.transaction(force_rollback=True))
+            connection.execute(_SNAPSHOT)
+            self._connection, self._stack = connection, stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(psycopg.Error):
+            self._stack.close()
+
+    def issuers(self) -> list[AuditedIssuer]:
+        """Return every issuer, by id."""
+        return [AuditedIssuer(IssuerRecord(*row[:6]), *row[6:]) for row in self._fetch(_ISSUERS)]
+
+    def profiles(self) -> list[AuditedProfile]:
+        """Return every profile's text, by name and version."""
+        return [AuditedProfile(*row) for row in self._fetch(_PROFILES)]
+
+    def operators(self) -> list[AuditedOperator]:
+        """Return every operator, removed or not, by name."""
+        return [
+            AuditedOperator(row[0], row[1], tuple(row[2]), None if row[3] is None else tuple(row[3]), *row[4:])
+            for row in self._fetch(_OPERATORS)
+        ]
+
+    def count(self, scope: Scope) -> int:
+        """Return how many certificates `certificates` will give."""
+        return int(self._fetch(_COUNT, _in(scope))[0][0])
+
+    def certificates(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
+        """Give every stored certificate, by certificate_id, in batches."""
+        for rows in self._stream(_CERTIFICATES, _in(scope)):
+            yield self._complete([_serial(row[:12], row[12:22], row[22:32], row[32:]) for row in rows])
+
+    def unfinished(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
+        """Give every intent without a certificate, by issuer and serial, in batches."""
+        for rows in self._stream(_UNFINISHED, _in(scope)):
+            yield self._complete([_serial(None, row[:10], row[10:20], row[20:]) for row in rows])
+
+    def strays(self, scope: Scope) -> Iterator[Stray]:
+        """Give what stands without what it belongs to, by kind and subject."""
+        for rows in self._stream(_STRAYS_IN, _in(scope)):
+            yield from (Stray(StrayKind(kind), subject, detail) for kind, subject, detail in rows)
+
+    def entries(self, kinds: Sequence[EventKind]) -> list[JournalEntry]:
+        """Return all events of these kinds, by id."""
+        return [JournalEntry(*row) for row in self._fetch(_EVENTS_OF, ([kind.value for kind in kinds],))]
+
+    def crls(self, issuer_id: int, since: datetime.datetime | None) -> Iterator[AuditedCRL]:
+        """Give the issuer's CRLs, by number, one at a time."""
+        for rows in self._stream(_CRLS, {"issuer": issuer_id, "since": since}, 1):
+            yield from (AuditedCRL(CRLRecord(*row[:6]), *row[6:]) for row in rows)
+
+    def crl_numbers(self) -> Mapping[int, int]:
+        """Return how many CRLNumbers each issuer has reserved."""
+        return dict(self._fetch(_CRL_NUMBERS))
+
+    def revoked(self, issuer_id: int) -> Iterator[AuditedRevoked]:
+        """Give the issuer's revoked serials, by serial."""
+        for rows in self._stream(_REVOKED, {"issuer": issuer_id}, 10 * BATCH):
+            yield from (AuditedRevoked(row[0], AuditedStatus(*row[1:7]), row[7]) for row in rows)
+
+    def _complete(self, serials: list[AuditedSerial]) -> list[AuditedSerial]:
+        """Add the events about these serials and their requests, and the revocation requests that those name."""
+        about = {key for one in serials for key in _subjects(one)}
+        events: dict[str, list[JournalEntry]] = {}
+        for event_id, body, subject in self._fetch(_EVENTS_ABOUT, (sorted(about),)):
+            events.setdefault(subject, []).append(JournalEntry(event_id, body))
+        found = [dataclasses.replace(one, entries=_entries(one, events)) for one in serials]
+        named = {one: _revocation_ids(one) for one in found if one.status and one.status.state == "revoked"}
+        ids = sorted({number for numbers in named.values() for number in numbers})
+        rows = self._fetch(_REVOCATIONS, (ids,)) if ids else []
+        requests = {row[0]: AuditedRevocation(*row) for row in rows}
+        return [
+            dataclasses.replace(one, revocations=tuple(requests[n] for n in named.get(one, ()) if n in requests))
+            for one in found
+        ]
+
+    def _fetch(self, query: str, parameters: Parameters = ()) -> list[TupleRow]:
+        assert self._connection is not None
+        with translated():
+            return self._connection.execute(query.encode(), parameters, binary=True).fetchall()
+
+    def _stream(self, query: str, parameters: Parameters, size: int = BATCH) -> Iterator[list[TupleRow]]:
+        assert self._connection is not None
+        self._cursors += 1
+        with translated():
+            cursor = self._connection.cursor(f"audit_{self._cursors}", binary=True)
+            # A stream may be left before its end.
+            self._stack.callback(cursor.close)
+            cursor.execute(query.encode(), parameters)
+        while True:
+            # Not around the yield: what the reader's user raises is not the database's.
+            with translated():
+                rows = cursor.fetchmany(size)
+            if not rows:
+                break
+            yield rows
+        cursor.close()
+
+
+def _in(scope: Scope) -> dict[str, object]:
+    return {"since": scope.since, "issuer": scope.issuer_id}
+
+
+def _serial(
+    certificate: Sequence[Any] | None, intent: Sequence[Any], request: Sequence[Any], status: Sequence[Any]
+) -> AuditedSerial:
+    record, certificate_id = None, None
+    if certificate is not None:
+        certificate_id, fields = certificate[0], list(certificate[1:])
+        fields[5] = tuple(fields[5])
+        record = CertificateRecord(*fields)
+    recorded = None if intent[1] is None else Intent(*intent[:9])
+    key = record or recorded
+    assert key is not None
+    asked = None
+    if request[0] is not None:
+        fields = list(request[:9])
+        fields[7] = tuple(fields[7])
+        asked = AuditedRequest(EnrolmentRequest(*fields), request[9])
+    return AuditedSerial(
+        issuer_id=key.issuer_id,
+        serial=key.serial,
+        certificate_id=certificate_id,
+        certificate=record,
+        request=asked,
+        intent=recorded,
+        worker=intent[9],
+        status=None if status[0] is None else AuditedStatus(*status),
+        entries=(),
+        revocations=(),
+    )
+
+
+def _subjects(one: AuditedSerial) -> tuple[str, ...]:
+    about = f"{one.issuer_id}:{one.serial.hex()}"
+    if one.request is None:
+        return (about,)
+    return about, f"transaction:{one.request.request.transaction_id}"
+
+
+def _entries(one: AuditedSerial, events: Mapping[str, Sequence[JournalEntry]]) -> tuple[JournalEntry, ...]:
+    found = [entry for subject in _subjects(one) for entry in events.get(subject, ())]
+    return tuple(sorted(found, key=lambda entry: entry.event_id))
+
+
+def _revocation_ids(one: AuditedSerial) -> list[int]:
+    found = []
+    for entry in one.entries:
+        event = json.loads(entry.body)
+        detail = event.get("detail")
+        number = detail.get("revocation") if isinstance(detail, dict) else None
+        if event.get("kind") == EventKind.CERTIFICATE_REVOKED.value and isinstance(number, int):
+            found.append(number)
+    return found
