@@ -203,12 +203,17 @@ def add_operator(
     """
     Enrol an operator: somebody with a certificate of this CA, and roles.
 
-    The operator makes a key and a CSR. You, or another operator, request the certificate: `chancery request
-    --profile tls-client --csr FILE --out CERTIFICATE`. Then say here which roles go with it: `chancery operator
-    add NAME --role ROLE --certificate CERTIFICATE`.
+    The operator makes a key and a CSR; you request the certificate:
 
-    The operator then writes a client.toml with the four lines url, certificate, key and ca, like that of the first
-    administrator in var/admin, names it with --client or CHANCERY_CLIENT, and tries `chancery whoami`.
+    chancery request --profile tls-client --csr CSR --out CERTIFICATE
+
+    Then say here which roles go with it:
+
+    chancery operator add NAME --role ROLE --certificate CERTIFICATE
+
+    The operator writes a client.toml with url, certificate, key and ca,
+    like that in var/admin, names it with --client or CHANCERY_CLIENT,
+    and tries `chancery whoami`.
     """
     if (certificate is None) == (serial is None):
         raise typer.BadParameter("give either --certificate or --serial")

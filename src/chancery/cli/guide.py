@@ -42,10 +42,8 @@ def commands(layout: Layout, suite: Suite) -> list[str]:
             f"curl -sS -H 'Content-Type: application/timestamp-query' --data-binary @{demo}/www.tsq"
             f" -o {demo}/www.tsr {suite.tsa_url}"
         ),
-        (
-            f"openssl ts -verify -queryfile {demo}/www.tsq -in {demo}/www.tsr -CAfile {pki}/root.pem"
-            f" -untrusted {pki}/issuing.pem"
-        ),
+        # Not -untrusted: `openssl ts` takes that for a list, and parts it at spaces and commas.
+        f"openssl ts -verify -queryfile {demo}/www.tsq -in {demo}/www.tsr -CAfile {pki}/chain.pem",
         (
             f"{chancery} revoke{client} --yes --reason superseded"
             f" $(openssl x509 -in {demo}/www.pem -noout -serial | cut -d= -f2)"

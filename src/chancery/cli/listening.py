@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
 from pathlib import Path
@@ -41,7 +42,7 @@ def check(suite: Suite, instead: str, seconds: float = 0.0) -> None:
         while (why := _refused(suite.address, port)) is not None:
             if why.errno != errno.EADDRINUSE or time.monotonic() > deadline:
                 raise OperatorError(
-                    f"{suite.address} port {port} ({setting}) cannot be had: {why.strerror}",
+                    f"{suite.address} port {port} ({setting}) cannot be had: {_words(why)}",
                     f"stop what uses it (`ss -ltnp` shows that), or {choose}",
                 )
             time.sleep(0.1)
@@ -53,6 +54,11 @@ def _first_free() -> int:
         return int(_PRIVILEGED.read_text())
     except (OSError, ValueError):
         return 1024
+
+
+def _words(why: OSError) -> str:
+    """Return what the system says of it; a name that does not resolve has no errno of the system."""
+    return os.strerror(why.errno) if why.errno is not None and why.errno > 0 else str(why.strerror)
 
 
 def _refused(address: str, port: int) -> OSError | None:

@@ -37,7 +37,7 @@ def test_a_port_in_use_is_named_with_what_chooses_another():
         ca, tsa = free_ports(2)
         with pytest.raises(OperatorError) as caught:
             listening.check(suite_on(ca, taken, tsa), INSTEAD)
-    assert f"127.0.0.1 port {taken} (ocsp_port) cannot be had" in caught.value.what
+    assert f"127.0.0.1 port {taken} (ocsp_port) cannot be had: Address already in use" == caught.value.what
     assert "choose another with --ocsp-port or ocsp_port" in caught.value.next_step
 
 
@@ -165,3 +165,10 @@ def test_a_database_server_that_is_not_there_is_named_with_what_the_driver_said(
         programs.programs(place, msgspec.convert(settings, Suite))
     assert "PostgreSQL on 127.0.0.1 is of no use to `boss`: " in caught.value.what
     assert "Connection refused" in caught.value.what
+
+
+def test_an_address_that_this_machine_does_not_have_is_said():
+    ports = dict(zip(listening.PORTS, free_ports(3), strict=True))
+    suite = msgspec.convert({"address": "192.0.2.1", **ports}, Suite)
+    with pytest.raises(OperatorError, match="Cannot assign requested address"):
+        listening.check(suite, INSTEAD, seconds=60.0)
