@@ -278,6 +278,32 @@ def test_what_another_root_signed_is_refused(exchange, tmp_path, monkeypatch):
     assert "not signed by the root" in refusal(exchange.verify, exchange.again(chain=other.chain)).detail
 
 
+def test_a_certificate_that_a_lint_forbids_is_refused(exchange):
+    """R9, here as well: everything else about it is what was asked for."""
+    payload = decode_response(exchange.response).payload
+    issued = x509.load_der_x509_certificate(payload.answers[0].certificate)
+    builder = x509.CertificateBuilder(
+        issued.issuer,
+        issued.subject,
+        issued.public_key(),
+        issued.serial_number,
+        issued.not_valid_before_utc,
+        issued.not_valid_after_utc,
+    )
+    signer = KeySigner(exchange.machine.token.made["root"])
+    for left_out in (None, x509.SubjectKeyIdentifier):
+        changed = builder
+        for extension in issued.extensions:
+            if left_out is None or not isinstance(extension.value, left_out):
+                changed = changed.add_extension(extension.value, extension.critical)
+        made = changed.sign(signer.key, signer.algorithm.hash).public_bytes(Encoding.DER)
+        if left_out is None:
+            assert exchange.verify(exchange.answer(certificate=made)).certificates
+        else:
+            detail = refusal(exchange.verify, exchange.answer(certificate=made)).detail
+            assert "the certificate for issuing-1: pkix.ski_missing" in detail
+
+
 def test_a_chain_that_is_not_one_root_is_refused(exchange):
     payload = decode_response(exchange.response).payload
     [issuing] = [answer.certificate for answer in payload.answers]
