@@ -81,6 +81,8 @@ def check_key(public_key: object, allowed: frozenset[str]) -> None:
     if isinstance(public_key, rsa.RSAPublicKey):
         numbers = public_key.public_numbers()
         _check_rsa(numbers.n, numbers.e)
+    elif isinstance(public_key, ed25519.Ed25519PublicKey):
+        _check_ed25519(public_key.public_bytes_raw())
 
 
 @functools.lru_cache(maxsize=256)
@@ -96,6 +98,22 @@ def _check_rsa(modulus: int, exponent: int) -> None:
     if is_power(modulus):
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "an RSA modulus that is a power of one number (R4)")
     weak.check_modulus(modulus)
+
+
+_P25519 = 2**255 - 19
+# The y of the eight points of small order of edwards25519: 1, -1, 0 (order 4), and plus or minus one y (order 8).
+# Under such a key anybody signs: what the message is multiplied with vanishes, for at least every eighth message.
+_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_SMALL_ORDER = frozenset({0, 1, _P25519 - 1, _ORDER_8, _P25519 - _ORDER_8})
+
+
+def _check_ed25519(raw: bytes) -> None:
+    """RFC 8032 5.1.3: y is below p; RFC 8032 5.1.7, 8.9: and the point not one of small order."""
+    y = int.from_bytes(raw, "little") & (1 << 255) - 1
+    if y >= _P25519 or y in _SMALL_ORDER:
+        raise PKIError(
+            ErrorType.BAD_CERT_TEMPLATE, "an Ed25519 key of small order, or not in its one encoding (RFC 8032)"
+        )
 
 
 @functools.lru_cache(maxsize=1)

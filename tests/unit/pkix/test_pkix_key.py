@@ -222,3 +222,37 @@ def test_a_key_that_cannot_be_used_is_refused():
     # The same octets under the OID of X448: a key of 32 octets that no algorithm takes.
     broken = csr.replace(spki, spki.replace(b"\x2b\x65\x70", b"\x2b\x65\x6f"))
     assert ErrorType.BAD_ALG is _pop_error(broken)
+
+
+# Every encoding of a point of small order, canonical or not, with either sign (Chalkias et al., "Taming the many
+# EdDSAs", table 1). A signature of R = identity and S = 0 verifies under them for every message, or every eighth.
+SMALL_ORDER = [
+    *("0100000000000000000000000000000000000000000000000000000000000000", "00" * 32, "00" * 31 + "80"),
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "0100000000000000000000000000000000000000000000000000000000000080",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+
+
+@pytest.mark.parametrize("raw", SMALL_ORDER)
+def test_a_key_under_which_anybody_signs_is_refused(raw):
+    weak = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(raw))
+    with pytest.raises(PKIError, match="small order"):
+        check_key(weak, KINDS)
+
+
+def test_a_proof_of_possession_that_nobody_needs_a_key_for_is_none():
+    """A request that verifies under the identity, made without any private key, gets no certificate."""
+    spki = der.sequence(der.sequence(der.oid("1.3.101.112")), der.bit_string(bytes.fromhex(SMALL_ORDER[0])))
+    info = der.sequence(der.integer(0), der.sequence(), spki, b"\xa0\x00")
+    forged = der.sequence(info, der.sequence(der.oid("1.3.101.112")), der.bit_string(b"\x01" + bytes(63)))
+    request = proof_of_possession(forged)
+    with pytest.raises(PKIError, match="small order"):
+        check_key(request.public_key(), KINDS)
