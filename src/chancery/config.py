@@ -153,6 +153,7 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     health_file: Path | None = None
     profiles: Path | None = None
+    weak_keys: Path | None = None
     database: DatabaseSection
     token: TokenSection
     urls: URLSection

@@ -174,7 +174,7 @@ def make_key(
     place: Layout, process: str, label: str, kind: str, *, account: Account | None, subject: str | None = None
 ) -> bytes:
     """Find or make a key in a process's token, as its account; return its public key, or a request (PEM)."""
-    words = ["key", "--config", str(place.config(process)), "--label", label, "--kind", kind]
+    words = ["key", "make", "--config", str(place.config(process)), "--label", label, "--kind", kind]
     return command([*words, "--subject", subject] if subject else words, account)
 
 

@@ -16,6 +16,7 @@ from chancery.errors import OperatorError
 from chancery.pkcs11 import Token, TokenSettings, open_token
 from chancery.pkcs11.softtoken import SoftToken
 from chancery.pkix.profile import Profile, parse_profile, shipped_profiles
+from chancery.pkix.weak import KnownKeys, read_list
 from chancery.postgres import migrate as migrations
 from chancery.postgres import roles
 from chancery.postgres.embedded import EmbeddedPostgres
@@ -117,6 +118,26 @@ def profiles(directory: Path | None) -> Mapping[str, Profile]:
         profile = parse_profile(path.read_text(encoding="utf-8"))
         found[profile.name] = profile
     return found
+
+
+def weak_keys(directory: Path | None) -> KnownKeys | None:
+    """Return the keys on all the lists in a directory (R5), None without one; OperatorError for another file."""
+    if directory is None:
+        return None
+    digests: list[bytes] = []
+    try:
+        for path in sorted(directory.iterdir()):
+            digests += _listed(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"{directory} cannot be read: {error}", "correct `weak_keys`") from None
+    return KnownKeys(digests)
+
+
+def _listed(path: Path) -> list[bytes]:
+    try:
+        return read_list(path.read_text(encoding="ascii"))
+    except OperatorError as error:
+        raise OperatorError(f"{path}: {error.what}", error.next_step) from None
 
 
 def embedded_server(place: Layout) -> EmbeddedPostgres:

@@ -1,4 +1,4 @@
-"""`chancery key`: make a key in a process's token, and print a request for its certificate."""
+"""`chancery key`: make a key in a process's token and print a request for its certificate; block a key."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chancery.asn1.signature import PrivateKey, algorithm_for
 from chancery.cli import build
+from chancery.cli.api_client import with_client
+from chancery.cli.commands_blocked import block, blocked
 from chancery.config import load, problems
 from chancery.errors import OperatorError
 from chancery.pkix.name import general_names, parse_name
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command(name="key")(key)
+    """Add the commands to the command line."""
+    keys = typer.Typer(help="Keys: make one in a token, block one that was compromised.", no_args_is_help=True)
+    keys.command("make")(make)
+    keys.command("block")(with_client(block))
+    keys.command("blocked")(with_client(blocked))
+    app.add_typer(keys, name="key")
 
 
-def key(
+def make(
     config: Annotated[Path, typer.Option(help="The configuration of the process whose token it is.")],
     label: Annotated[str, typer.Option(help="The key's label.")],
     kind: Annotated[
