@@ -20,6 +20,7 @@ from chancery.errors import OperatorError
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 OID = Annotated[str, msgspec.Meta(pattern=r"^[0-2](\.(0|[1-9][0-9]*))+\Z")]
+SHA256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 HTTPURL = Annotated[str, msgspec.Meta(pattern=r"^http://[^\s]+\Z")]
 KeyKind = Literal["rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519"]
 Deployment = Literal["laptop", "production"]
@@ -143,7 +144,8 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     """
     `chancery serve worker`: holds the CA keys, listens on no socket.
 
-    Each issuer's key is found in the token by the label that the database has for it.
+    Each issuer's key is found in the token by the label that the database has for it. `service_keys` are SHA-256
+    (hex) of the public keys that may have OCSP delegate and timestamping certificates, whoever asks for them.
     """
 
     instance: Annotated[int, msgspec.Meta(ge=1, le=127)]
@@ -159,6 +161,7 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     urls: URLSection
     crl: CRLSection = CRLSection()
     journal: JournalSection
+    service_keys: tuple[SHA256, ...] = ()
 
 
 class Delegate(Section, frozen=True, kw_only=True):

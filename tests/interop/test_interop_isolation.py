@@ -8,9 +8,14 @@ import re
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from suite import CHANCERY, run
+from chancery.cli import build
+from chancery.config import load
+from suite import CHANCERY, run, wait_until
 
 pytestmark = [pytest.mark.suite]
 
@@ -132,3 +137,28 @@ def test_every_configuration_passes_its_own_check(running):
     assert 7 == len(files)
     for file in files:
         assert b"good" in run(CHANCERY, "check-config", file).stdout
+
+
+def test_a_web_process_that_was_taken_over_gets_no_service_certificate(running):
+    """What the database role of the web process may write is not enough to become a responder or a clock."""
+    csr = x509.load_pem_x509_csr(running.csr("forged.example.org", names="").read_bytes()).public_bytes(
+        Encoding.DER
+    )
+    connection = build.connection(load(running.place.config("ca")).database)
+    with psycopg.connect(**connection.arguments(), autocommit=True) as database:
+        ids = [
+            database.execute(
+                "INSERT INTO chancery.request (transaction_id, protocol, requestor, profile, issuer, csr, names,"
+                " fingerprint, received_at) VALUES (%s, 'installation', 'installation', %s, 'issuing', %s, '{}',"
+                " sha256('x'), now()) RETURNING request_id",
+                (f"forged-{profile}", profile, csr),
+            ).fetchone()[0]
+            for profile in ("ocsp-signing", "timestamping")
+        ]
+
+        def settled():
+            query = "SELECT state, error FROM chancery.request WHERE request_id = ANY (%s)"
+            rows = database.execute(query, (ids,)).fetchall()
+            return rows if all(state not in {"waiting", "taken"} for state, _ in rows) else None
+
+        assert [("refused", "notAuthorized")] * 2 == wait_until(settled)

@@ -15,7 +15,8 @@ from concurrent.futures import Executor
 
 from chancery.ca.issuer import Issuer, LintedCertificate
 from chancery.errors import ErrorType, PKIError
-from chancery.pkix.granting import Granted
+from chancery.pkix.granting import Granted, Requested
+from chancery.pkix.key import spki_der
 from chancery.pkix.profile import Profile, grant, requested
 from chancery.pkix.weak import KEY_COMPROMISED, KnownKeys
 from chancery.ports import (
@@ -42,7 +43,8 @@ class Issuing:
 
     `ceremony` is True at the offline CA alone: elsewhere a ceremony profile is refused (R8). `signers`, where
     given, is the pool of threads that the signatures of a batch are spread over; `weak_keys` lists of keys that
-    are known to all (R5).
+    are known to all (R5). `service_keys` are SHA-256 of the SubjectPublicKeyInfos that may have certificates of
+    the authority's own services (`Profile.service`), whoever asks; None leaves that to the requestor's rights.
     """
 
     store: IssuanceStore
@@ -56,6 +58,7 @@ class Issuing:
     ceremony: bool = False
     signers: Executor | None = None
     weak_keys: KnownKeys | None = None
+    service_keys: frozenset[bytes] | None = None
 
     def __post_init__(self) -> None:
         _check_instance(self.instance)
@@ -177,11 +180,27 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
     asked = requested(request.csr, request.names)
     if issuing.weak_keys is not None:
         issuing.weak_keys.check(asked.public_key)
+    _check_service(issuing, profile, asked)
     granted = grant(profile, asked, issuer.limits, now)
     serial = make_serial(issuing.instance, issuing.entropy)
     linted = issuer.prepare(granted, serial)
     intent = intent_of(request, issuer.record.issuer_id, serial, linted, profile=profile, at=now)
     return _Prepared(request, issuer, granted, intent, linted)
+
+
+def _check_service(issuing: Issuing, profile: Profile, asked: Requested) -> None:
+    """
+    Refuse a certificate of the authority's own services to a key that the worker was not told of.
+
+    The web process can write any request: it must not be able to make itself a responder or a clock.
+    """
+    if not profile.service or issuing.service_keys is None:
+        return
+    if hashlib.sha256(spki_der(asked.public_key)).digest() not in issuing.service_keys:
+        raise PKIError(
+            ErrorType.NOT_AUTHORIZED,
+            f"{profile.name} is for the keys in the worker's configuration (service_keys), not for this one",
+        )
 
 
 def _record_intents(

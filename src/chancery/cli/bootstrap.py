@@ -19,7 +19,7 @@ from rich.console import Console
 from chancery.cli import build, layout
 from chancery.cli.layout import DATABASE_ROLES, TOKENS, Account, Layout
 from chancery.cli.show import working
-from chancery.cli.suite import ISSUING, ROOT, Suite, encode, process_configs, subject
+from chancery.cli.suite import ISSUING, ROOT, SERVICE_LABELS, Suite, encode, process_configs, subject
 from chancery.errors import OperatorError
 from chancery.offline.media import read_file
 from chancery.pkcs11.softhsm import Preparation, prepare_softhsm_as
@@ -58,6 +58,9 @@ def run(place: Layout, suite: Suite, console: Console) -> None:
         for directory in opened:
             console.print(PASSABLE.format(directory), markup=False)
         step("configurations")
+        _configurations(place, suite, socket)
+        step("keys of the services")
+        _services(place, suite, accounts)
         _configurations(place, suite, socket)
         step("root and issuing CA")
         _authorities(place, suite, accounts)
@@ -122,6 +125,19 @@ def _cluster(place: Layout, suite: Suite) -> tuple[Path, list[Path]]:
 def _configurations(place: Layout, suite: Suite, socket: Path) -> None:
     for process, config in process_configs(place, suite, socket).items():
         layout.write_public(place.config(process), encode(config))
+
+
+def _services(place: Layout, suite: Suite, accounts: dict[str, Account]) -> None:
+    """Make the services' keys and requests, each under its own account: the worker is told which keys they are."""
+    for process, label in SERVICE_LABELS.items():
+        if not (path := place.service_request(label)).exists():
+            kind, title = {
+                "ocsp": (suite.ocsp_key, "OCSP Responder"),
+                "tsa": (suite.tsa_key, "Timestamping Authority"),
+            }[process]
+            account = accounts.get(process)
+            csr = make_key(place, process, label, kind, account=account, subject=subject(suite, title))
+            layout.write_public(path, csr)
 
 
 def _authorities(place: Layout, suite: Suite, accounts: dict[str, Account]) -> None:

@@ -26,12 +26,12 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from chancery.cli import bootstrap, build, layout
+from chancery.cli import build, layout
 from chancery.cli.api_client import ClientConfig
 from chancery.cli.clock import SystemClock
 from chancery.cli.commands_key import host_name, request
 from chancery.cli.layout import Account, Layout
-from chancery.cli.suite import ISSUING, Suite, encode, subject
+from chancery.cli.suite import ISSUING, SERVICE_LABELS, Suite, encode, subject
 from chancery.config import CAConfig, load
 from chancery.errors import OperatorError, PKIError
 from chancery.ports import (
@@ -71,8 +71,8 @@ async def _ensure(place: Layout, suite: Suite) -> list[str]:
     accounts = layout.accounts()
     config = load(place.config("ca"))
     assert isinstance(config, CAConfig)
-    ocsp = _token_wish(place, suite, accounts, "ocsp", title="OCSP Responder")
-    tsa = _token_wish(place, suite, accounts, "tsa", title="Timestamping Authority")
+    ocsp = Wanted("ocsp", "ocsp-signing", place.service_request(SERVICE_LABELS["ocsp"]).read_bytes())
+    tsa = Wanted("tsa", "timestamping", place.service_request(SERVICE_LABELS["tsa"]).read_bytes())
     async with AsyncPool(build.connection(config.database, "enrol"), size=2) as pool:
         issuing = _Issuing(PgRequestQueue(pool), PgDirectory(pool, SystemClock()))
         try:
@@ -85,20 +85,6 @@ async def _ensure(place: Layout, suite: Suite) -> list[str]:
         finally:
             await issuing.queue.close()
     return [purpose for purpose, new, _ in done if new]
-
-
-def _token_wish(place: Layout, suite: Suite, accounts: dict[str, Account], process: str, *, title: str) -> Wanted:
-    label, kind, profile = {
-        "ocsp": ("ocsp-issuing", suite.ocsp_key, "ocsp-signing"),
-        "tsa": ("tsa", suite.tsa_key, "timestamping"),
-    }[process]
-    # The request is kept: the key stays in its token, and making the request again needs a process of its own.
-    path = place.pki / f"{label}.csr"
-    if not path.exists():
-        account = accounts.get(process)
-        csr = bootstrap.make_key(place, process, label, kind, account=account, subject=subject(suite, title))
-        layout.write_public(path, csr)
-    return Wanted(process, profile, path.read_bytes())
 
 
 class _Issuing:

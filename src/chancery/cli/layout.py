@@ -88,6 +88,10 @@ class Layout:
     def client(self) -> Path:
         return self.admin / "client.toml"
 
+    def service_request(self, label: str) -> Path:
+        """The PKCS#10 request of a service's key; kept, as making it again needs that service's account."""
+        return self.pki / f"{label}.csr"
+
     @property
     def request(self) -> Path:
         """The request bundle of the issuing CA."""

@@ -114,6 +114,7 @@ def run(config: WorkerConfig) -> None:
                 instance=config.instance,
                 worker=name,
                 signers=signers,
+                service_keys=frozenset(bytes.fromhex(one) for one in config.service_keys),
                 weak_keys=build.weak_keys(config.weak_keys),
             ),
             PgRevocationStore(session),

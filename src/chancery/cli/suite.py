@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 import tomli_w
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chancery.cli.layout import DATABASE_ROLES, TOKENS, Layout
 from chancery.config import (
@@ -45,6 +47,8 @@ CheckpointKeyKind = Literal["ed25519", "ec-p256"]
 """What `audit.note` signs checkpoints with."""
 
 ROOT, ISSUING = "root", "issuing"
+SERVICE_LABELS = {"ocsp": "ocsp-issuing", "tsa": "tsa"}
+"""The key in each service's token that signs for it."""
 SERIAL_INSTANCE, OFFLINE_INSTANCE, TSA_INSTANCE = 1, 0x70, 1
 
 
@@ -147,13 +151,14 @@ def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, Pro
             urls=urls(suite),
             crl=CRLSection(),
             journal=JournalSection(origin=_origin(suite), checkpoint_file=checkpoint),
+            service_keys=service_keys(layout),
         ),
         "ocsp": OCSPConfig(
             deployment=suite.deployment,
             listen=Listen(host=suite.address, port=suite.ocsp_port),
             database=database["ocsp"],
             token=token_section(layout, suite, "ocsp"),
-            delegates=[Delegate(issuer=ISSUING, key_label="ocsp-issuing")],
+            delegates=[Delegate(issuer=ISSUING, key_label=SERVICE_LABELS["ocsp"])],
         ),
         "tsa": _tsa(layout, suite, database["tsa"]),
         "auditor": AuditorConfig(
@@ -167,6 +172,17 @@ def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, Pro
     }
 
 
+def service_keys(layout: Layout) -> tuple[str, ...]:
+    """SHA-256 (hex) of the public keys for which the installation's services have made requests."""
+    found = []
+    for label in SERVICE_LABELS.values():
+        if (path := layout.service_request(label)).exists():
+            key = x509.load_pem_x509_csr(path.read_bytes()).public_key()
+            spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            found.append(hashlib.sha256(spki).hexdigest())
+    return tuple(found)
+
+
 def _tsa(layout: Layout, suite: Suite, database: DatabaseSection) -> TSAConfig:
     return TSAConfig(
         deployment=suite.deployment,
@@ -174,7 +190,7 @@ def _tsa(layout: Layout, suite: Suite, database: DatabaseSection) -> TSAConfig:
         listen=Listen(host=suite.address, port=suite.tsa_port),
         database=database,
         token=token_section(layout, suite, "tsa"),
-        key_label="tsa",
+        key_label=SERVICE_LABELS["tsa"],
         policy=suite.tsa_policy,
         accuracy_ms=suite.tsa_accuracy_ms,
         time_source="kernel" if suite.deployment == "production" else "trust-system-clock",

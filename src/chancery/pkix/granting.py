@@ -15,6 +15,7 @@ from chancery.pkix import name as names_
 from chancery.pkix.key import check_key, key_kind, proof_of_possession, spki_der
 from chancery.pkix.rules import KEY_USAGES, REPEATABLE, Extensions, Names, Subject, Validity, duration
 
+_SERVICES = {EXTENDED_KEY_USAGES["OCSPSigning"], EXTENDED_KEY_USAGES["timeStamping"]}
 _SHORT = {oid: short for short, oid in ATTRIBUTES.items()}
 SECOND = datetime.timedelta(seconds=1)
 MAX_ATTRIBUTES = 32
@@ -44,6 +45,17 @@ class Profile:
     subject: Subject
     names: Names
     extensions: Extensions
+
+    @property
+    def service(self) -> bool:
+        """
+        Whether it is for the authority's own services: OCSP delegates and timestamping.
+
+        Whoever has such a certificate can call revoked certificates good, or say that something existed when it
+        did not.
+        """
+        purposes = {EXTENDED_KEY_USAGES.get(one, one) for one in self.extensions.extended_key_usage}
+        return bool(purposes & _SERVICES)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

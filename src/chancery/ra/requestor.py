@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 
-from chancery.asn1.oids import EXTENDED_KEY_USAGES
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.profile import Profile
 from chancery.ports import Operator, Role
@@ -59,9 +58,6 @@ PERMISSIONS: Mapping[Operation, Mapping[Role, Reach]] = {
 }
 
 
-_SERVICES = {EXTENDED_KEY_USAGES["OCSPSigning"], EXTENDED_KEY_USAGES["timeStamping"]}
-
-
 def authorise(operator: Operator, operation: Operation) -> Reach:
     """
     Return how far this operator may go with the operation, by the strongest of its roles.
@@ -92,13 +88,11 @@ def may_request(operator: Operator, profile: Profile) -> bool:
     """
     Tell whether this operator may request under this profile.
 
-    "Every profile" does not take in those of the authority's own services, unless an administrator asks: whoever
-    has such a certificate can call revoked certificates good, or say that something existed when it did not.
+    "Every profile" does not take in those of the authority's own services, unless an administrator asks.
     """
     if operator.profiles is not None:
         return profile.name in operator.profiles
-    purposes = {EXTENDED_KEY_USAGES.get(one, one) for one in profile.extensions.extended_key_usage}
-    return Role.ADMINISTRATOR in operator.roles or not purposes & _SERVICES
+    return Role.ADMINISTRATOR in operator.roles or not profile.service
 
 
 def own_name(operator: Operator, reach: Reach) -> str | None:

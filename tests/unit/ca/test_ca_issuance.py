@@ -12,6 +12,7 @@ from cakit import CA, PROFILES, issuing_issuer, key, make_csr
 from chancery.asn1.signature import KeySigner
 from chancery.ca.issuance import issue_batch, recover
 from chancery.errors import ErrorType, PKIError
+from chancery.pkix.key import spki_der
 from chancery.ports import EventKind, RequestState, StatusState
 from checks import account_of, problems
 from fakes import CountingSigner, FakeEntropy, Faults, Killed, MemoryStore
@@ -102,6 +103,24 @@ def test_r8_a_ceremony_profile_is_refused_online_and_granted_in_a_ceremony():
     # Allowed now, and refused by the issuer's own path length.
     assert "path" not in ceremony.store.refusals[1].detail
     assert "allows 0 CA certificates" in ceremony.store.refusals[1].detail
+
+
+@pytest.mark.parametrize("profile", ["ocsp-signing", "timestamping"])
+def test_certificates_of_the_own_services_are_for_configured_keys_alone(profile):
+    # A web process that was taken over may write any request, under any name.
+    known = hashlib.sha256(spki_der(key("ocsp").public_key())).digest()
+    ca = CA(service_keys=frozenset({known}))
+    own, stranger = (ca.ask(make_csr("CN=Service", (), key(label)), profile) for label in ("ocsp", "stranger"))
+    other = ca.ask(make_csr("CN=www.example.org", ("dns:www.example.org",), key("stranger")))
+    ca.work()
+    assert RequestState.DONE is ca.store.states[own]
+    assert RequestState.DONE is ca.store.states[other]
+    assert ErrorType.NOT_AUTHORIZED is ca.store.refusals[stranger].error
+    assert "service_keys" in ca.store.refusals[stranger].detail
+    nobody = CA(service_keys=frozenset())
+    request = nobody.ask(make_csr("CN=Service", (), key("ocsp")), profile)
+    nobody.work()
+    assert ErrorType.NOT_AUTHORIZED is nobody.store.refusals[request].error
 
 
 def test_the_proof_of_possession_is_checked_again():
