@@ -197,6 +197,53 @@ def test_a_time_that_the_worker_could_not_read_is_not_stored(office, column, mom
     assert [] == office.revocations.take_revocations(10)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("protocol", "p" * 65),
+        ("requestor", "r" * 201),
+        ("profile", "q" * 201),
+        ("issuer", "i" * 201),
+        ("fingerprint", b"f" * 65),
+        ("names", ["n"] * 1001),
+        ("names", ["n" * 524288]),
+        ("names", [None]),
+        ("names", [["a"], ["b"]]),
+    ],
+)
+def test_what_would_take_the_workers_memory_is_not_stored(office, column, value):
+    """Written by a registration authority that has been taken over."""
+    row = {
+        "transaction_id": "t",
+        "protocol": "rest",
+        "requestor": "olga",
+        "profile": "tls-server",
+        "issuer": "issuing",
+        "csr": b"",
+        "names": ["n" * 2000] * 250,
+        "fingerprint": bytes(32),
+        "received_at": AT,
+    }
+    insert = f"INSERT INTO chancery.request ({', '.join(row)}) VALUES ({', '.join(f'%({name})s' for name in row)})"
+    with connect(office.database.role("ra")) as connection:
+        connection.execute(insert, row)
+        with pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute(insert, row | {"transaction_id": "u", column: value})
+
+
+def test_an_event_or_a_wish_without_bound_is_not_stored(office):
+    body = '{"kind": "k", "subject": "s", "detail": "%s"}'
+    with connect(office.database.role("ra")) as connection:
+        for statement, value in (
+            ("INSERT INTO chancery.journal_event (body) VALUES (%s)", body % ("x" * 1048576)),
+            ("INSERT INTO chancery.crl_wish (issuer_id, requestor, asked_at) VALUES (1, 'olga', %s)", "infinity"),
+            ("INSERT INTO chancery.crl_wish (issuer_id, requestor, asked_at) VALUES (1, %s, now())", "r" * 201),
+        ):
+            with pytest.raises(psycopg.errors.CheckViolation):
+                connection.execute(statement, (value,))
+        connection.execute("INSERT INTO chancery.journal_event (body) VALUES (%s)", (body % ("x" * 1048000),))
+
+
 def test_a_revocation_is_stored_and_its_settling_heard(office):
     office.issue(1)
 

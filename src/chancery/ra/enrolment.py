@@ -44,6 +44,7 @@ from chancery.ports import (
 from chancery.ra.requestor import Operation, authorise, authorise_profile, may_request, own_name
 
 MAX_NAMES = 100
+MAX_ISSUER = 200
 # RFC 5280 4.1.2.5: its times begin in 1950. A database knows earlier ones that nobody here could read again.
 _FIRST_MOMENT = datetime.datetime(1950, 1, 1, tzinfo=datetime.UTC)
 _TRANSACTION_ID = re.compile(r"[A-Za-z0-9._~:+/=@-]{1,200}")
@@ -190,6 +191,8 @@ def _check(ra: RegistrationAuthority, operator: Operator, application: Applicati
             f"{operator.name} may not request {profile.name}, a profile of the authority's own services: an "
             "administrator has to enrol an operator for it by name",
         )
+    if len(application.issuer or "") > MAX_ISSUER:
+        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "no issuer has a name as long as that")
     if len(application.names) > MAX_NAMES:
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"more than {MAX_NAMES} names")
     general_names(application.names)

@@ -85,6 +85,12 @@ def test_a_ca_certificate_is_never_asked_for_online_r8(profile):
     assert ["request.refused"] == world.memory.kinds()
 
 
+def test_an_issuer_whose_name_no_row_holds_is_refused_at_the_gate():
+    world = World()
+    assert ErrorType.BAD_CERT_TEMPLATE == _refusal(lambda: _enrol(world, issuer="i" * 201)).type
+    assert {} == world.memory.requests
+
+
 def test_a_certificate_of_an_ocsp_delegate_is_not_for_every_requestor():
     world = World()
     for operator in (REQUESTOR, OFFICER):
