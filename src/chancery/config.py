@@ -23,6 +23,7 @@ OID = Annotated[str, msgspec.Meta(pattern=r"^[0-2](\.(0|[1-9][0-9]*))+\Z")]
 SHA256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 HTTPURL = Annotated[str, msgspec.Meta(pattern=r"^http://[^\s]+\Z")]
 KeyKind = Literal["rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519"]
+SSLMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 Deployment = Literal["laptop", "production"]
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -51,7 +52,7 @@ class DatabaseSection(Section, frozen=True, kw_only=True):
     dbname: str = "chancery"
     user: str
     password_file: Path | None = None
-    sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    sslmode: SSLMode = "prefer"
     sslcert: Path | None = None
     sslkey: Path | None = None
     sslrootcert: Path | None = None
@@ -315,6 +316,11 @@ def problems(config: msgspec.Struct, prefix: str = "") -> list[str]:
         and getattr(config, "time_source", "") == "trust-system-clock"
     ):
         found.append("time_source: production needs `kernel`, not `trust-system-clock`")
+    database = getattr(config, "database", None)
+    if getattr(config, "deployment", "") == "production" and isinstance(database, DatabaseSection):
+        here = database.host.startswith("/") or database.host in {"localhost", "127.0.0.1", "::1"}
+        if not here and database.sslmode != "verify-full":
+            found.append(f"database.sslmode: production needs `verify-full` for {database.host}, another host")
     token = getattr(config, "token", None)
     if getattr(config, "deployment", "") == "production" and token is not None and token.soft_directory:
         found.append("token.soft_directory: production needs a PKCS#11 module, not the software token")

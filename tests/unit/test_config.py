@@ -90,6 +90,23 @@ def test_problems_name_missing_and_open_files(tmp_path):
     ] == found
 
 
+@pytest.mark.parametrize(
+    ("host", "sslmode", "refused"),
+    [
+        ("db.example.org", "require", True),
+        ("192.0.2.7", "verify-ca", True),
+        ("db.example.org", "verify-full", False),
+        ("localhost", "prefer", False),
+        ("/run/postgresql", "prefer", False),
+    ],
+)
+def test_production_verifies_a_database_on_another_host(tmp_path, host, sslmode, refused):
+    text = TSA.replace('"laptop"', '"production"').replace('"/run/postgresql"', f'"{host}"\nsslmode = "{sslmode}"')
+    found = [one for one in problems(load(_file(tmp_path, text))) if one.startswith("database.sslmode")]
+    words = f"database.sslmode: production needs `verify-full` for {host}, another host"
+    assert ([words] if refused else []) == found
+
+
 def test_production_refuses_an_unwatched_clock(tmp_path):
     found = problems(load(_file(tmp_path, TSA.replace('"laptop"', '"production"'))))
     assert "time_source: production needs `kernel`, not `trust-system-clock`" in found

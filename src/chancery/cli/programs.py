@@ -75,6 +75,8 @@ def _prepare_external(place: Layout, external: ExternalDatabase, accounts: dict[
         database=external.admin_database,
         user=external.admin,
         password=None if secret is None else password_file(secret),
+        sslmode=None if external.host.startswith("/") else external.sslmode,
+        sslrootcert=None if external.sslrootcert is None else str(external.sslrootcert),
     )
     try:
         _prepare_database(place, superuser, accounts)

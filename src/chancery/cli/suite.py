@@ -28,6 +28,7 @@ from chancery.config import (
     Port,
     ProcessConfig,
     Section,
+    SSLMode,
     TLSSection,
     TokenSection,
     TSAConfig,
@@ -60,6 +61,8 @@ class ExternalDatabase(Section, frozen=True, kw_only=True):
     admin: str
     admin_database: str = "postgres"
     admin_password_file: Path | None = None
+    sslmode: SSLMode = "prefer"
+    sslrootcert: Path | None = None
 
 
 class Suite(Section, frozen=True, kw_only=True):
@@ -232,6 +235,8 @@ def _database(layout: Layout, suite: Suite, socket: Path, process: str) -> Datab
         port=external.port if external else 5432,
         user=f"chancery_{role}",
         password_file=layout.database_password(role),
+        sslmode=external.sslmode if external else "disable",
+        sslrootcert=external.sslrootcert if external else None,
     )
 
 
