@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from crash_world import GOOD, World
+from crash_world import World, good
 
 import pg
 
@@ -23,9 +23,10 @@ def quiet(world):
     """An installation at rest: an officer, another certificate, a CRL."""
     with world.case() as case:
         case.found()
-        case.submit(("officer", GOOD), ("victim", GOOD))
+        first = [("officer", good()), ("victim", good())]
+        case.submit(*first)
         case.work()
-        [officer, _] = case.submit(("officer", GOOD), ("victim", GOOD))
+        [officer, _] = case.submit(*first)
         assert [] == case.problems()
         case.add_officer(officer.certificate)
         yield case

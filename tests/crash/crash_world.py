@@ -68,7 +68,6 @@ TOKEN = "crash"
 CLOCK = SystemClock()
 HERE = Path(__file__).parent
 OFFICER = "olga"
-GOOD = cakit.make_csr(names=("dns:www.example.org",))
 BAD = cakit.make_csr("CN=no names")
 
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
@@ -223,6 +222,11 @@ class World:
                 superuser.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+def good() -> bytes:
+    """A request with a key of its own that gets its certificate."""
+    return cakit.make_csr(names=("dns:www.example.org",), signer=ec.generate_private_key(ec.SECP256R1()))
+
+
 class Case:
     """One database, one counting file, and the lives over them."""
 
@@ -354,6 +358,7 @@ class Case:
         issuer = x509.load_der_x509_certificate(self.world.issuing)
         found += checks.problems(account, {issuer_id: asked}, {issuer_id: issuer})
         found += _counting(account, asked, signed)
+        found += _blocked(account, [row[0] for row in self.sql("SELECT spki_sha256 FROM chancery.blocked_key")])
         return found + self._journal()
 
     def _journal(self) -> list[str]:
@@ -381,7 +386,9 @@ class Round:
     def __init__(self, case: Case) -> None:
         self.case = case
         number = next(case.rounds)
-        self.asked = [(f"{number}-{name}", csr) for name, csr in (("a", GOOD), ("b", BAD), ("c", GOOD))]
+        # What is revoked is revoked as compromised, and blocks the key of its round.
+        csr = good()
+        self.asked = [(f"{number}-{name}", one) for name, one in (("a", csr), ("b", BAD), ("c", csr))]
         case.submit(*self.asked)
         # The newest certificate but the officer's.
         [(serial,)] = case.sql(
@@ -487,6 +494,21 @@ def _counting(account: checks.Account, asked: list[bytes], signed: list[bytes]):
         yield f"a CRL number was signed twice: {numbers}"
     if not set(published) <= set(numbers) <= set(range(1, sum(account.crl_numbers.values()) + 1)):
         yield f"CRLs {sorted(published)} published, {numbers} signed, {account.crl_numbers} reserved"
+
+
+def _blocked(account: checks.Account, blocked: list[bytes]):
+    """R5: the key of everything that was revoked as compromised is blocked, no other is, and one event says so."""
+    tbs = {(one.issuer_id, one.serial): one.tbs for one in account.intents}
+    keys = {
+        hashlib.sha256(template.subject_fields_of(tbs[one.issuer_id, one.serial])[1]).digest()
+        for one in account.statuses
+        if one.state is StatusState.REVOKED
+    }
+    if keys != set(blocked):
+        yield f"{len(keys)} keys were compromised and {len(blocked)} are blocked"
+    events = sorted(event.subject for event in account.events if event.kind is EventKind.KEY_BLOCKED)
+    if events != sorted(f"key:{key.hex()}" for key in keys):
+        yield f"{len(keys)} keys were compromised, {len(events)} events say so"
 
 
 def _crl_number(tbs: bytes) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from crash_life import Trip
 from crash_proxy import Link
-from crash_world import GOOD, Round
+from crash_world import Round, good
 
 pytestmark = [pytest.mark.postgres, pytest.mark.softhsm, pytest.mark.xdist_group("crash")]
 # What is lost when the link breaks at this statement: signatures whose intents are marked.
@@ -110,7 +110,7 @@ def test_a_second_worker_of_the_same_instance_does_not_start(case):
 
 def test_workers_of_different_instances_share_the_queue(case):
     todo = Round(case)
-    case.submit(*[(f"more-{n}", GOOD) for n in range(60)])
+    case.submit(*[(f"more-{n}", good()) for n in range(60)])
     lives = [
         case.start(instance=instance, batch=4, trip=Trip(1, "after", "hold", "take")) for instance in (1, 2, 3)
     ]
@@ -130,7 +130,7 @@ def test_workers_of_different_instances_share_the_queue(case):
 def test_one_worker_is_killed_and_another_leaves_alone_what_it_had_taken(case):
     todo = Round(case)
     assert case.start(trip=Trip(2, "after", call="sign")).outcome() is None
-    case.submit(*[(f"more-{n}", GOOD) for n in range(4)])
+    case.submit(*[(f"more-{n}", good()) for n in range(4)])
     case.work(instance=2)
     assert [("done", 6), ("refused", 1), ("taken", 2)] == case.sql(
         "SELECT state, count(*) FROM chancery.request GROUP BY 1 ORDER BY 1"

@@ -11,13 +11,13 @@ import random
 
 import pytest
 from crash_life import Trip
-from crash_world import GOOD, Round
+from crash_world import Round, good
 
 pytestmark = [pytest.mark.postgres, pytest.mark.softhsm, pytest.mark.xdist_group("crash")]
 WHEN = ["before", "after"]
 ONE_LIFE = [
-    *("unconfirmed", "mark_unconfirmed", "take_revocations", "status", "requestor_may_revoke", "revoke"),
-    *("take", "record_intents", "sign", "sign", "record_certificates"),
+    *("unconfirmed", "mark_unconfirmed", "take_revocations", "status", "requestor_may_revoke"),
+    *("tbs", "blocked", "revoke", "take", "blocked", "record_intents", "sign", "sign", "record_certificates"),
     *("latest_crl", "revoked_entries", "reserve_crl_number", "sign", "publish_crl"),
     # A round that finds nothing; then the journal.
     *("take_revocations", "take"),
@@ -66,7 +66,7 @@ def test_killed_at_any_moment_with_signatures_on_several_threads(case):
     todo = Round(case)
     killed = 0
     for number in range(60):
-        case.submit(*[(f"{number}-{n}", GOOD) for n in range(4)])
+        case.submit(*[(f"{number}-{n}", good()) for n in range(4)])
         outcome = case.start(alarm=moments.uniform(0.001, 0.06), batch=3, threads=2).outcome()
         assert outcome is None or "" == outcome.error
         killed += outcome is None
