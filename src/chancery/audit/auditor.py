@@ -24,6 +24,7 @@ _STRAYS = {
     StrayKind.STATUS: "it has a status, and no intent is stored",
     StrayKind.REQUEST: "it is done, and neither intent nor certificate is stored",
     StrayKind.REVOCATION: "it is done, and no certificate.revoked event tells of it",
+    StrayKind.BLOCKED: "the key was blocked, and is not any more (R5)",
 }
 
 

@@ -27,7 +27,7 @@ from chancery.pkix.granting import Granted, IssuerLimits, Profile, Requested, gr
 from chancery.pkix.key import key_kind
 from chancery.pkix.lint import blocking, lint
 from chancery.pkix.rules import KEY_USAGES
-from chancery.ports import CertificateRecord, EventKind
+from chancery.ports import CertificateRecord, EventKind, RevocationReason
 from chancery.ports.auditing import AuditedRequest, AuditedSerial
 
 SecondOpinion = Callable[[bytes], str | None]
@@ -318,6 +318,16 @@ def _oid(extension: bytes) -> str:
     return der.Reader(extension).enter().oid()
 
 
+def _blocklist(case: Case) -> Iterator[Finding]:
+    """R5: no certificate for a key that was reported compromised before, and every such key blocked."""
+    blocked_at, intent, status = case.row.blocked_at, case.row.intent, case.row.status
+    if blocked_at is not None and intent is not None and blocked_at < intent.recorded_at - trail.SKEW:
+        yield case.finding(Kind.BLOCKED_KEY, f"its key was blocked before, at {blocked_at.isoformat()}")
+    compromised = {int(reason) for reason in RevocationReason if reason.compromised}
+    if blocked_at is None and status is not None and status.state == "revoked" and status.reason in compromised:
+        yield case.finding(Kind.BLOCKED_KEY, "it is revoked as compromised, and its key is not blocked")
+
+
 def _lints(case: Case) -> Iterator[Finding]:
     """R9: what forbids issuing, and what another linter says."""
     issuer = case.issuer.certificate if case.issuer else None
@@ -386,4 +396,4 @@ def _status(case: Case) -> Iterator[Finding]:
     yield from statuses.judge(case.row, case.acts)
 
 
-_RULES = (_intent, _chain, _serial, _columns, _right, _lints, _journal, _request_journal, _status)
+_RULES = (_intent, _chain, _serial, _columns, _right, _blocklist, _lints, _journal, _request_journal, _status)

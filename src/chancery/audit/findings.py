@@ -25,6 +25,7 @@ class Kind(enum.Enum):
     WRONG_REQUEST = "wrong-request"
     WRONG_PROFILE = "wrong-profile"
     NOT_GRANTED = "not-granted"
+    BLOCKED_KEY = "blocked-key"
     LINT = "lint"
     SECOND_OPINION = "second-opinion"
     NOT_JOURNALLED = "not-journalled"
@@ -53,6 +54,7 @@ _NEXT = {
     Kind.WRONG_REQUEST: "revoke it unless a backup has the request that it answers",
     Kind.WRONG_PROFILE: "restore the profile's text from a backup; its SHA-256 stands in the journal",
     Kind.NOT_GRANTED: "revoke it, and see which version of the suite or which hand made it",
+    Kind.BLOCKED_KEY: "revoke it as compromised; `chancery key block` blocks a key for good",
     Kind.LINT: "revoke it when the finding matters to those who rely on it; else record why it stays",
     Kind.SECOND_OPINION: "compare both linters; revoke it when the other one is right",
     Kind.NOT_JOURNALLED: "run `chancery audit verify`: either events were removed, or the row was put there",

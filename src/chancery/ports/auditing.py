@@ -62,7 +62,8 @@ class AuditedSerial:
     All that is stored about one serial number; None where there is no row.
 
     `worker` is the intent's. `entries` are the events about the serial and about its request's transaction,
-    by id; `revocations` the requests that its certificate.revoked events name.
+    by id; `revocations` the requests that its certificate.revoked events name; `blocked_at` is when the
+    certificate's key was blocked (R5), None while it is not.
     """
 
     issuer_id: int
@@ -75,6 +76,7 @@ class AuditedSerial:
     status: AuditedStatus | None
     entries: tuple[JournalEntry, ...]
     revocations: tuple[AuditedRevocation, ...]
+    blocked_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class StrayKind(enum.Enum):
     STATUS = "status"
     REQUEST = "request"
     REVOCATION = "revocation"
+    BLOCKED = "blocked"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,6 +148,7 @@ class Stray:
     EVENT: certificate.* (`detail`) about a serial without an intent. RECEIVED: request.received without a
     request. SERIAL: reserved without an intent; INTENT: without a reservation; STATUS: without an intent.
     REQUEST: done without an intent. REVOCATION: done without a certificate.revoked event.
+    BLOCKED: key.blocked without the key being blocked.
     """
 
     kind: StrayKind

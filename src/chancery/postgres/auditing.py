@@ -60,11 +60,12 @@ AND (%(issuer)s::integer IS NULL OR c.issuer_id = %(issuer)s)"""
 
 _COUNT = f"SELECT count(*) FROM chancery.certificate AS c WHERE {_CERTIFICATES_IN}"  # noqa: S608 - put together from constants
 _CERTIFICATES = f"""
-SELECT {_CERTIFICATE}, {_INTENT}, {_REQUEST}, {_STATUS}
+SELECT {_CERTIFICATE}, {_INTENT}, {_REQUEST}, {_STATUS}, b.blocked_at
 FROM chancery.certificate AS c
 LEFT JOIN chancery.intent AS i ON (i.issuer_id, i.serial) = (c.issuer_id, c.serial)
 LEFT JOIN chancery.request AS r ON r.request_id = c.request_id
 LEFT JOIN chancery.certificate_status AS s ON (s.issuer_id, s.serial) = (c.issuer_id, c.serial)
+LEFT JOIN chancery.blocked_key AS b ON b.spki_sha256 = c.spki_sha256
 WHERE {_CERTIFICATES_IN} ORDER BY c.certificate_id"""  # noqa: S608 - put together from constants
 _UNFINISHED = f"""
 SELECT {_INTENT}, {_REQUEST}, {_STATUS}
@@ -129,10 +130,14 @@ UNION ALL
 SELECT 'revocation', 'revocation:' || revocation_id, '' FROM chancery.revocation_request AS v
 WHERE v.state = 'done' AND NOT EXISTS (
     SELECT FROM chancery.journal_event AS e
-    WHERE e.kind = 'certificate.revoked' AND e.subject = v.issuer_id || ':' || encode(v.serial, 'hex'))"""
+    WHERE e.kind = 'certificate.revoked' AND e.subject = v.issuer_id || ':' || encode(v.serial, 'hex'))
+UNION ALL
+SELECT 'blocked', e.subject, '' FROM chancery.journal_event AS e
+WHERE e.kind = 'key.blocked' AND NOT EXISTS (
+    SELECT FROM chancery.blocked_key AS b WHERE 'key:' || encode(b.spki_sha256, 'hex') = e.subject)"""
 _STRAYS_IN = f"""
 SELECT * FROM ({_STRAYS}) AS stray (kind, subject, detail)
-WHERE %(issuer)s::integer IS NULL OR kind IN ('received', 'request', 'revocation')
+WHERE %(issuer)s::integer IS NULL OR kind IN ('received', 'request', 'revocation', 'blocked')
    OR starts_with(subject, %(issuer)s::integer || ':')
 ORDER BY kind, subject, detail"""  # noqa: S608 - put together from constants
 
@@ -198,7 +203,7 @@ class PgAuditReader:
     def certificates(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
         """Give every stored certificate, by certificate_id, in batches."""
         for rows in self._stream(_CERTIFICATES, _in(scope)):
-            yield self._complete([_serial(row[:12], row[12:22], row[22:32], row[32:]) for row in rows])
+            yield self._complete([_serial(row[:12], row[12:22], row[22:32], row[32:38], row[38]) for row in rows])
 
     def unfinished(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
         """Give every intent without a certificate, by issuer and serial, in batches."""
@@ -272,7 +277,11 @@ def _in(scope: Scope) -> dict[str, object]:
 
 
 def _serial(
-    certificate: Sequence[Any] | None, intent: Sequence[Any], request: Sequence[Any], status: Sequence[Any]
+    certificate: Sequence[Any] | None,
+    intent: Sequence[Any],
+    request: Sequence[Any],
+    status: Sequence[Any],
+    blocked_at: datetime.datetime | None = None,
 ) -> AuditedSerial:
     record, certificate_id = None, None
     if certificate is not None:
@@ -298,6 +307,7 @@ def _serial(
         status=None if status[0] is None else AuditedStatus(*status),
         entries=(),
         revocations=(),
+        blocked_at=blocked_at,
     )
 
 

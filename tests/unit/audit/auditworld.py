@@ -164,6 +164,7 @@ class World:
                 status=self._status(key),
                 entries=(),
                 revocations=tuple(one for one in self.wishes.values() if (one.issuer_id, one.serial) == key),
+                blocked_at=None,
             )
         times = [None, *(one.this_update for one in store.crls)]
         self.crl_rows = [root_crl] + [

@@ -270,6 +270,20 @@ PROFILE = [
 ]
 
 
+def a_blocked_key(world):
+    row = world.serial(4)
+    world.put(row, blocked_at=row.intent.recorded_at - datetime.timedelta(hours=1))
+
+
+def a_key_blocked_later(world):
+    row = world.serial(3)
+    world.put(row, blocked_at=row.intent.recorded_at + SECOND)
+    a_blocked_key(world)
+
+
+KEY = [(a_blocked_key, [Kind.BLOCKED_KEY]), (a_key_blocked_later, [Kind.BLOCKED_KEY])]
+
+
 def lose(kind: str):
     return lambda world: world.drop(world.event_of(kind, 4))
 
@@ -323,7 +337,7 @@ JOURNAL = [
     (swapped("certificate.intent", "certificate.issued"), [Kind.WRONG_ORDER]),
     (swapped("request.received", "certificate.intent"), [Kind.WRONG_ORDER]),
 ]
-PLANTS = [*CERTIFICATE, *REQUEST, *PROFILE, *JOURNAL]
+PLANTS = [*CERTIFICATE, *REQUEST, *PROFILE, *KEY, *JOURNAL]
 
 
 @pytest.mark.parametrize(("plant", "expected"), PLANTS)

@@ -47,7 +47,7 @@ def good_again(world):
 def revoked_by_hand(world):
     row = world.serial(4)
     at = row.status.changed_at.replace(microsecond=0)
-    world.set_status(row, state="revoked", revoked_at=at, reason=1, changed_at=world.at)
+    world.set_status(row, state="revoked", revoked_at=at, reason=5, changed_at=world.at)
 
 
 def an_event_of_revocation(world):

@@ -192,6 +192,9 @@ def history(server):
         made.clock.advance(60)
         made.work()
         made.revoke(2)
+        made.ask(cakit.make_csr("", ("dns:known.example.org",), cakit.key("known")))
+        made.work()
+        made.revoke(5, RevocationReason.KEY_COMPROMISE)
         made.clock.advance(1.5)
         made.work()
         made.clock.advance(1)
@@ -210,7 +213,7 @@ def installation(server, history):
 def test_what_the_suite_wrote_has_a_right_to_exist(history):
     report = history.audit()
     assert () == report.findings, list(map(str, report.findings))
-    assert (4, 3, 2, len(cakit.PROFILES), 1) == (
+    assert (5, 3, 2, len(cakit.PROFILES), 1) == (
         report.certificates,
         report.unfinished,
         report.issuers,
@@ -224,7 +227,7 @@ THIRD = "(SELECT issuer_id, serial FROM chancery.certificate WHERE certificate_i
 THIS = f"(issuer_id, serial) = {THIRD}"
 ASKED = "request_id = (SELECT request_id FROM chancery.certificate WHERE certificate_id = 3)"
 OTHER = "(SELECT der FROM chancery.certificate WHERE certificate_id = 4)"
-REVOKED = "UPDATE chancery.certificate_status SET state = 'revoked', reason = 1, revoked_at = changed_at"
+REVOKED = "UPDATE chancery.certificate_status SET state = 'revoked', reason = 5, revoked_at = changed_at"
 GOOD = "UPDATE chancery.certificate_status SET state = 'good', reason = NULL, revoked_at = NULL"
 DONE = """
 INSERT INTO chancery.request (transaction_id, protocol, requestor, profile, csr, names, fingerprint, received_at,
@@ -238,7 +241,7 @@ DELETE FROM chancery.journal_event
 WHERE event_id = (SELECT max(event_id) FROM chancery.journal_event WHERE kind = 'certificate.issued')"""
 SAID = """
 INSERT INTO chancery.journal_event (body)
-SELECT replace(body, '"2:', '"2:ff') FROM chancery.journal_event WHERE kind = 'certificate.revoked'"""
+SELECT replace(body, '"2:', '"2:ff') FROM chancery.journal_event WHERE kind = 'certificate.revoked' LIMIT 1"""
 RECEIVED = """
 INSERT INTO chancery.journal_event (body)
 SELECT replace(body, 'transaction:', 'transaction:ff') FROM chancery.journal_event
@@ -270,8 +273,8 @@ EDITS = {
     f"UPDATE chancery.request SET csr = '\\x3000' WHERE {ASKED}": [Kind.WRONG_REQUEST, Kind.JOURNAL_DIFFERS],
     DONE: [Kind.STRAY],
     f"{REVOKED} WHERE {THIS}": [Kind.NOT_JOURNALLED, Kind.WRONG_CRL],
-    f"{GOOD} WHERE state = 'revoked'": [Kind.WRONG_STATUS, Kind.WRONG_CRL],
-    f"{REVOKED} WHERE state = 'revoked'": [
+    f"{GOOD} WHERE reason = 4": [Kind.WRONG_STATUS, Kind.WRONG_CRL],
+    f"{REVOKED} WHERE reason = 4": [
         Kind.JOURNAL_DIFFERS,
         Kind.JOURNAL_DIFFERS,
         Kind.WRONG_STATUS,
@@ -279,11 +282,13 @@ EDITS = {
     ],
     f"DELETE FROM chancery.certificate_status WHERE {THIS}": [Kind.WRONG_STATUS],
     "DELETE FROM chancery.certificate_status WHERE state = 'unconfirmed'": [Kind.UNFINISHED] * 3,
-    "DELETE FROM chancery.revocation_request": [Kind.WRONG_STATUS],
+    "DELETE FROM chancery.revocation_request WHERE reason = 4": [Kind.WRONG_STATUS],
     WISHED: [Kind.STRAY],
     UNSAID: [Kind.NOT_JOURNALLED],
     SAID: [Kind.STRAY],
     RECEIVED: [Kind.STRAY],
+    "DELETE FROM chancery.blocked_key": [Kind.BLOCKED_KEY, Kind.STRAY],
+    "UPDATE chancery.blocked_key SET blocked_at = blocked_at - '1 h'::interval": [Kind.BLOCKED_KEY],
     "UPDATE chancery.profile SET source = source || '#' WHERE name = 'tls-client'": [Kind.WRONG_PROFILE] * 2,
     "UPDATE chancery.issuer SET certificate = '\\x3000' WHERE name = 'root'": [Kind.WRONG_ISSUER] * 2,
     "UPDATE chancery.crl SET der = '\\x3000' WHERE number = 1": [Kind.JOURNAL_DIFFERS, Kind.BAD_CRL],
@@ -313,7 +318,7 @@ def test_the_reader_is_read_only_and_sees_one_moment(installation):
 
 
 def test_what_is_younger_and_another_issuer_s_is_left_out(history):
-    assert 3 == history.audit(Scope(since=START + 30 * SECOND)).certificates
+    assert 4 == history.audit(Scope(since=START + 30 * SECOND)).certificates
     root = history.audit(Scope(issuer_id=1))
     assert (0, 0, 0) == (root.certificates, root.unfinished, root.crls)
     assert () == root.findings == history.audit(Scope(since=START + 30 * SECOND)).findings
@@ -360,7 +365,7 @@ def test_the_command_says_that_all_is_well(config):
     result = run(config)
     assert (0, True) == (result.exit_code, "all has a right to exist" in result.stdout)
     result = run(config, "--json", "--issuer", "issuing", "--since", "2026-11-01")
-    assert {"good": True, "certificates": 4, "findings": []}.items() <= json.loads(result.stdout).items()
+    assert {"good": True, "certificates": 5, "findings": []}.items() <= json.loads(result.stdout).items()
 
 
 def test_the_command_names_each_finding_and_its_next_step(installation, config):
@@ -380,7 +385,7 @@ def test_another_linter_is_asked_and_its_words_are_a_finding(config, tmp_path):
     assert 0 == run(config, "--second-opinion", f"{linter} 'two words'").exit_code
     linter.write_text("#!/bin/sh\necho too\necho short\n")
     result = run(config, "--second-opinion", str(linter), "--since", f"{START + 30 * SECOND:%Y-%m-%dT%H:%M:%S}")
-    assert (3, 3) == (result.exit_code, result.stdout.count("too short"))
+    assert (3, 4) == (result.exit_code, result.stdout.count("too short"))
     linter.write_text("#!/bin/sh\nexit 5\n")
     assert "exit code 5" in run(config, "--second-opinion", str(linter)).stdout
 
