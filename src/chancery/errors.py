@@ -59,5 +59,12 @@ class OperatorError(Exception):
         self.next_step = next_step
 
 
+class HarmfulToRepeatError(OperatorError):
+    """An `OperatorError` after which trying again does harm: a token counts refused PINs and then locks."""
+
+    EXIT_CODE = 78
+    """EX_CONFIG of sysexits.h: a process that ends so is not started again by itself."""
+
+
 class InsecureWarning(UserWarning):
     """A stand-in that must not reach production is in use."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -143,5 +144,29 @@ def test_up_says_what_is_wrong_with_a_port_that_is_taken(mortal):
         done = mortal.chancery("up", "--state", mortal.state, check=False)
         assert 1 == done.returncode
         assert b"(tsa_port) cannot be had: Address already in use" in done.stderr
+    mortal.up()
+    assert well(mortal)
+
+
+def test_a_wrong_pin_is_tried_once_and_not_at_every_restart(mortal):
+    """A token counts refused PINs: a supervisor that started the process again and again would lock it."""
+    wait_until(lambda: well(mortal))
+    pin = mortal.place.token("tsa") / "pin"
+    right = pin.read_bytes()
+    pin.write_bytes(b"0" * 48 + b"\n")
+    began = mortal.place.log.stat().st_size
+    os.kill(mortal.processes()["tsa"], signal.SIGKILL)
+
+    def given_up():
+        state = json.loads((mortal.place.run / "supervisor.json").read_bytes())["processes"]["tsa"]
+        return state if state["given_up"] else None
+
+    assert 2 == wait_until(given_up)["failures"]  # the kill, and the one start that met the wrong PIN
+    said = mortal.place.log.read_bytes()[began:]
+    assert 1 == said.count(b"the PIN of token `chancery-tsa`")
+    again = mortal.chancery("up", "--state", mortal.state, check=False)
+    assert b"tsa cannot run: the PIN of token `chancery-tsa`" in again.stderr
+    pin.write_bytes(right)
+    mortal.down()
     mortal.up()
     assert well(mortal)

@@ -64,6 +64,18 @@ def test_events_become_leaves_and_checkpoints(database, journal):
     assert [] == journal.events_without_leaf()
 
 
+def test_a_page_of_long_events_ends_early_and_none_is_missed(database, journal, monkeypatch):
+    # The role of the web process decides how long its events are; the worker has to hold a page in memory.
+    monkeypatch.setattr("chancery.postgres.journal.MAX_PAGE", 2500)
+    write(database, *("x" * 1000 for _ in range(5)))
+    write(database, "y" * 10_000, "z")
+    pages = []
+    while found := sequence(journal, 6):
+        pages.append(found)
+    assert [[1, 2, 3], [4, 5, 6], [7]] == pages
+    assert [] == journal.events_without_leaf()
+
+
 def test_an_event_that_commits_late_with_a_lower_id_is_not_missed(database, journal):
     write(database, "first")
     assert [1] == sequence(journal)

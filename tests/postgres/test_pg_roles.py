@@ -282,3 +282,20 @@ def test_reasons_are_those_that_end_a_certificate(full):
                 f" VALUES (1, '1', {reason}, 'x', 'now')"
             )
             assert ("failed" if refused else "done") == attempt(ra, statement)
+
+
+@pytest.mark.parametrize("role", ["ra", "ocsp", "tsa", "auditor"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "pg_advisory_lock(1128814337, 1)",
+        "pg_try_advisory_lock(1128814338, 0)",
+        "pg_advisory_xact_lock(1128814339, 1)",
+        "pg_advisory_lock_shared(1)",
+        "lo_create(0)",
+        "lo_from_bytea(0, 'x')",
+    ],
+)
+def test_who_is_not_the_worker_cannot_hold_its_locks_nor_fill_the_disk_unseen(full, role, call):
+    with connect(full.database.role(role)) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(f"SELECT pg_catalog.{call}")

@@ -34,7 +34,7 @@ def wait(layout: Layout, suite: Suite, seconds: float, alive: Callable[[], bool]
         if not any(answers.values()):
             return
         if (name := _hopeless(layout)) is not None:
-            raise OperatorError(f"{name} ends again and again: {last_words(layout)}", f"look at {layout.log}")
+            raise OperatorError(f"{name} cannot run: {last_words(layout)}", f"look at {layout.log}")
         if time.monotonic() > deadline:
             sick = "; ".join(f"{name}: {answer}" for name, answer in answers.items() if answer)
             raise OperatorError(f"not healthy after {seconds:.0f} s: {sick}", f"look at {layout.log}")
@@ -42,11 +42,13 @@ def wait(layout: Layout, suite: Suite, seconds: float, alive: Callable[[], bool]
 
 
 def _hopeless(layout: Layout) -> str | None:
-    """Return the name of a process that ended several times in a row."""
+    """Return the name of a process that ended several times in a row, or that was given up at once."""
     found = supervisor.state(layout).get("processes")
     if not isinstance(found, dict):
         return None
-    return next((name for name, one in found.items() if one.get("failures", 0) >= HOPELESS), None)
+    return next(
+        (name for name, one in found.items() if one.get("given_up") or one.get("failures", 0) >= HOPELESS), None
+    )
 
 
 def last_words(layout: Layout) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from chancery.errors import OperatorError, PKIError
+from chancery.errors import HarmfulToRepeatError, OperatorError, PKIError
 
 REGISTER = {
     "commands_suite": ("up", "down", "status", "renew", "supervise"),
@@ -68,7 +68,7 @@ def main() -> None:
     except OperatorError as error:
         _say(f"chancery: {error.what}")
         _say(f"next: {error.next_step}")
-        sys.exit(1)
+        sys.exit(error.EXIT_CODE if isinstance(error, HarmfulToRepeatError) else 1)
     except KeyboardInterrupt:
         # As a shell counts it; the command line itself does this once it runs.
         sys.exit(128 + signal.SIGINT)

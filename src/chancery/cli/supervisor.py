@@ -19,7 +19,7 @@ from typing import IO
 import structlog
 
 from chancery.cli.layout import Account, Layout, environment, write_public
-from chancery.errors import OperatorError
+from chancery.errors import HarmfulToRepeatError, OperatorError
 
 BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 SETTLED_SECONDS = 20.0
@@ -63,6 +63,7 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.restarts = 0
         self.failures = 0
+        self.given_up = False
         self._started = 0.0
         self._not_before = 0.0
 
@@ -91,21 +92,28 @@ class Child:
         self._started = time.monotonic()
 
     def look(self) -> bool:
-        """Note an exit, with a growing pause for repeated ones; tell whether the state changed."""
+        """
+        Note an exit, with a growing pause for repeated ones; tell whether the state changed.
+
+        A process that says so by its exit code (a token refused its PIN) is left alone until the next `up`: each
+        further start would be one wrong PIN more.
+        """
         if self.process is None or self.process.poll() is None:
             return False
         if time.monotonic() - self._started > SETTLED_SECONDS:
             self.failures = 0
-        pause = BACK_OFF[min(self.failures, len(BACK_OFF) - 1)]
+        code = self.process.returncode
+        self.given_up = code == HarmfulToRepeatError.EXIT_CODE
+        pause = None if self.given_up else BACK_OFF[min(self.failures, len(BACK_OFF) - 1)]
         self.failures += 1
         self.restarts += 1
-        self._not_before = time.monotonic() + pause
-        log.error("process-ended", name=self.program.name, code=self.process.returncode, again_in_seconds=pause)
+        self._not_before = time.monotonic() + (pause or 0.0)
+        log.error("process-ended", name=self.program.name, code=code, again_in_seconds=pause)
         self.process = None
         return True
 
     def due(self) -> bool:
-        return self.process is None and time.monotonic() >= self._not_before
+        return self.process is None and not self.given_up and time.monotonic() >= self._not_before
 
     def stop(self) -> None:
         """Ask it to end; after `STOP_SECONDS` insist."""
@@ -208,6 +216,7 @@ class Supervisor:
                     "pid": child.process.pid if child.process else None,
                     "restarts": child.restarts,
                     "failures": child.failures,
+                    "given_up": child.given_up,
                 }
                 for child in self._children
             },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 
-from chancery.errors import OperatorError
+from chancery.errors import HarmfulToRepeatError, OperatorError
 from chancery.pkcs11 import api
 from chancery.pkcs11.api import CryptokiError, Functions, Return, TokenFlag
 from chancery.pkcs11.module import TokenDescription
@@ -31,7 +31,7 @@ class NoSuchTokenError(OperatorError):
     """No slot, or more than one, holds a token with the wanted label."""
 
 
-class PINRefusedError(OperatorError):
+class PINRefusedError(HarmfulToRepeatError):
     """The token refused the PIN; it is not to be tried again."""
 
 
@@ -55,9 +55,9 @@ def refuse_last_try(token: TokenDescription) -> None:
     """Raise OperatorError when the PIN is locked, or when one more wrong PIN would lock it."""
     where = f"token `{token.label}` (slot {token.slot})"
     if token.pin_flags & TokenFlag.USER_PIN_LOCKED:
-        raise OperatorError(f"the PIN of {where} is locked", _UNLOCK)
+        raise HarmfulToRepeatError(f"the PIN of {where} is locked", _UNLOCK)
     if token.pin_flags & TokenFlag.USER_PIN_FINAL_TRY:
-        raise OperatorError(
+        raise HarmfulToRepeatError(
             f"one wrong PIN more locks {where}; nothing was tried",
             "log in once by hand with the right PIN (pkcs11-tool --login --list-objects), then start again",
         )

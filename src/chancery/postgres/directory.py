@@ -42,7 +42,9 @@ INSERT INTO chancery.operator (fingerprint, name, roles, profiles, added_at) VAL
 _REMOVE_OPERATOR = """
 UPDATE chancery.operator SET removed_at = %s WHERE name = %s AND removed_at IS NULL RETURNING roles"""
 # So that two administrators cannot remove each other at the same moment.
-_LOCK_OPERATORS = "SELECT pg_advisory_xact_lock(1128814341)"
+_LOCK_OPERATORS = """
+SELECT FROM chancery.operator
+WHERE removed_at IS NULL AND 'administrator' = ANY (roles) ORDER BY name FOR UPDATE"""
 
 _SEARCH = """
 SELECT c.certificate_id, i.name, c.serial, c.der, c.subject, c.names, c.not_before, c.not_after, c.profile,

@@ -51,11 +51,20 @@ async def insert_events_async(connection: AsyncPgConnection, events: Sequence[Ev
 # By xid and not by id: ids are drawn before they commit, so a lower one may appear after a higher one. Every
 # transaction below the snapshot's xmin has ended, so nothing can still appear there.
 _UNSEQUENCED = """
-SELECT e.event_id, e.body, e.xid::text::bigint
-FROM chancery.journal_event AS e
-WHERE e.xid >= %s::text::xid8
-  AND NOT EXISTS (SELECT FROM chancery.journal_leaf AS l WHERE l.event_id = e.event_id)
-ORDER BY e.xid, e.event_id LIMIT %s"""
+WITH waiting AS (
+    SELECT e.event_id, e.body, e.xid
+    FROM chancery.journal_event AS e
+    WHERE e.xid >= %s::text::xid8
+      AND NOT EXISTS (SELECT FROM chancery.journal_leaf AS l WHERE l.event_id = e.event_id)
+    ORDER BY e.xid, e.event_id LIMIT %s
+), measured AS (
+    SELECT *, sum(octet_length(body)) OVER (ORDER BY xid, event_id) - octet_length(body) AS before,
+        count(*) OVER () AS found
+    FROM waiting
+)
+SELECT event_id, body, xid::text::bigint, found FROM measured WHERE before < %s ORDER BY xid, event_id"""
+MAX_PAGE = 8 * 1024 * 1024
+"""Octets of bodies after which a page of unsequenced events ends: a writer decides how long an event is."""
 _XMIN = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 
 
@@ -73,16 +82,21 @@ class PgJournalStore:
         self._found: tuple[frozenset[int], int] = (frozenset(), 0)
 
     def unsequenced(self, limit: int) -> list[tuple[int, str]]:
-        """Return committed events without a leaf, by id; at most `limit`, those of the oldest transactions."""
+        """
+        Return committed events without a leaf, by id; at most `limit`, those of the oldest transactions.
+
+        Fewer where their bodies would be more than `MAX_PAGE` octets, but at least one.
+        """
         with self._session.transaction() as connection:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             row = connection.execute(_XMIN).fetchone()
             assert row is not None
-            rows = connection.execute(_UNSEQUENCED, (str(self._settled), limit)).fetchall()
-        horizon = int(row[0]) if len(rows) < limit else min(int(row[0]), int(rows[-1][2]))
+            rows = connection.execute(_UNSEQUENCED, (str(self._settled), limit, MAX_PAGE)).fetchall()
+        whole = not rows or len(rows) == rows[0][3] < limit
+        horizon = int(row[0]) if whole else min(int(row[0]), int(rows[-1][2]))
         self._found = (frozenset(row[0] for row in rows), horizon)
         self._advance(frozenset())
-        return sorted((event_id, body) for event_id, body, _ in rows)
+        return sorted((event_id, body) for event_id, body, _, _ in rows)
 
     def _advance(self, appended: frozenset[int]) -> None:
         """Begin the next search at the horizon of the last one, once all that it found has leaves."""

@@ -33,6 +33,32 @@ def create_roles(connection: Connection, passwords: Mapping[str, bytes], databas
         for role in ROLES:
             _create_role(superuser, role, passwords[role])
         create_database(superuser, database)
+    with translated(), connect(dataclasses.replace(connection, database=database)) as inside:
+        withhold_functions(inside)
+
+
+def withhold_functions(superuser: PgConnection) -> None:
+    """
+    Leave advisory locks to the worker and to migrations, and large objects to nobody; in this database.
+
+    PostgreSQL lets everybody take any advisory lock. Whoever held the suite's would stop CRLs, the journal or a
+    worker's start. An administrator who is no superuser cannot change that: then it stays as it is.
+    """
+    found = superuser.execute(
+        "SELECT oid::regprocedure::text, proname LIKE '%advisory%' FROM pg_catalog.pg_proc"
+        " WHERE pronamespace = 'pg_catalog'::regnamespace"
+        " AND (proname LIKE 'pg\\_advisory%' OR proname LIKE 'pg\\_try\\_advisory%' OR proname LIKE 'lo\\_%')"
+    ).fetchall()
+    try:
+        with superuser.transaction():
+            for signature, is_lock in found:
+                function = sql.SQL(signature)
+                superuser.execute(sql.SQL("REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC").format(function))
+                if is_lock:
+                    grant = "GRANT EXECUTE ON FUNCTION {} TO chancery_owner, chancery_worker"
+                    superuser.execute(sql.SQL(grant).format(function))
+    except psycopg.errors.InsufficientPrivilege:
+        return
 
 
 def _create_role(superuser: PgConnection, role: str, password: bytes) -> None:
