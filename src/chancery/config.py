@@ -20,7 +20,7 @@ from chancery.errors import OperatorError
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 OID = Annotated[str, msgspec.Meta(pattern=r"^[0-2](\.(0|[1-9][0-9]*))+\Z")]
-SHA256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+SHA256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 HTTPURL = Annotated[str, msgspec.Meta(pattern=r"^http://[^\s]+\Z")]
 KeyKind = Literal["rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519"]
 SSLMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
