@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hypothesis
 from xdist.scheduler import LoadScopeScheduling
+
+# The same examples in every run: a run says something about the change, not about luck.
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
+hypothesis.settings.load_profile("fixed")
 
 # The longest come first, so that the last process to finish has little left.
 KILLS, RUNNING, CRASH = "tests/interop/test_interop_kills.py", "tests/interop/", "tests/crash/"
