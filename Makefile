@@ -2,7 +2,7 @@
 STATE ?= var
 NAME ?= all
 WORKERS ?= 2
-.PHONY: static help up down status test check bench format
+.PHONY: installed static help up down status test check bench format
 
 help:
 	@echo "make up       install what is missing, start the whole suite in $(STATE), print what to do next"
@@ -16,11 +16,14 @@ up:
 	@scripts/prepare run
 	@.venv/bin/chancery up --state $(STATE)
 
-down:
+down: installed
 	@.venv/bin/chancery down --state $(STATE)
 
-status:
+status: installed
 	@.venv/bin/chancery status --state $(STATE)
+
+installed:
+	@test -x .venv/bin/chancery || { echo "nothing is installed here yet"; echo "next: make up"; exit 1; } >&2
 
 test:
 	@scripts/prepare test
