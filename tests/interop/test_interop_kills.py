@@ -159,7 +159,7 @@ def test_a_wrong_pin_is_tried_once_and_not_at_every_restart(mortal):
 
     def given_up():
         state = json.loads((mortal.place.run / "supervisor.json").read_bytes())["processes"]["tsa"]
-        return state if state["given_up"] else None
+        return state if state["hopeless"] else None
 
     assert 2 == wait_until(given_up)["failures"]  # the kill, and the one start that met the wrong PIN
     said = mortal.place.log.read_bytes()[began:]

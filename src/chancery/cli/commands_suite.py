@@ -142,7 +142,8 @@ def supervise(state: State = Path("var")) -> None:
     place = Layout(state.resolve())
     log.configure("supervisor")
     suite = read_suite(place)
-    renewal = supervisor.Chore("renew", (*layout.program(), "renew", "--state", str(place.state)), RENEW_SECONDS)
+    words = (*layout.program(), "renew", "--state", str(place.state))
+    renewal = supervisor.Chore("renew", words, RENEW_SECONDS, at_once=not programs.is_first(place))
     supervisor.Supervisor(place, programs.programs(place, suite), None, [renewal]).run()
 
 

@@ -16,8 +16,6 @@ from chancery.offline.media import read_file
 
 STALE_SECONDS = 10.0
 MAX_HEALTH = 16 * 1024
-HOPELESS = 4
-"""Ends in a row after which a start is given up; the supervisor itself goes on trying."""
 
 
 def wait(layout: Layout, suite: Suite, seconds: float, alive: Callable[[], bool]) -> None:
@@ -46,9 +44,7 @@ def _hopeless(layout: Layout) -> str | None:
     found = supervisor.state(layout).get("processes")
     if not isinstance(found, dict):
         return None
-    return next(
-        (name for name, one in found.items() if one.get("given_up") or one.get("failures", 0) >= HOPELESS), None
-    )
+    return next((name for name, one in found.items() if one.get("hopeless")), None)
 
 
 def last_words(layout: Layout) -> str:
@@ -92,10 +88,12 @@ def _ask(url: str, layout: Layout) -> str | None:
     return None if answer.is_success else f"{url} answers {answer.status_code} {answer.text[:200]}"
 
 
-def wait_worker(layout: Layout, seconds: float) -> None:
-    """Return when the worker is healthy; OperatorError after `seconds`."""
+def wait_worker(layout: Layout, seconds: float, alive: Callable[[], bool]) -> None:
+    """Return when the worker is healthy; OperatorError after `seconds`, or once it is not `alive` any more."""
     deadline = time.monotonic() + seconds
     while (answer := _worker(layout)) is not None:
+        if not alive():
+            raise OperatorError(f"the worker has ended: {last_words(layout)}", f"look at {layout.log}")
         if time.monotonic() > deadline:
             raise OperatorError(
                 f"the worker is not healthy after {seconds:.0f} s: {answer}", f"look at {layout.log}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import structlog
 
@@ -28,8 +29,8 @@ def programs(place: Layout, suite: Suite) -> list[Program]:
         server = build.embedded_server(place)
         server.prepare()
 
-        def database_ready() -> None:
-            server.wait_ready()
+        def database_ready(alive: Callable[[], bool]) -> None:
+            server.wait_ready(alive=alive)
             _prepare_database(place, server.superuser, accounts)
 
         account = Account(server.account.name, server.account.uid, server.account.gid) if server.account else None
@@ -46,11 +47,8 @@ def programs(place: Layout, suite: Suite) -> list[Program]:
     else:
         _prepare_external(place, suite.database, accounts)
 
-    # Later starts renew what is due once everything runs; the first makes the certificates that the others need.
-    first = not (place.tls / "server.pem").exists()
-
-    def certificates() -> None:
-        health.wait_worker(place, WORKER_SECONDS)
+    def certificates(alive: Callable[[], bool]) -> None:
+        health.wait_worker(place, WORKER_SECONDS, alive)
         for purpose in enrol.ensure(place, suite):
             log.info("certificate-issued", purpose=purpose)
 
@@ -61,10 +59,15 @@ def programs(place: Layout, suite: Suite) -> list[Program]:
                 name=process,
                 command=command,
                 account=accounts.get(process),
-                ready=certificates if process == ("worker" if first else PROCESSES[-1]) else None,
+                ready=certificates if process == "worker" and is_first(place) else None,
             )
         )
     return found
+
+
+def is_first(place: Layout) -> bool:
+    """Tell whether the servers' certificates are still to be made; later they are renewed as a chore."""
+    return not (place.tls / "server.pem").exists()
 
 
 def _prepare_external(place: Layout, external: ExternalDatabase, accounts: dict[str, Account]) -> None:

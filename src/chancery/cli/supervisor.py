@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import signal
@@ -24,6 +25,8 @@ from chancery.errors import HarmfulToRepeatError, OperatorError
 BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 SETTLED_SECONDS = 20.0
 STOP_SECONDS = 15.0
+HOPELESS = 4
+"""Ends in a row after which a start is given up; the supervisor itself goes on trying."""
 LOCK_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -36,14 +39,15 @@ class Program:
     """
     A process to keep running.
 
-    `stop_signal` asks it to end in good order. `ready` blocks until what depends on it may start.
+    `stop_signal` asks it to end in good order. `ready` blocks until what depends on it may start; it is given a
+    function that keeps the process running meanwhile, and tells whether there is hope that it will.
     """
 
     name: str
     command: tuple[str, ...]
     account: Account | None = None
     stop_signal: signal.Signals = signal.SIGTERM
-    ready: Callable[[], None] | None = None
+    ready: Callable[[Callable[[], bool]], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Chore:
     name: str
     command: tuple[str, ...]
     every_seconds: float
+    at_once: bool = False
 
 
 class Child:
@@ -112,6 +117,11 @@ class Child:
         self.process = None
         return True
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether it was given up, or ended so often in a row that nobody should wait for it."""
+        return self.given_up or self.failures >= HOPELESS
+
     def due(self) -> bool:
         return self.process is None and not self.given_up and time.monotonic() >= self._not_before
 
@@ -139,7 +149,8 @@ class Supervisor:
         self, layout: Layout, programs: Sequence[Program], output: int | None, chores: Sequence[Chore] = ()
     ) -> None:
         self._layout = layout
-        self._chores = {chore: time.monotonic() + chore.every_seconds for chore in chores}
+        now = time.monotonic()
+        self._chores = {chore: now + (0.0 if chore.at_once else chore.every_seconds) for chore in chores}
         self._at_work: dict[Chore, subprocess.Popen[bytes]] = {}
         self._children = [Child(program) for program in programs]
         self._output = output
@@ -175,7 +186,14 @@ class Supervisor:
                 return
             self._start(child)
             if child.program.ready is not None:
-                child.program.ready()
+                child.program.ready(functools.partial(self._tend, child))
+
+    def _tend(self, child: Child) -> bool:
+        """Start a process again that ended while the others wait for it; tell whether there is hope left."""
+        child.look()
+        if child.due():
+            self._start(child)
+        return not self._stopping and not child.hopeless
 
     def _start(self, child: Child) -> None:
         child.start(self._output)
@@ -216,7 +234,7 @@ class Supervisor:
                     "pid": child.process.pid if child.process else None,
                     "restarts": child.restarts,
                     "failures": child.failures,
-                    "given_up": child.given_up,
+                    "hopeless": child.hopeless,
                 }
                 for child in self._children
             },

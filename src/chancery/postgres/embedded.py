@@ -24,7 +24,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +189,16 @@ class EmbeddedPostgres:
         info = f"host='{self.socket_dir}' port={PORT} connect_timeout=2 dbname=postgres user=postgres"
         return psycopg.pq.PGconn.ping(info.encode()) == psycopg.pq.Ping.OK
 
-    def wait_ready(self, seconds: float = 60.0) -> None:
-        """Block until the server, whoever started it, accepts connections. OperatorError when time is over."""
+    def wait_ready(self, seconds: float = 60.0, alive: Callable[[], bool] = lambda: True) -> None:
+        """
+        Block until the server, whoever started it, accepts connections.
+
+        OperatorError when time is over, or once its process is not `alive` any more.
+        """
         until = time.monotonic() + seconds
         while not self.ready():
+            if not alive():
+                raise OperatorError("PostgreSQL ended at its start", f"read {self.log_file}")
             if time.monotonic() > until:
                 raise OperatorError(f"PostgreSQL is not ready after {seconds:.0f} s", f"read {self.log_file}")
             time.sleep(0.02)
