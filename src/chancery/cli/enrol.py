@@ -36,10 +36,13 @@ from chancery.config import CAConfig, load
 from chancery.errors import OperatorError, PKIError
 from chancery.ports import (
     CertificateQuery,
+    Clock,
+    Directory,
     Event,
     EventKind,
     NewRequest,
     Operator,
+    RequestQueue,
     RequestState,
     Role,
     StatusState,
@@ -74,7 +77,9 @@ async def _ensure(place: Layout, suite: Suite) -> list[str]:
     ocsp = Wanted("ocsp", "ocsp-signing", place.service_request(SERVICE_LABELS["ocsp"]).read_bytes())
     tsa = Wanted("tsa", "timestamping", place.service_request(SERVICE_LABELS["tsa"]).read_bytes())
     async with AsyncPool(build.connection(config.database, "enrol"), size=2) as pool:
-        issuing = _Issuing(PgRequestQueue(pool), PgDirectory(pool, SystemClock()))
+        clock = SystemClock()
+        queue = PgRequestQueue(pool)
+        issuing = Issuing(queue, PgDirectory(pool, clock), clock)
         try:
             done = [
                 await issuing.have(ocsp),
@@ -83,16 +88,17 @@ async def _ensure(place: Layout, suite: Suite) -> list[str]:
                 await _administrator(place, suite, issuing),
             ]
         finally:
-            await issuing.queue.close()
+            await queue.close()
     return [purpose for purpose, new, _ in done if new]
 
 
-class _Issuing:
+class Issuing:
     """The registration side, as the installation itself uses it."""
 
-    def __init__(self, queue: PgRequestQueue, directory: PgDirectory) -> None:
+    def __init__(self, queue: RequestQueue, directory: Directory, clock: Clock) -> None:
         self.queue = queue
         self.directory = directory
+        self._clock = clock
 
     async def have(self, wanted: Wanted) -> tuple[str, bool, bytes]:
         """Return (purpose, whether it is new, certificate DER) of a certificate with life left in it."""
@@ -100,12 +106,14 @@ class _Issuing:
         spki = csr.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         query = CertificateQuery(spki_sha256=hashlib.sha256(spki).digest(), profile=wanted.profile)
         found = await self.directory.search(query)
-        now = SystemClock().now()
+        now = self._clock.now()
         for one in found:
             left, life = one.not_after - now, one.not_after - one.not_before
             if one.status.state is StatusState.GOOD and left > life / 3:
                 return wanted.purpose, False, one.der
-        transaction = f"{wanted.purpose}-{hashlib.sha256(spki).hexdigest()[:16]}-{len(found) + 1}"
+        # The same for whoever tries again within the hour; another one after a refusal that was put right.
+        newest = found[0].certificate_id if found else 0
+        transaction = f"{wanted.purpose}-{hashlib.sha256(spki).hexdigest()[:16]}-{newest}-{now:%Y%m%dT%H}"
         return wanted.purpose, True, await self._issue(wanted, transaction, csr, now)
 
     async def _issue(
@@ -145,7 +153,7 @@ class _Issuing:
 
 
 async def _server(
-    place: Layout, suite: Suite, issuing: _Issuing, account: Account | None
+    place: Layout, suite: Suite, issuing: Issuing, account: Account | None
 ) -> tuple[str, bool, bytes]:
     key = _software_key(place.tls / "server.key", account)
     names = dict.fromkeys(
@@ -160,7 +168,7 @@ async def _server(
     return purpose, new, der
 
 
-async def _administrator(place: Layout, suite: Suite, issuing: _Issuing) -> tuple[str, bool, bytes]:
+async def _administrator(place: Layout, suite: Suite, issuing: Issuing) -> tuple[str, bool, bytes]:
     key = _software_key(place.admin / "admin.key", None)
     csr = request(key, subject(suite, "Administrator"), []).public_bytes(Encoding.PEM)
     purpose, new, der = await issuing.have(Wanted("admin", "tls-client", csr))
