@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import shlex
 import tomllib
@@ -130,3 +131,10 @@ def test_the_program_has_help_for_every_command():
             walk(inner, f"{name} {word}")
 
     walk(typer.main.get_command(main.command_line(None)), "chancery")
+
+
+def test_the_version_is_the_package_s(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.command_line("--version")(["--version"])
+    assert 0 == ended.value.code
+    assert importlib.metadata.version("chancery") == capsys.readouterr().out.strip()

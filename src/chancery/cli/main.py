@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -30,6 +31,12 @@ GROUPS = {
 }
 
 
+def _print_version(value: bool) -> None:  # noqa: FBT001 - as the option has it
+    if value:
+        typer.echo(importlib.metadata.version("chancery"))
+        raise typer.Exit
+
+
 def command_line(word: str | None) -> typer.Typer:
     """Return the program with the commands that `word` needs; with all of them when it is no command."""
     app = typer.Typer(
@@ -39,8 +46,8 @@ def command_line(word: str | None) -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    # A group of one command would swallow its name.
-    app.callback()(lambda: None)
+    # Besides --version: a group of one command would swallow that command's name.
+    app.callback()(_options)
     known = {name for names in REGISTER.values() for name in names} | set(GROUPS)
     every = word not in known
     for module, names in REGISTER.items():
@@ -51,6 +58,15 @@ def command_line(word: str | None) -> typer.Typer:
         if every or word == name:
             app.add_typer(getattr(_load(module), attribute), name=name, help=text)
     return app
+
+
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and stop.", callback=_print_version)
+    ] = False,
+) -> None:
+    """Take what stands before a command."""
 
 
 def _load(module: str) -> Any:
