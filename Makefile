@@ -9,7 +9,7 @@ help:
 	@echo "make down     stop it; the state is kept"
 	@echo "make status   say what runs and how it is"
 	@echo "make test     install what the tests need and run all of them"
-	@echo "make check    the quick loop: ruff, mypy, import contracts, unit tests"
+	@echo "make check    the quick loop: ruff, mypy, import contracts, unit tests without a database or a token"
 	@echo "make bench    run every benchmark, or one: make bench NAME=ocsp-cached"
 
 up:
@@ -33,7 +33,7 @@ test:
 check:
 	@scripts/prepare test
 	@$(MAKE) --no-print-directory static
-	@.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadscope tests/unit
+	@.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadscope tests/unit -m "not postgres and not softhsm"
 
 static:
 	@.venv/bin/ruff check src tests bench
