@@ -11,6 +11,7 @@ from pgdata import SECOND, WORKER, Office, certificate, event, intent, new_reque
 
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import RequestState, RevocationOutcome
+from chancery.postgres import requests
 from chancery.postgres.listen import OUTCOMES, REQUESTS, Listener
 from chancery.postgres.requests import PgRequestQueue, request_fingerprint
 from chancery.postgres.session import AsyncPool, connect
@@ -167,6 +168,60 @@ def test_a_waiter_is_woken_by_the_worker(office):
     assert [b"certificate 1", b"certificate 2", b"certificate 1"] == certificates
     assert RequestState.WAITING == third.state
     assert {} == left
+
+
+def settle(office, ident: int) -> None:
+    office.store.take(WORKER, 1, AT)
+    office.store.record_intents(WORKER, [intent(ident, ident)], [], [])
+    office.store.record_certificates([certificate(ident, ident)], [], [])
+
+
+def test_what_was_settled_before_anybody_waited_is_answered_at_once(office, monkeypatch):
+    monkeypatch.setattr(requests, "_FIRST_LOOK", 2 * LONG)
+    (ident,) = office.submit("t1")
+
+    async def act(queue):
+        told = asyncio.Event()
+
+        def on_notify(channel, payload):
+            queue._settled(channel, payload)
+            told.set()
+
+        queue._listener._on_notify = on_notify
+        queue._listener.start()
+        await queue._listener.ready()
+        await asyncio.to_thread(settle, office, ident)
+        await told.wait()
+        async with asyncio.timeout(LONG):
+            return await queue.wait(ident, 2 * LONG)
+
+    assert f"certificate {ident}".encode() == office.queue(act).certificate
+
+
+def test_a_lost_notification_is_made_up_for_by_a_look(office):
+    (ident,) = office.submit("t1")
+
+    async def act(queue):
+        queue._listener.start()
+        await queue._listener.ready()
+        waiting = asyncio.create_task(queue.wait(ident, LONG))
+        queue._listener._on_notify = lambda *_: None
+        await asyncio.to_thread(settle, office, ident)
+        async with asyncio.timeout(LONG / 2):
+            return await waiting
+
+    assert RequestState.DONE == office.queue(act).state
+
+
+def test_no_more_is_remembered_of_what_nobody_waits_for_than_there_is_room(office, monkeypatch):
+    monkeypatch.setattr(requests, "_MAX_HEARD", 3)
+
+    async def act(queue):
+        queue._settled(OUTCOMES, "1,2,3")
+        queue._settled(OUTCOMES, "4")
+        return list(queue._heard)
+
+    assert ["2", "3", "4"] == office.queue(act)
 
 
 def test_waiting_for_nothing_is_refused(office):

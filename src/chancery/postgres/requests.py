@@ -23,6 +23,9 @@ MAX_TRANSACTION_ID = 200
 _POLL = 5.0
 """Seconds between looks while notifications arrive; every `_RETRY` while they do not."""
 _RETRY = 0.5
+_FIRST_LOOK = 0.5
+"""Seconds until the first look where a notification will tell; it is made all the same, should that be lost."""
+_MAX_HEARD = 8192
 
 Outcome = TypeVar("Outcome", RequestOutcome, RevocationOutcome)
 Submission = tuple[NewRequest, Sequence[Event]]
@@ -104,6 +107,8 @@ class PgRequestQueue:
         self._submissions: Batcher[Submission, Result] = Batcher(self._store, max_batch, max_pending)
         self._reads: Batcher[int, RequestOutcome | None] = Batcher(self._read, max_batch, 8 * max_pending)
         self._waiting: collections.defaultdict[str, set[asyncio.Event]] = collections.defaultdict(set)
+        # What was settled before anybody waited for it: the worker may be quicker than our own insert's answer.
+        self._heard: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._listener = AsyncListener(pool.settings, (OUTCOMES,), self._settled, self._gap)
 
     async def submit(self, request: NewRequest, events: Sequence[Event]) -> RequestOutcome:
@@ -198,14 +203,16 @@ class PgRequestQueue:
         first = {_key(request): n for n, (request, _) in reversed(list(enumerate(batch)))}
         chosen = sorted(first.values())
         events = [(n, event_body(event)) for n in chosen for event in batch[n][1]]
-        rows = [_row(n, batch[n][0]) for n in chosen]
+        fingerprints = [request_fingerprint(request) for request, _ in batch]
+        rows = [_row(n, batch[n][0], fingerprints[n]) for n in chosen]
         new: dict[int, int] = dict(await self._pool.fetch(_SUBMIT, (*columns(rows, 10), *columns(events, 2))))
         known = await self._known([key for key, n in first.items() if n not in new])
         results: list[Result] = []
-        for request, _ in batch:
+        for (request, _), fingerprint in zip(batch, fingerprints, strict=True):
             key = _key(request)
-            stored = known.get(key) or _waiting(new[first[key]], batch[first[key]][0])
-            results.append(stored if stored.fingerprint == request_fingerprint(request) else _in_use())
+            n = first[key]
+            stored = known.get(key) or _waiting(new[n], batch[n][0], fingerprints[n])
+            results.append(stored if stored.fingerprint == fingerprint else _in_use())
         return results
 
     async def _known(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], RequestOutcome]:
@@ -227,6 +234,8 @@ class PgRequestQueue:
         # Before the first look, so that nothing can settle unheard between the look and the wait.
         self._waiting[key].add(woken)
         try:
+            if self._listener.connected and key not in self._heard:
+                await _pause(woken, min(seconds, _FIRST_LOOK))
             while True:
                 woken.clear()
                 with contextlib.suppress(_Away):
@@ -235,9 +244,7 @@ class PgRequestQueue:
                     if outcome.state in {RequestState.DONE, RequestState.REFUSED} or left <= 0:
                         return outcome
                 pause = _POLL if self._listener.connected else _RETRY
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, min(until - loop.time(), pause))):
-                        await woken.wait()
+                await _pause(woken, min(until - loop.time(), pause))
         finally:
             self._waiting[key].discard(woken)
             if not self._waiting[key]:
@@ -245,13 +252,28 @@ class PgRequestQueue:
 
     def _settled(self, _channel: str, payload: str) -> None:
         for key in payload.split(","):
-            for woken in self._waiting.get(key, ()):
+            waiting = self._waiting.get(key)
+            if waiting is None:
+                self._heard[key] = None
+                continue
+            for woken in waiting:
                 woken.set()
+        while len(self._heard) > _MAX_HEARD:
+            self._heard.popitem(last=False)
 
     def _gap(self) -> None:
         for waiting in self._waiting.values():
             for woken in waiting:
                 woken.set()
+
+
+async def _pause(woken: asyncio.Event, seconds: float) -> None:
+    """Sleep until woken, at most `seconds`. A timer that wakes is cheaper than a timeout that cancels."""
+    timer = asyncio.get_running_loop().call_later(max(0.0, seconds), woken.set)
+    try:
+        await woken.wait()
+    finally:
+        timer.cancel()
 
 
 class _Away(Exception):  # noqa: N818 - it never leaves this module
@@ -291,7 +313,7 @@ def _key(request: NewRequest) -> tuple[str, str]:
     return request.requestor, request.transaction_id
 
 
-def _row(n: int, request: NewRequest) -> tuple[object, ...]:
+def _row(n: int, request: NewRequest, fingerprint: bytes) -> tuple[object, ...]:
     return (
         n,
         request.transaction_id,
@@ -301,18 +323,18 @@ def _row(n: int, request: NewRequest) -> tuple[object, ...]:
         request.issuer,
         request.csr,
         text_array(request.names),
-        request_fingerprint(request),
+        fingerprint,
         request.received_at,
     )
 
 
-def _waiting(request_id: int, request: NewRequest) -> RequestOutcome:
+def _waiting(request_id: int, request: NewRequest, fingerprint: bytes) -> RequestOutcome:
     return RequestOutcome(
         request_id,
         request.transaction_id,
         request.requestor,
         RequestState.WAITING,
-        request_fingerprint(request),
+        fingerprint,
         None,
         request.issuer,
         None,

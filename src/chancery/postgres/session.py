@@ -324,11 +324,7 @@ class AsyncPool:
     async def _connection(self) -> AsyncIterator[AsyncPgConnection]:
         if self._closed:
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database pool is closed")
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._turns.acquire()
-        except TimeoutError as error:
-            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database is too busy") from error
+        await self._turn()
         try:
             with translated():
                 connection = await self._take()
@@ -338,6 +334,17 @@ class AsyncPool:
                     await self._give_back(connection)
         finally:
             self._turns.release()
+
+    async def _turn(self) -> None:
+        if not self._turns.locked():
+            # Taken without waiting; a timeout would cost more than this.
+            await self._turns.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database is too busy") from error
 
     async def _take(self) -> AsyncPgConnection:
         while self._idle:
