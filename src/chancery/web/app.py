@@ -5,6 +5,7 @@ from __future__ import annotations
 import http
 import importlib.metadata
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import msgspec
 from starlette.applications import Starlette
@@ -24,6 +25,8 @@ from chancery.web.failures import PROBLEM_JSON, Failure, of_error, of_status
 from chancery.web.guard import Guard
 from chancery.web.routes import ENDPOINTS
 from chancery.web.service import Call, Endpoint, Health, Issuers, Service
+
+_OF_BROWSERS: Final = frozenset({b"sec-fetch-site", b"origin"})
 
 
 def create_app(ra: RegistrationAuthority) -> Starlette:
@@ -84,6 +87,8 @@ def _refuse_other_sites(request: Request) -> None:
     A browser adds its user's client certificate by itself; these headers say on whose behalf (Fetch Metadata 2,
     RFC 6454 7). Other programs send neither.
     """
+    if not any(name in _OF_BROWSERS for name, _ in request.scope["headers"]):
+        return
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     foreign = origin is not None and origin != f"https://{request.headers.get('host')}"
     if site in {"cross-site", "same-site"} or foreign:
