@@ -8,6 +8,7 @@ this process changes itself takes effect at once (`forget`).
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 
@@ -63,17 +64,15 @@ class Gate:
     def __init__(self, directory: Directory, clock: Clock) -> None:
         self._directory = directory
         self._clock = clock
-        self._known: dict[bytes, tuple[Operator | None, float]] = {}
-        self._generation = 0
+        self._known: dict[bytes, tuple[asyncio.Task[Operator | None], float]] = {}
         # A flood of strangers must not fill the journal: 10 events, then 10 a minute with a count.
         self._refusals = Trickle(clock, REFUSALS_AT_ONCE, SECONDS_PER_REFUSAL)
         self._forbidden = Trickle(clock, REFUSALS_AT_ONCE, SECONDS_PER_REFUSAL)
 
     def forget(self) -> None:
         """Ask the directory again from now on: something about an operator or a certificate has changed."""
+        # What is being asked at this moment is not remembered either.
         self._known.clear()
-        # What was asked before this moment is not remembered either.
-        self._generation += 1
 
     async def admit(self, peer: Peer | None, address: str) -> Operator:
         """
@@ -100,18 +99,28 @@ class Gate:
         return operator
 
     async def _operator(self, fingerprint: bytes) -> Operator | None:
-        known = self._known.get(fingerprint)
+        """Ask the directory; who comes within a second of the question shares it, answered or not."""
         now = self._clock.monotonic()
-        if known is not None and now < known[1]:
-            return known[0]
-        generation = self._generation
-        operator = await self._directory.operator(fingerprint)
-        if generation != self._generation:
-            return operator
-        if len(self._known) >= MAX_REMEMBERED:
-            self._known.clear()
-        self._known[fingerprint] = (operator, now + REMEMBER_SECONDS)
-        return operator
+        known = self._known.get(fingerprint)
+        if known is None or now >= known[1]:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            question = asyncio.create_task(self._ask(fingerprint))
+            # Looked at, so that an error whose waiters have all gone is not reported as never retrieved.
+            question.add_done_callback(lambda done: done.cancelled() or done.exception())
+            known = self._known[fingerprint] = (question, now + REMEMBER_SECONDS)
+        # One that gives up does not take the answer from the others.
+        return await asyncio.shield(known[0])
+
+    async def _ask(self, fingerprint: bytes) -> Operator | None:
+        try:
+            return await self._directory.operator(fingerprint)
+        except BaseException:
+            # No answer is nothing to remember.
+            known = self._known.get(fingerprint)
+            if known is not None and known[0] is asyncio.current_task():
+                del self._known[fingerprint]
+            raise
 
     async def refused(self, address: str, why: str, fingerprint: bytes | None) -> None:
         """Journal a refused login, unless there were too many; the refusal stands whether or not this works."""

@@ -112,3 +112,75 @@ def test_a_directory_that_is_away_is_not_a_refusal():
     with pytest.raises(PKIError) as caught:
         asyncio.run(Gate(world.memory, world.clock).admit(Peer(world.certificate("olga")), "x"))
     assert not isinstance(caught.value, NotAuthenticatedError)
+
+
+class HeldDirectory:
+    """Counts what it is asked, and answers once `leave` is set; away when told to be."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.asked = 0
+        self.leave = asyncio.Event()
+
+    async def operator(self, fingerprint):
+        self.asked += 1
+        await self.leave.wait()
+        return await self.world.memory.operator(fingerprint)
+
+    async def record(self, events):
+        await self.world.memory.record(events)
+
+
+def crowd(act):
+    """Run `act(world, directory, come)`; `come` is one more request of the same operator, under way."""
+    world = World()
+    world.enrol("olga", Role.OFFICER)
+
+    async def go():
+        directory = HeldDirectory(world)
+        gate = Gate(directory, world.clock)
+
+        async def come():
+            peer = Peer(world.certificate("olga"), welcomed=True)
+            task = asyncio.create_task(gate.admit(peer, "x"))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            return task
+
+        return await act(world, directory, come)
+
+    return asyncio.run(go())
+
+
+def test_requests_at_once_share_a_question_and_one_that_gives_up_does_not_end_it():
+    async def act(_, directory, come):
+        first, *others = [await come() for _ in range(4)]
+        first.cancel()
+        await asyncio.wait([first])
+        directory.leave.set()
+        return directory.asked, [(await one).name for one in others]
+
+    assert (1, ["olga"] * 3) == crowd(act)
+
+
+def test_a_question_older_than_a_second_is_not_joined():
+    async def act(world, directory, come):
+        first = await come()
+        world.clock.advance(1.0)
+        second = await come()
+        directory.leave.set()
+        await asyncio.gather(first, second)
+        return directory.asked
+
+    assert 2 == crowd(act)
+
+
+def test_a_question_that_failed_is_asked_again():
+    async def act(world, directory, come):
+        world.memory.away = True
+        directory.leave.set()
+        failed = await asyncio.gather(await come(), return_exceptions=True)
+        world.memory.away = False
+        return [type(one) for one in failed], (await (await come())).name, directory.asked
+
+    assert ([PKIError], "olga", 2) == crowd(act)
