@@ -175,7 +175,11 @@ def test_one_backend_killed_is_an_outage_and_then_over(own_server, own_database)
             connection.execute("SELECT pg_sleep(60)")
 
     assert ErrorType.SYSTEM_UNAVAIL == error_of(killed)
-    own_server.embedded.wait_ready()
+    # The server answers a ping until it has noticed; then it ends every connection and recovers.
+    deadline = time.monotonic() + 60
+    while error_of(lambda: office.store.take(WORKER, 1, AT)) is ErrorType.SYSTEM_UNAVAIL:
+        assert time.monotonic() < deadline, "the server did not come back"
+        time.sleep(0.02)
     assert [] == office.store.take(WORKER, 1, AT)
 
 
