@@ -7,22 +7,10 @@ import functools
 from pathlib import Path
 
 from pkilint import loader, pkix
-from pkilint.pkix import certificate, crl, extension, name, ocsp
+from pkilint.pkix import crl, extension, name, ocsp
 from pkilint.validation import ValidationFindingSeverity
 
-
-@functools.cache
-def _certificate():
-    return certificate.create_pkix_certificate_validator_container(
-        certificate.create_decoding_validators(name.ATTRIBUTE_TYPE_MAPPINGS, extension.EXTENSION_MAPPINGS),
-        [
-            certificate.create_issuer_validator_container([]),
-            certificate.create_validity_validator_container(),
-            certificate.create_subject_validator_container([]),
-            certificate.create_extensions_validator_container([]),
-            certificate.create_spki_validator_container([]),
-        ],
-    )
+from chancery.linters import pkilint as linter
 
 
 @functools.cache
@@ -54,8 +42,9 @@ def _ocsp():
 
 def findings(kind: str, der: bytes) -> set[str]:
     """Codes of the findings above notice; `kind` is certificate, crl or ocsp."""
+    if kind == "certificate":
+        return linter.findings("rfc5280", der)
     load, validators = {
-        "certificate": (loader.RFC5280CertificateDocumentLoader, _certificate),
         "crl": (loader.RFC5280CertificateListDocumentLoader, _crl),
         "ocsp": (loader.RFC6960OCSPResponseDocumentLoader, _ocsp),
     }[kind]

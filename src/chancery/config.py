@@ -141,6 +141,28 @@ class JournalSection(Section, frozen=True, kw_only=True):
     checkpoint_file: Path | None = None
 
 
+class LinterSection(Section, frozen=True, kw_only=True):
+    """
+    A linter of others, by the name that profiles know it by (`[linters.NAME]`).
+
+    Exactly one of `command`, a program and its words, and `pkilint`, a set of its rules. A command gets `seconds`
+    for each certificate and has something against it when it exits with another code than 0 or prints anything, or
+    when `faults`, a regular expression, is found in what it prints. `ignore` are codes of pkilint's findings.
+    """
+
+    command: tuple[str, ...] = ()
+    pkilint: Literal["rfc5280", "tls-br", "etsi"] | None = None
+    faults: str | None = None
+    seconds: Annotated[int, msgspec.Meta(ge=1, le=600)] = 10
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.command) == (self.pkilint is not None):
+            raise ValueError("exactly one of command and pkilint is needed")
+        if (self.faults is not None and not self.command) or (self.ignore and self.command):
+            raise ValueError("`faults` belongs to a command, `ignore` to pkilint")
+
+
 class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     """
     `chancery serve worker`: holds the CA keys, listens on no socket.
@@ -163,6 +185,7 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     crl: CRLSection = CRLSection()
     journal: JournalSection
     service_keys: tuple[SHA256, ...] = ()
+    linters: dict[Name, LinterSection] = {}
 
 
 class Delegate(Section, frozen=True, kw_only=True):
@@ -208,6 +231,7 @@ class AuditorConfig(Section, frozen=True, kw_only=True, tag="auditor", tag_field
     origin: str
     journal_key: Path
     checkpoint_file: Path | None = None
+    linters: dict[Name, LinterSection] = {}
 
 
 class OfflineConfig(Section, frozen=True, kw_only=True, tag="offline", tag_field="process"):

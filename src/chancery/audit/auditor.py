@@ -12,8 +12,9 @@ import datetime
 from collections.abc import Callable, Mapping
 
 from chancery.audit import certificates, crls, standing, statuses, trail
-from chancery.audit.certificates import Known, SecondOpinion
+from chancery.audit.certificates import Known
 from chancery.audit.findings import Finding, Findings, Kind
+from chancery.ports import SecondOpinion
 from chancery.ports.auditing import AuditReader, Scope, Stray, StrayKind
 
 _STRAYS = {
@@ -48,11 +49,14 @@ def audit(
     at: datetime.datetime,
     scope: Scope | None = None,
     *,
+    opinions: Mapping[str, SecondOpinion] | None = None,
     second_opinion: SecondOpinion | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Report:
     """
     Judge everything in `scope` as of the time `at`; `progress` hears how many certificates are done more.
+
+    `opinions` are the linters that profiles name; `second_opinion` is asked about every certificate.
 
     Findings come in a fixed order: issuers, profiles, certificates by id, intents, strays, CRLs, operators.
     Raises PKIError(SYSTEM_UNAVAIL) when the database is away.
@@ -64,11 +68,11 @@ def audit(
     found.extend(standing.judge_issuers(issuers, grounds, acts), "issuers")
     known_profiles, wrong = standing.read_profiles(profiles)
     found.extend([*wrong, *standing.judge_profiles(profiles, acts)])
-    known = Known(grounds, known_profiles)
+    known = Known(grounds, known_profiles, opinions or {}, second_opinion)
     judged = unfinished = lists = 0
     for batch in reader.certificates(scope):
         for row in batch:
-            found.extend(certificates.judge(row, known, second_opinion), certificates.subject(row))
+            found.extend(certificates.judge(row, known), certificates.subject(row))
         judged += len(batch)
         progress(len(batch))
     for batch in reader.unfinished(scope):

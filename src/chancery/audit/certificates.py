@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -21,17 +21,14 @@ from chancery.asn1.x509 import split_signed, subject_fields
 from chancery.audit import statuses, trail
 from chancery.audit.findings import Finding, Kind
 from chancery.audit.trail import Act
-from chancery.errors import OperatorError, PKIError
+from chancery.errors import PKIError
 from chancery.pkix import name as names_
 from chancery.pkix.granting import Granted, IssuerLimits, Profile, Requested, grant
 from chancery.pkix.key import key_kind
 from chancery.pkix.lint import blocking, lint
 from chancery.pkix.rules import KEY_USAGES
-from chancery.ports import CertificateRecord, EventKind, RevocationReason
+from chancery.ports import CertificateRecord, EventKind, RevocationReason, SecondOpinion
 from chancery.ports.auditing import AuditedRequest, AuditedSerial
-
-SecondOpinion = Callable[[bytes], str | None]
-"""Takes a certificate (DER); returns what another linter has against it, or None."""
 
 _WORKER = re.compile(r"worker-(\d{1,3})")
 # pyca's names of the bits of KeyUsage, in their order.
@@ -60,10 +57,16 @@ class Ground:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Known:
-    """What stands behind every certificate: issuers by id, and profiles by the SHA-256 of their text."""
+    """
+    What stands behind every certificate: issuers by id, and profiles by the SHA-256 of their text.
+
+    `opinions` are the linters of others that profiles name; `opinion` is asked about every certificate.
+    """
 
     issuers: Mapping[int, Ground]
     profiles: Mapping[bytes, Profile]
+    opinions: Mapping[str, SecondOpinion] = dataclasses.field(default_factory=dict)
+    opinion: SecondOpinion | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +79,6 @@ class Case:
     issuer: Ground | None
     acts: list[Act]
     known: Known
-    second_opinion: SecondOpinion | None
 
     @property
     def about(self) -> str:
@@ -91,7 +93,7 @@ def subject(row: AuditedSerial) -> str:
     return f"{row.issuer_id}:{row.serial.hex()}"
 
 
-def judge(row: AuditedSerial, known: Known, second_opinion: SecondOpinion | None = None) -> Iterator[Finding]:
+def judge(row: AuditedSerial, known: Known) -> Iterator[Finding]:
     """Give every finding about one stored certificate, rule by rule; a rule that throws is one, too."""
     assert row.certificate is not None
     acts = trail.read(row.entries)
@@ -101,13 +103,10 @@ def judge(row: AuditedSerial, known: Known, second_opinion: SecondOpinion | None
     except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         yield Finding(Kind.UNREADABLE, subject(row), f"the stored certificate cannot be read: {error}")
         return
-    case = Case(row, row.certificate, certificate, known.issuers.get(row.issuer_id), acts, known, second_opinion)
+    case = Case(row, row.certificate, certificate, known.issuers.get(row.issuer_id), acts, known)
     for rule in _RULES:
         try:
             yield from list(rule(case))
-        except OperatorError:
-            # Of the second opinion: a linter that cannot be run is nothing about the certificate.
-            raise
         except Exception as error:  # noqa: BLE001 - what no rule foresaw is a finding, not the end of the audit
             yield case.finding(Kind.NOT_JUDGED, f"{rule.__name__.strip('_')}: {type(error).__name__}: {error}")
 
@@ -329,12 +328,30 @@ def _blocklist(case: Case) -> Iterator[Finding]:
 
 
 def _lints(case: Case) -> Iterator[Finding]:
-    """R9: what forbids issuing, and what another linter says."""
+    """R9: what forbids issuing."""
     issuer = case.issuer.certificate if case.issuer else None
     for one in blocking(lint(case.certificate, issuer=issuer)):
         yield case.finding(Kind.LINT, str(one))
-    if case.second_opinion is not None and (said := case.second_opinion(case.record.der)) is not None:
-        yield case.finding(Kind.SECOND_OPINION, said)
+
+
+def _second_opinions(case: Case) -> Iterator[Finding]:
+    """R9: what other linters say: the one that is asked about all, and those of the recorded profile."""
+    known, intent = case.known, case.row.intent
+    profile = known.profiles.get(intent.profile_sha256) if intent else None
+    asked = [] if known.opinion is None else [known.opinion]
+    for name in profile.second_opinions.by_auditor if profile else ():
+        if name in known.opinions:
+            asked.append(known.opinions[name])
+        else:
+            what = f"{profile and profile.name} wants the linter {name}, which the auditor's configuration lacks"
+            yield case.finding(Kind.SECOND_OPINION, what)
+    for opinion in asked:
+        try:
+            said = opinion(case.record.der)
+        except PKIError as error:
+            said = error.detail
+        if said is not None:
+            yield case.finding(Kind.SECOND_OPINION, said)
 
 
 def _journal(case: Case) -> Iterator[Finding]:
@@ -396,4 +413,16 @@ def _status(case: Case) -> Iterator[Finding]:
     yield from statuses.judge(case.row, case.acts)
 
 
-_RULES = (_intent, _chain, _serial, _columns, _right, _blocklist, _lints, _journal, _request_journal, _status)
+_RULES = (
+    _intent,
+    _chain,
+    _serial,
+    _columns,
+    _right,
+    _blocklist,
+    _lints,
+    _second_opinions,
+    _journal,
+    _request_journal,
+    _status,
+)

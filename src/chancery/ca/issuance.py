@@ -30,6 +30,7 @@ from chancery.ports import (
     Intent,
     IssuanceStore,
     Refusal,
+    SecondOpinion,
 )
 
 RANDOM_OCTETS = 16
@@ -45,6 +46,7 @@ class Issuing:
     given, is the pool of threads that the signatures of a batch are spread over; `weak_keys` lists of keys that
     are known to all (R5). `service_keys` are SHA-256 of the SubjectPublicKeyInfos that may have certificates of
     the authority's own services (`Profile.service`), whoever asks; None leaves that to the requestor's rights.
+    `second_opinions` are linters of others, by the names that profiles know them by.
     """
 
     store: IssuanceStore
@@ -59,6 +61,7 @@ class Issuing:
     signers: Executor | None = None
     weak_keys: KnownKeys | None = None
     service_keys: frozenset[bytes] | None = None
+    second_opinions: Mapping[str, SecondOpinion] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_instance(self.instance)
@@ -184,6 +187,7 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
     granted = grant(profile, asked, issuer.limits, now)
     serial = make_serial(issuing.instance, issuing.entropy)
     linted = issuer.prepare(granted, serial)
+    _ask_others(issuing, profile, issuer, linted)
     intent = intent_of(request, issuer.record.issuer_id, serial, linted, profile=profile, at=now)
     return _Prepared(request, issuer, granted, intent, linted)
 
@@ -201,6 +205,18 @@ def _check_service(issuing: Issuing, profile: Profile, asked: Requested) -> None
             ErrorType.NOT_AUTHORIZED,
             f"{profile.name} is for the keys in the worker's configuration (service_keys), not for this one",
         )
+
+
+def _ask_others(issuing: Issuing, profile: Profile, issuer: Issuer, linted: LintedCertificate) -> None:
+    """R9: what a linter that the profile names has against it blocks; so does one that gives no answer."""
+    for name in profile.second_opinions.before_signing:
+        opinion = issuing.second_opinions.get(name)
+        if opinion is None:
+            raise PKIError(
+                ErrorType.SYSTEM_FAILURE, f"{profile.name} wants the linter {name!r}, which is not here"
+            )
+        if (said := opinion(issuer.lint_copy(linted))) is not None:
+            raise PKIError(ErrorType.BAD_CERT_TEMPLATE, said)
 
 
 def _record_intents(

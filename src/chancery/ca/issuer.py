@@ -116,6 +116,10 @@ class _Signing:
             raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "; ".join(map(str, found)))
         return LintedCertificate(tbs, not_after, self)
 
+    def lint_copy(self, linted: LintedCertificate) -> bytes:
+        """Return the Certificate (DER) that the lints looked at: its signature is the throw-away key's."""
+        return template.signed(linted.der, self.algorithm.identifier, self._lint_signature)
+
     def issue(self, linted: LintedCertificate) -> bytes:
         """
         Sign what was linted, once, check what the token gave back, and return the Certificate (DER).

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import shlex
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -17,19 +13,18 @@ from rich.console import Console
 from rich.progress import Progress
 
 from chancery.audit.auditor import Report, audit
-from chancery.audit.certificates import SecondOpinion
 from chancery.cli import build
 from chancery.cli.clock import SystemClock
 from chancery.cli.show import JSONOption, show_json, show_pairs
 from chancery.config import AuditorConfig, load_checked
 from chancery.errors import OperatorError
+from chancery.linters import CommandLinter
+from chancery.ports import SecondOpinion
 from chancery.ports.auditing import AuditReader, Scope
 from chancery.postgres.auditing import PgAuditReader
 
 FOUND = 3
 """Exit code when anything is wrong; 1 is for an audit that could not be made."""
-OPINION_SECONDS = 30.0
-MAX_SAID = 300
 
 app = typer.Typer(no_args_is_help=True)
 # A group of one command would swallow its name.
@@ -63,10 +58,8 @@ def run_command(
     one tells whether the journal itself is the one that was signed.
     """
     settings = load_checked(config, AuditorConfig)
-    with (
-        PgAuditReader(build.connection(settings.database, "auditor")) as reader,
-        _opinion(second_opinion) as opinion,
-    ):
+    opinion, opinions = _opinion(second_opinion), build.linters(settings.linters)
+    with PgAuditReader(build.connection(settings.database, "auditor")) as reader:
         scope = Scope(since and since.replace(tzinfo=datetime.UTC), _issuer_id(reader, issuer))
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("certificates", total=reader.count(scope))
@@ -74,6 +67,7 @@ def run_command(
                 reader,
                 SystemClock().now(),
                 scope,
+                opinions=opinions,
                 second_opinion=opinion,
                 progress=lambda done: progress.advance(task, done),
             )
@@ -91,46 +85,13 @@ def _issuer_id(reader: AuditReader, name: str | None) -> int | None:
     return known[name]
 
 
-@contextlib.contextmanager
-def _opinion(command: str | None) -> Iterator[SecondOpinion | None]:
-    """Return what asks an external linter, its certificate in a file of a directory of our own."""
+def _opinion(command: str | None) -> SecondOpinion | None:
     if command is None:
-        yield None
-        return
+        return None
     try:
-        words = shlex.split(command)
+        return CommandLinter(shlex.split(command))
     except ValueError as error:
         raise OperatorError(f"--second-opinion: {error}", "quote it as a shell would want it") from None
-    if not words:
-        raise OperatorError("--second-opinion names no program", "give a command, such as a linter's")
-    with tempfile.TemporaryDirectory(prefix="chancery-auditor-") as directory:
-        file = Path(directory) / "certificate.der"
-
-        def ask(certificate: bytes) -> str | None:
-            file.write_bytes(certificate)
-            return _ask([*words, str(file)])
-
-        yield ask
-
-
-def _ask(words: list[str]) -> str | None:
-    try:
-        done = subprocess.run(  # noqa: S603 - the auditor's own command, without a shell
-            words,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=OPINION_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return f"{words[0]} did not answer within {OPINION_SECONDS:.0f} s"
-    except OSError as error:
-        raise OperatorError(f"{words[0]} cannot be run: {error.strerror}", "give the path of a program") from None
-    said = " ".join(done.stdout.decode(errors="replace").split())
-    if done.returncode == 0 and not said:
-        return None
-    return f"{words[0]}: {said[:MAX_SAID] or f'exit code {done.returncode}'}"
 
 
 def _show(report: Report, *, as_json: bool) -> None:

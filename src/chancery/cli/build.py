@@ -11,12 +11,14 @@ from pathlib import Path
 from chancery.asn1.signature import KeySigner
 from chancery.cli.clock import SystemClock
 from chancery.cli.layout import Layout
-from chancery.config import DatabaseSection, OwnerConfig, TokenSection, load_checked
+from chancery.config import DatabaseSection, LinterSection, OwnerConfig, TokenSection, load_checked
 from chancery.errors import OperatorError
+from chancery.linters import CommandLinter, PkilintLinter
 from chancery.pkcs11 import Token, TokenSettings, open_token
 from chancery.pkcs11.softtoken import SoftToken
 from chancery.pkix.profile import Profile, parse_profile, shipped_profiles
 from chancery.pkix.weak import KnownKeys, read_list
+from chancery.ports import SecondOpinion
 from chancery.postgres import migrate as migrations
 from chancery.postgres import roles
 from chancery.postgres.embedded import EmbeddedPostgres
@@ -118,6 +120,16 @@ def profiles(directory: Path | None) -> Mapping[str, Profile]:
         profile = parse_profile(path.read_text(encoding="utf-8"))
         found[profile.name] = profile
     return found
+
+
+def linters(sections: Mapping[str, LinterSection]) -> dict[str, SecondOpinion]:
+    """Return the linters of others by name; OperatorError for one that is not installed."""
+    return {
+        name: PkilintLinter(one.pkilint, one.ignore)
+        if one.pkilint is not None
+        else CommandLinter(one.command, seconds=one.seconds, faults=one.faults)
+        for name, one in sections.items()
+    }
 
 
 def weak_keys(directory: Path | None) -> KnownKeys | None:

@@ -25,7 +25,7 @@ from chancery.errors import OperatorError, PKIError
 from chancery.pkcs11 import Token
 from chancery.pkcs11.softtoken import SoftToken
 from chancery.pkix.profile import Profile
-from chancery.ports import Event, EventKind
+from chancery.ports import Event, EventKind, SecondOpinion
 from chancery.postgres.issuance import PgIssuanceStore
 from chancery.postgres.issuers import PgIssuerStore
 from chancery.postgres.journal import PgJournalStore, insert_events
@@ -99,6 +99,7 @@ def run(config: WorkerConfig) -> None:
     session.open()
     journal = Session(build.connection(config.database, f"{name} journal"), [sequencer_lock])
     profiles = build.profiles(config.profiles)
+    linters = _linters(config, profiles)
     issuers = _issuers(config, session, token)
     _journal_start(session, profiles, clock, name)
     health = Health(config.health_file)
@@ -116,6 +117,7 @@ def run(config: WorkerConfig) -> None:
                 signers=signers,
                 service_keys=frozenset(bytes.fromhex(one) for one in config.service_keys),
                 weak_keys=build.weak_keys(config.weak_keys),
+                second_opinions=linters,
             ),
             PgRevocationStore(session),
             WorkerSettings(
@@ -140,6 +142,18 @@ def run(config: WorkerConfig) -> None:
             session.close()
             journal.close()
             token.close()
+
+
+def _linters(config: WorkerConfig, profiles: Mapping[str, Profile]) -> dict[str, SecondOpinion]:
+    """Return the configured linters; OperatorError when a profile wants one that is not there."""
+    found = build.linters(config.linters)
+    for profile in profiles.values():
+        if missing := sorted(set(profile.second_opinions.before_signing) - set(found)):
+            raise OperatorError(
+                f"the profile {profile.name} wants the linter {missing[0]} before signing, and there is none",
+                f"add [linters.{missing[0]}] to the worker's configuration, or take it out of the profile",
+            )
+    return found
 
 
 def _report(event: str, detail: Mapping[str, object]) -> None:

@@ -13,7 +13,16 @@ from chancery.asn1.oids import ATTRIBUTES, EXTENDED_KEY_USAGES
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix import name as names_
 from chancery.pkix.key import check_key, key_kind, proof_of_possession, spki_der
-from chancery.pkix.rules import KEY_USAGES, REPEATABLE, Extensions, Names, Subject, Validity, duration
+from chancery.pkix.rules import (
+    KEY_USAGES,
+    REPEATABLE,
+    Extensions,
+    Names,
+    SecondOpinions,
+    Subject,
+    Validity,
+    duration,
+)
 
 _SERVICES = {EXTENDED_KEY_USAGES["OCSPSigning"], EXTENDED_KEY_USAGES["timeStamping"]}
 _SHORT = {oid: short for short, oid in ATTRIBUTES.items()}
@@ -45,6 +54,7 @@ class Profile:
     subject: Subject
     names: Names
     extensions: Extensions
+    second_opinions: SecondOpinions
 
     @property
     def service(self) -> bool:

@@ -67,6 +67,7 @@ def parse_profile(source: str) -> Profile:
         subject=file.subject,
         names=file.names,
         extensions=file.extensions,
+        second_opinions=file.second_opinions,
     )
     try_profile(profile)
     return profile

@@ -189,6 +189,18 @@ class Extensions(Table, frozen=True, kw_only=True):
             raise ValueError("a private key is used for a minute at least")
 
 
+class SecondOpinions(Table, frozen=True, kw_only=True):
+    """
+    Linters of others by the names that the configuration gives them (R9).
+
+    Those of `before_signing` are asked by the worker, and what one has against a certificate refuses the request;
+    those of `by_auditor` by `chancery auditor run`, for every stored certificate.
+    """
+
+    before_signing: Annotated[tuple[ShortName, ...], msgspec.Meta(max_length=8)] = ()
+    by_auditor: Annotated[tuple[ShortName, ...], msgspec.Meta(max_length=8)] = ()
+
+
 class ProfileFile(Table, frozen=True, kw_only=True):
     """A whole profile file. `ceremony` profiles are signed by the offline CA alone (R8)."""
 
@@ -202,6 +214,7 @@ class ProfileFile(Table, frozen=True, kw_only=True):
     subject: Subject = Subject()
     names: Names = Names()
     extensions: Extensions = Extensions()
+    second_opinions: SecondOpinions = SecondOpinions()
 
     def __post_init__(self) -> None:
         assert set(self.keys) <= KINDS

@@ -11,6 +11,7 @@ from chancery.ports.stores import (
     KeyBlocklist,
     RequestQueue,
     RevocationStore,
+    SecondOpinion,
     StatusReader,
     TimestampStore,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "RevocationStore",
     "RevokedEntry",
     "Role",
+    "SecondOpinion",
     "Signer",
     "StatusReader",
     "StatusState",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from chancery.ports.values import (
@@ -30,6 +30,13 @@ from chancery.ports.values import (
     StoredCertificate,
     TokenRecord,
 )
+
+SecondOpinion = Callable[[bytes], str | None]
+"""
+Another linter's word on a certificate (DER): what it has against it, in words, or None.
+
+Raises PKIError(SYSTEM_UNAVAIL) when it gave no answer.
+"""
 
 
 class Clock(Protocol):

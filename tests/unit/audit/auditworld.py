@@ -49,13 +49,13 @@ class Token(KeySigner):
         return super().sign(data)
 
 
-def honest() -> World:
+def honest(profiles=cakit.PROFILES) -> World:
     """
     Requests 1 to 5, one of each kind. 1 is a server's and revoked, 2 the operator's, 3 an RSA server's with
     names beside the CSR, 4 a mailbox's, 5 got no signature at first.
     """
     token = Token()
-    ca = cakit.CA(signer=token)
+    ca = cakit.CA(signer=token, profiles=profiles)
     world = World(ca)
     world.ask(cakit.make_csr(names=("dns:www.example.org",)))
     world.ask(cakit.make_csr("CN=olga,O=Example"), "tls-client")
@@ -96,7 +96,7 @@ class World:
                 certificate_sha256=hashlib.sha256(record.certificate).hexdigest(),
             )
         for name in USED:
-            profile = cakit.PROFILES[name]
+            profile = ca.issuing.profiles[name]
             self.write(
                 EventKind.PROFILE_LOADED,
                 f"profile:{name}",
@@ -149,7 +149,7 @@ class World:
         loaded = {one.subject: one.at for one in store.events if one.kind is EventKind.PROFILE_LOADED}
         self.profile_rows = [
             AuditedProfile(p.name, p.version, p.sha256, p.source, loaded[f"profile:{p.name}"])
-            for p in (cakit.PROFILES[name] for name in USED)
+            for p in (self.ca.issuing.profiles[name] for name in USED)
         ]
         for key, (worker, intent) in store.intents.items():
             request = store.requests[intent.request_id]

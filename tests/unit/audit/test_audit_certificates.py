@@ -16,6 +16,8 @@ from chancery.asn1.signature import KeySigner
 from chancery.audit import findings
 from chancery.audit.auditor import audit
 from chancery.audit.findings import Kind
+from chancery.errors import ErrorType, PKIError
+from chancery.pkix.profile import parse_profile
 from chancery.ports.auditing import Scope
 from unit.audit.auditworld import honest
 
@@ -376,6 +378,25 @@ def test_a_second_opinion_is_asked_for_every_certificate(world):
         finding.what,
     )
     assert [world.serial(number).certificate.der for number in range(1, 6)] == asked
+
+
+def test_a_second_opinion_that_gives_no_answer_is_a_finding(world):
+    def opinion(_):
+        raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the linter did not answer")
+
+    assert ["the linter did not answer"] * 5 == [
+        one.what for one in audit(world, world.at, second_opinion=opinion).findings
+    ]
+
+
+def test_the_linters_of_its_profile_are_asked_about_a_certificate():
+    source = f'{cakit.PROFILES["smime"].source}\n[second_opinions]\nby_auditor = ["here", "missing"]\n'
+    world = honest({**cakit.PROFILES, "smime": parse_profile(source)})
+    findings = audit(world, world.at, opinions={"here": lambda _: "here: no"}).findings
+    lacking = "smime wants the linter missing, which the auditor's configuration lacks"
+    assert [(Kind.SECOND_OPINION, lacking), (Kind.SECOND_OPINION, "here: no")] == [
+        (one.kind, one.what) for one in findings
+    ]
 
 
 def test_a_rule_that_throws_is_a_finding_and_the_others_still_speak(world):
