@@ -48,6 +48,22 @@ def test_take_gives_the_oldest_first_and_each_once(office):
     assert [] == office.store.take(WORKER, 10, AT)
 
 
+def test_r15_the_shard_of_the_intent_is_the_statuss_for_good(office):
+    ids = office.submit("t1", "t2", "t3")
+    office.store.take(WORKER, 10, AT)
+    intents = [intent(one, number, shard=number) for number, one in enumerate(ids, 1)]
+    office.store.record_intents(WORKER, intents, [], [])
+    office.store.record_certificates([certificate(ids[0], 1, shard=1)], [], [])
+    office.store.mark_unconfirmed(WORKER, intents[1:2], [])
+    assert [1, 2, 3] == [office.revocations.status(1, serial(number)).shard for number in (1, 2, 3)]
+    office.revoke(3)
+    assert [(1,), (2,), (3,)] == office.sql("SELECT shard FROM chancery.certificate_status ORDER BY serial")
+    with pytest.raises(psycopg.errors.RestrictViolation), connect(office.database.superuser) as superuser:
+        superuser.execute(
+            "UPDATE chancery.certificate_status SET shard = 7, state = 'revoked', revoked_at = now(), reason = 0"
+        )
+
+
 def test_two_workers_never_take_the_same_request(office):
     ids = office.submit(*(f"t{n}" for n in range(200)))
 

@@ -13,7 +13,7 @@ from chancery.postgres.roles import ROLES, create_database, create_roles
 from chancery.postgres.session import connect, password_file
 from pg import AT, Database, password
 
-NAMES = ["0001_initial", "0002_readable_times", "0003_blocked_key", "0004_bounded_rows"]
+NAMES = [str(one) for one in migrations()]
 
 
 @pytest.fixture
@@ -58,21 +58,21 @@ def test_several_at_once_apply_it_once(empty):
 
 def test_an_edited_migration_is_refused_and_so_is_an_unknown_one(empty):
     owner, known = empty.role("owner"), migrations()
-    more = Migration(5, "more", b"CREATE TABLE chancery.more (x integer)")
-    assert [*NAMES, "0005_more"] == migrate(owner, at=AT, found=[*known, more])
+    more = Migration(9005, "more", b"CREATE TABLE chancery.more (x integer)")
+    assert [*NAMES, "9005_more"] == migrate(owner, at=AT, found=[*known, more])
     edited = dataclasses.replace(more, text=more.text + b" ")
-    with pytest.raises(OperatorError, match="0005_more is not the one"):
+    with pytest.raises(OperatorError, match="9005_more is not the one"):
         migrate(owner, at=AT, found=[*known, edited])
-    with pytest.raises(OperatorError, match="0005, which this release does not know"):
+    with pytest.raises(OperatorError, match="9005, which this release does not know"):
         migrate(owner, at=AT, found=known)
-    with pytest.raises(OperatorError, match="0005"):
+    with pytest.raises(OperatorError, match="9005"):
         pending(owner)
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(empty):
     owner, known = empty.role("owner"), migrations()
     migrate(owner, at=AT)
-    broken = Migration(5, "broken", b"CREATE TABLE chancery.more (x integer); SELECT 1 / 0")
+    broken = Migration(9005, "broken", b"CREATE TABLE chancery.more (x integer); SELECT 1 / 0")
     with pytest.raises(PKIError) as caught:
         migrate(owner, at=AT, found=[*known, broken])
     assert ErrorType.SYSTEM_FAILURE == caught.value.type
@@ -84,7 +84,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(empty):
 def test_a_migration_does_not_wait_for_a_lock_without_end(empty):
     owner, known = empty.role("owner"), migrations()
     migrate(owner, at=AT)
-    blocked = Migration(5, "blocked", b"ALTER TABLE chancery.tsa_token ADD y integer")
+    blocked = Migration(9005, "blocked", b"ALTER TABLE chancery.tsa_token ADD y integer")
     with connect(owner) as other, other.transaction():
         other.execute("LOCK TABLE chancery.tsa_token")
         with pytest.raises(PKIError) as caught:

@@ -108,6 +108,7 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
         "reason",
         "invalidity_date",
         "changed_at",
+        "shard",
     },
     **{
         ("worker", table): ALL

@@ -155,11 +155,21 @@ def authority_info_access(ocsp: str | None, ca_issuers: str | None) -> bytes:
     return extension(oids.AUTHORITY_INFO_ACCESS, der.sequence(*descriptions))
 
 
+def _distribution_points(url: str) -> bytes:
+    full_name = der.tlv(0xA0, general_name(f"uri:{url}"))
+    return der.sequence(der.sequence(der.tlv(0xA0, full_name)))
+
+
 @functools.lru_cache(maxsize=256)
 def crl_distribution_points(url: str) -> bytes:
     """CRLDistributionPoints with one fullName URL (RFC 5280 4.2.1.13)."""
-    full_name = der.tlv(0xA0, general_name(f"uri:{url}"))
-    return extension(oids.CRL_DISTRIBUTION_POINTS, der.sequence(der.sequence(der.tlv(0xA0, full_name))))
+    return extension(oids.CRL_DISTRIBUTION_POINTS, _distribution_points(url))
+
+
+@functools.lru_cache(maxsize=256)
+def freshest_crl(url: str) -> bytes:
+    """FreshestCRL with one fullName URL, in certificates and complete CRLs, not critical (RFC 5280 4.2.1.15)."""
+    return extension(oids.FRESHEST_CRL, _distribution_points(url))
 
 
 @functools.lru_cache(maxsize=256)

@@ -166,6 +166,7 @@ def intent_of(
         profile_version=profile.version,
         profile_sha256=profile.sha256,
         recorded_at=at,
+        shard=linted.shard,
     )
 
 
@@ -366,6 +367,7 @@ def _certificate_record(signed: _Signed, now: datetime.datetime) -> CertificateR
         not_after=granted.not_after,
         profile=prepared.intent.profile,
         issued_at=now,
+        shard=prepared.intent.shard,
     )
 
 

@@ -22,7 +22,7 @@ from chancery.pkix.key import spki_der
 from chancery.pkix.lint import blocking, lint
 from chancery.pkix.name import attributes_of
 from chancery.pkix.profile import Profile
-from chancery.ports import IssuerRecord
+from chancery.ports import CRLShard, IssuerRecord
 
 _FOR_EVER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 """RFC 5280 4.1.2.5: no well-defined end."""
@@ -30,11 +30,36 @@ _FOR_EVER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IssuerURLs:
-    """What certificates of an issuer say of where to ask (AIA, CDP); None leaves it out."""
+    """
+    What certificates of an issuer say of where to ask (AIA, CDP, freshestCRL); None leaves it out.
+
+    With `shards` each certificate belongs to one of them, by its serial, and names that one's CRL. `deltas` tells
+    whether there are delta CRLs: each stands beside its base (`delta_url`).
+    """
 
     ocsp: str | None
     crl: str | None
     ca_issuers: str | None
+    deltas: bool = False
+    shards: tuple[CRLShard, ...] = ()
+
+    def shard(self, serial: bytes) -> CRLShard | None:
+        """Return the partition that a certificate with this serial belongs to (its last octets are random)."""
+        return self.shards[int.from_bytes(serial[-4:]) % len(self.shards)] if self.shards else None
+
+    def freshest(self, crl: str | None) -> str | None:
+        """Return the URL of the delta CRL beside the CRL at `crl` (RFC 5280 4.2.1.15), or None without deltas."""
+        return delta_url(crl) if self.deltas and crl else None
+
+
+def shard_url(url: str, number: int) -> str:
+    """Return where the CRL of a shard is, beside the issuer's complete CRL at `url`."""
+    return f"{url.removesuffix('.crl')}/{number}.crl"
+
+
+def delta_url(url: str) -> str:
+    """Return where the delta CRL is whose base is at `url`."""
+    return f"{url.removesuffix('.crl')}/delta.crl"
 
 
 class LintedCertificate:
@@ -44,11 +69,12 @@ class LintedCertificate:
     Only `prepare` of an issuer makes one, and `issue` of the same issuer takes it once.
     """
 
-    __slots__ = ("_issuer", "_right", "der", "not_after")
+    __slots__ = ("_issuer", "_right", "der", "not_after", "shard")
 
-    def __init__(self, tbs: bytes, not_after: datetime.datetime, issuer: object) -> None:
+    def __init__(self, tbs: bytes, not_after: datetime.datetime, issuer: object, shard: int = 0) -> None:
         self.der = tbs
         self.not_after = not_after
+        self.shard = shard
         self._issuer = issuer
         # One item, popped by whoever issues: atomic between threads.
         self._right = [tbs]
@@ -104,7 +130,7 @@ class _Signing:
         return self.signer.algorithm
 
     def _lint(
-        self, tbs: bytes, not_after: datetime.datetime, issuer: x509.Certificate | None
+        self, tbs: bytes, not_after: datetime.datetime, issuer: x509.Certificate | None, shard: int = 0
     ) -> LintedCertificate:
         identifier = self.algorithm.identifier
         copy = template.signed(tbs, identifier, self._lint_signature)
@@ -114,7 +140,7 @@ class _Signing:
             raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "the certificate would not be readable") from None
         if found := blocking(lint(certificate, issuer=issuer)):
             raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "; ".join(map(str, found)))
-        return LintedCertificate(tbs, not_after, self)
+        return LintedCertificate(tbs, not_after, self, shard)
 
     def lint_copy(self, linted: LintedCertificate) -> bytes:
         """Return the Certificate (DER) that the lints looked at: its signature is the throw-away key's."""
@@ -188,8 +214,10 @@ class Issuer(_Signing):
         ocsp, ca_issuers = urls.ocsp if granted.ocsp else None, urls.ca_issuers if granted.ca_issuers else None
         if ocsp or ca_issuers:
             extensions.append(template.authority_info_access(ocsp, ca_issuers))
-        if granted.crl and urls.crl:
-            extensions.append(template.crl_distribution_points(urls.crl))
+        # A certificate that names no CRL is on the complete one.
+        shard = urls.shard(serial) if granted.crl else None
+        if granted.crl and (crl := shard.url if shard else urls.crl):
+            extensions.append(template.crl_distribution_points(crl))
         tbs = template.tbs_certificate(
             serial=serial,
             algorithm=self.algorithm.identifier,
@@ -200,7 +228,7 @@ class Issuer(_Signing):
             spki=granted.spki,
             extensions=extensions,
         )
-        return self._lint(tbs, granted.not_after, self.certificate)
+        return self._lint(tbs, granted.not_after, self.certificate, shard.number if shard else 0)
 
 
 def _ca_fields(name: str, certificate: x509.Certificate) -> tuple[bytes, IssuerLimits]:

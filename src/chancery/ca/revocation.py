@@ -71,6 +71,7 @@ def _revoke(
         revoked_at=now.replace(microsecond=0),
         reason=request.reason,
         invalidity_date=request.invalidity_date,
+        shard=status.shard,
     )
     event = Event(
         EventKind.CERTIFICATE_REVOKED,

@@ -22,6 +22,7 @@ from chancery.ports.values import (
     CertificateStatus,
     Checkpoint,
     CRLRecord,
+    CRLShard,
     EnrolmentRequest,
     Event,
     EventDetail,
@@ -49,6 +50,7 @@ from chancery.ports.values import (
 __all__ = [
     "BlockedKey",
     "CRLRecord",
+    "CRLShard",
     "CertificateQuery",
     "CertificateRecord",
     "CertificateStatus",

@@ -142,7 +142,11 @@ class RequestOutcome:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Intent:
-    """The record, made before the signature, that this TBSCertificate will be signed."""
+    """
+    The record, made before the signature, that this TBSCertificate will be signed.
+
+    `shard` is the partition of the issuer's CRLs that will list it, as its cRLDistributionPoints says; 0: none.
+    """
 
     request_id: int
     issuer_id: int
@@ -153,6 +157,7 @@ class Intent:
     profile_version: int
     profile_sha256: bytes
     recorded_at: datetime.datetime
+    shard: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,6 +175,7 @@ class CertificateRecord:
     not_after: datetime.datetime
     profile: str
     issued_at: datetime.datetime
+    shard: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -191,6 +197,18 @@ class IssuerRecord:
     parent_id: int | None
     token_label: str | None
     key_label: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CRLShard:
+    """
+    A partition of an issuer's CRLs (RFC 5280 5.2.5): its number, from 1, and the URL of its CRL.
+
+    The URL stands in the cRLDistributionPoints of its certificates and in its CRL's issuingDistributionPoint.
+    """
+
+    number: int
+    url: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -259,6 +277,7 @@ class CertificateStatus:
     revoked_at: datetime.datetime | None = None
     reason: RevocationReason | None = None
     invalidity_date: datetime.datetime | None = None
+    shard: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -30,9 +30,9 @@ _INSERT_SERIALS = (
 
 _INSERT_INTENTS = """
 INSERT INTO chancery.intent (worker, request_id, issuer_id, serial, tbs, not_after, profile, profile_version,
-    profile_sha256, recorded_at)
+    profile_sha256, recorded_at, shard)
 SELECT %s, * FROM unnest(%b::bigint[], %b::integer[], %b::bytea[], %b::bytea[], %b::timestamptz[], %b::text[],
-    %b::integer[], %b::bytea[], %b::timestamptz[])"""
+    %b::integer[], %b::bytea[], %b::timestamptz[], %b::smallint[])"""
 
 _INSERT_CERTIFICATES = """
 INSERT INTO chancery.certificate (request_id, issuer_id, serial, der, subject, names, spki_sha256, not_before,
@@ -47,10 +47,10 @@ FROM unnest(%b::bigint[], %b::integer[], %b::bytea[], %b::bytea[], %b::text[], %
 # A serial that was revoked on its intent alone stays revoked. One that was marked unconfirmed must not get a
 # certificate: updating it to anything but revoked is what the trigger status_forwards refuses.
 _INSERT_GOOD = """
-INSERT INTO chancery.certificate_status AS s (issuer_id, serial, state, not_after, changed_at)
-SELECT issuer_id, serial, 'good', not_after, changed_at
-FROM unnest(%b::integer[], %b::bytea[], %b::timestamptz[], %b::timestamptz[])
-    AS t (issuer_id, serial, not_after, changed_at)
+INSERT INTO chancery.certificate_status AS s (issuer_id, serial, state, not_after, changed_at, shard)
+SELECT issuer_id, serial, 'good', not_after, changed_at, shard
+FROM unnest(%b::integer[], %b::bytea[], %b::timestamptz[], %b::timestamptz[], %b::smallint[])
+    AS t (issuer_id, serial, not_after, changed_at, shard)
 ON CONFLICT (issuer_id, serial) DO UPDATE SET state = 'good' WHERE s.state <> 'revoked'"""
 
 _DONE = "UPDATE chancery.request SET state = 'done' WHERE request_id = ANY (%b::bigint[])"
@@ -63,7 +63,7 @@ WHERE r.request_id = t.request_id"""
 # Any request that this worker held and that is not done may have left an intent behind.
 _UNCONFIRMED = """
 SELECT i.request_id, i.issuer_id, i.serial, i.tbs, i.not_after, i.profile, i.profile_version, i.profile_sha256,
-    i.recorded_at
+    i.recorded_at, i.shard
 FROM chancery.request AS r JOIN chancery.intent AS i USING (request_id)
 WHERE r.worker = %s AND r.state <> 'done' AND i.worker = r.worker
   AND NOT EXISTS (SELECT FROM chancery.certificate AS c WHERE (c.issuer_id, c.serial) = (i.issuer_id, i.serial))
@@ -73,9 +73,10 @@ ORDER BY i.recorded_at, i.request_id"""
 
 # A serial may have been revoked meanwhile, on its intent alone: that says more.
 _MARK = """
-INSERT INTO chancery.certificate_status (issuer_id, serial, state, not_after, changed_at)
-SELECT issuer_id, serial, %s, not_after, %s
-FROM unnest(%b::integer[], %b::bytea[], %b::timestamptz[]) AS t (issuer_id, serial, not_after)
+INSERT INTO chancery.certificate_status (issuer_id, serial, state, not_after, changed_at, shard)
+SELECT issuer_id, serial, %s, not_after, %s, shard
+FROM unnest(%b::integer[], %b::bytea[], %b::timestamptz[], %b::smallint[])
+    AS t (issuer_id, serial, not_after, shard)
 ON CONFLICT (issuer_id, serial) DO NOTHING"""
 
 _RETURN = "UPDATE chancery.request SET state = 'waiting' WHERE worker = %s AND state = 'taken'"
@@ -124,10 +125,11 @@ class PgIssuanceStore:
                         i.profile_version,
                         i.profile_sha256,
                         i.recorded_at,
+                        i.shard,
                     )
                     for i in intents
                 ]
-                connection.execute(_INSERT_INTENTS, (worker, *columns(rows, 9)))
+                connection.execute(_INSERT_INTENTS, (worker, *columns(rows, 10)))
             _refuse(connection, refusals)
             insert_events(connection, events)
 
@@ -159,8 +161,8 @@ class PgIssuanceStore:
                     for c in certificates
                 ]
                 connection.execute(_INSERT_CERTIFICATES, columns(rows, 11))
-                good = [(c.issuer_id, c.serial, c.not_after, c.issued_at) for c in certificates]
-                connection.execute(_INSERT_GOOD, columns(good, 4))
+                good = [(c.issuer_id, c.serial, c.not_after, c.issued_at, c.shard) for c in certificates]
+                connection.execute(_INSERT_GOOD, columns(good, 5))
                 connection.execute(_DONE, ([c.request_id for c in certificates],))
             _refuse(connection, refusals)
             insert_events(connection, events)
@@ -177,8 +179,8 @@ class PgIssuanceStore:
         with self._session.transaction(pipeline=True) as connection:
             if intents:
                 at = max((event.at for event in events), default=max(i.recorded_at for i in intents))
-                rows = [(i.issuer_id, i.serial, i.not_after) for i in intents]
-                connection.execute(_MARK, (StatusState.UNCONFIRMED.value, at, *columns(rows, 3)))
+                rows = [(i.issuer_id, i.serial, i.not_after, i.shard) for i in intents]
+                connection.execute(_MARK, (StatusState.UNCONFIRMED.value, at, *columns(rows, 4)))
             connection.execute(_RETURN, (worker,))
             insert_events(connection, events)
 

@@ -41,11 +41,13 @@ class Migration:
 
 
 def migrations(folder: Path = _FOLDER / "migrations") -> list[Migration]:
-    """Return the migrations of a folder by number. OperatorError when a name or a sequence is wrong."""
+    """Return the migrations of a folder by number. OperatorError when a name or the order is wrong."""
     found: list[Migration] = []
     for path in sorted(folder.glob("*.sql")):
         match = re.fullmatch(r"(\d{4})_([a-z0-9_]+)\.sql", path.name)
-        if match is None or int(match[1]) != len(found) + 1:
+        last = found[-1].number if found else 0
+        # Numbers are reserved by those who write at the same time, so there may be gaps; the first is the schema.
+        if match is None or int(match[1]) <= last or (not found and int(match[1]) != 1):
             raise OperatorError(f"{path} is not the next migration", "reinstall the package")
         found.append(Migration(int(match[1]), match[2], path.read_bytes()))
     return found

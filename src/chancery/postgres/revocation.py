@@ -40,7 +40,7 @@ WHERE o.name = %s AND o.removed_at IS NULL AND s.state = 'good'
         WHERE i.issuer_id = %s AND i.serial = %s AND r.requestor = o.name))"""
 
 _STATUS = """
-SELECT i.issuer_id, i.serial, s.state, i.not_after, s.revoked_at, s.reason, s.invalidity_date
+SELECT i.issuer_id, i.serial, s.state, i.not_after, s.revoked_at, s.reason, s.invalidity_date, i.shard
 FROM chancery.intent AS i LEFT JOIN chancery.certificate_status AS s USING (issuer_id, serial)
 WHERE issuer_id = %s AND serial = %s"""
 
@@ -53,8 +53,8 @@ WHERE revocation_id = %s AND state = 'waiting' RETURNING revocation_id"""
 # Inserted when only the intent is known. A status that is revoked already is refused by status_forwards.
 _REVOKE = """
 INSERT INTO chancery.certificate_status AS s
-    (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, changed_at)
-VALUES (%s, %s, 'revoked', %s, %s, %s, %s, %s)
+    (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, changed_at, shard)
+VALUES (%s, %s, 'revoked', %s, %s, %s, %s, %s, %s)
 ON CONFLICT (issuer_id, serial) DO UPDATE SET state = excluded.state, revoked_at = excluded.revoked_at,
     reason = excluded.reason, invalidity_date = excluded.invalidity_date, changed_at = excluded.changed_at"""
 
@@ -223,5 +223,6 @@ def _set_revoked(connection: PgConnection, status: CertificateStatus, events: Se
             int(status.reason),
             status.invalidity_date,
             changed_at,
+            status.shard,
         ),
     )

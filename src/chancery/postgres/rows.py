@@ -50,11 +50,11 @@ def crl_record(row: Sequence[Any]) -> CRLRecord:
 
 def status(row: Sequence[Any]) -> CertificateStatus:
     """
-    Make the value of (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date).
+    Make the value of (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date), shard if asked.
 
     A state of None is a serial of which only the intent is known.
     """
-    issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date = row
+    issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, *shard = row
     return CertificateStatus(
         issuer_id,
         bytes(serial),
@@ -63,4 +63,5 @@ def status(row: Sequence[Any]) -> CertificateStatus:
         revoked_at,
         None if reason is None else RevocationReason(reason),
         invalidity_date,
+        *shard,
     )

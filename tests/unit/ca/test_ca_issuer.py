@@ -25,10 +25,11 @@ from cakit import (
 from chancery.asn1 import x509 as template
 from chancery.asn1.signature import ALGORITHMS, KeySigner
 from chancery.ca.issuance import make_serial
-from chancery.ca.issuer import Issuer, IssuerURLs, SelfIssuer
+from chancery.ca.issuer import Issuer, IssuerURLs, SelfIssuer, shard_url
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.name import name_text, parse_name
 from chancery.pkix.profile import grant, requested
+from chancery.ports import CRLShard
 from fakes import START, CountingSigner, FakeEntropy
 
 SERIAL = b"\x01" + bytes(range(16))
@@ -175,6 +176,26 @@ def test_pointers_are_the_issuers_as_far_as_profile_and_issuer_have_them():
     assert [x509.AuthorityInformationAccessOID.CA_ISSUERS] == [one.access_method for one in access]
     with pytest.raises(x509.ExtensionNotFound):
         certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints)
+
+
+def test_r15_a_certificate_names_the_crl_of_its_shard_for_good():
+    base = "http://pki.example.org/crl/issuing.crl"
+    shards = tuple(CRLShard(number, shard_url(base, number)) for number in (3, 4, 5))
+    issuer = issuing_issuer(urls=IssuerURLs(None, base, None, deltas=True, shards=shards))
+    seen = set()
+    for octet in range(8):
+        linted = issuer.prepare(_granted(issuer), SERIAL[:-1] + bytes((octet,)))
+        certificate = x509.load_der_x509_certificate(issuer.issue(linted))
+        [point] = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+        assert [f"http://pki.example.org/crl/issuing/{linted.shard}.crl"] == [one.value for one in point.full_name]
+        seen.add(linted.shard)
+    assert {3, 4, 5} == seen
+    # One that names no CRL is on the complete one alone.
+    delegate = grant(PROFILES["ocsp-signing"], requested(make_csr("CN=OCSP")), issuer.limits, START)
+    assert 0 == issuer.prepare(delegate, SERIAL).shard
+    assert "http://pki.example.org/crl/issuing/3/delta.crl" == issuer.urls.freshest(shards[0].url)
+    assert "http://pki.example.org/crl/issuing/delta.crl" == issuer.urls.freshest(base)
+    assert None is IssuerURLs(None, base, None).freshest(base)
 
 
 def test_nobody_gets_the_issuers_own_name():
