@@ -211,53 +211,80 @@ def check(data: bytes, *, max_size: int = MAX_SIZE, max_depth: int = MAX_DEPTH) 
     """
     if len(data) > max_size:
         raise malformed(f"{len(data)} octets where at most {max_size} are accepted")
-    if _check_value(data, 0, len(data), max_depth) != len(data):
+    if _check_all(data, max_depth) != len(data):
         raise malformed("bytes follow the value")
 
 
-def _check_value(data: bytes, at: int, end: int, depth: int) -> int:
-    if depth == 0:
-        raise malformed("nested too deeply")
-    tag, start, stop = header(data, at, end)
-    if tag & 0x20:
-        inner, previous = start, b""
-        while inner < stop:
-            following = _check_value(data, inner, stop, depth - 1)
-            if tag == SET:
-                if data[inner:following] < previous:
+def _check_all(data: bytes, max_depth: int) -> int:
+    """
+    Check the first value and all inside it, and return where it ends.
+
+    A loop and no recursion: every request passes here, and each of its few dozen values counts.
+    """
+    size = len(data)
+    # The constructed value around `at`: its tag, its end, where it began, and the element before in a SET.
+    around, end, begun, previous = 0, size, 0, b""
+    outer: list[tuple[int, int, int, bytes]] = []
+    at = 0
+    while True:
+        begin = at
+        if end - at < 2:
+            raise malformed("a value ends in the middle of its header")
+        tag, size = data[at], data[at + 1]
+        at += 2
+        if size >= 0x80 or tag & 0x1F == 0x1F:
+            tag, at, stop = header(data, begin, end)
+        elif (stop := at + size) > end:
+            raise malformed("a value is shorter than its length says")
+        if tag & 0x20:
+            if tag < 0x40 and tag not in (SEQUENCE, SET):
+                raise malformed("a constructed encoding of a primitive type")
+            if stop > at:
+                if len(outer) + 1 >= max_depth:
+                    raise malformed("nested too deeply")
+                outer.append((around, end, begun, previous))
+                around, end, begun, previous = tag, stop, begin, b""
+                continue
+        elif tag < 0x20:
+            _check_primitive(data, tag, at, stop)
+        at = stop
+        # An element is complete; it may be the last of the value around it, and that one of the next.
+        while True:
+            if around == SET:
+                if data[begin:at] < previous:
                     raise malformed("a SET whose elements are not in order")
-                previous = data[inner:following]
-            inner = following
-        if tag not in (SEQUENCE, SET) and tag < 0x40:
-            raise malformed("a constructed encoding of a primitive type")
-    elif tag in (SEQUENCE & 0x1F, SET & 0x1F):
-        raise malformed("a primitive encoding of a constructed type")
-    else:
-        _check_primitive(tag, data[start : min(stop, start + 2)], stop - start)
-        if tag == BIT_STRING and stop > start and data[start]:
-            unused = data[start]
-            if unused > 7 or stop - start < 2 or data[stop - 1] & ((1 << unused) - 1):
-                raise malformed("a BIT STRING whose unused bits are not zero")
-    return stop
+                previous = data[begin:at]
+            if not outer:
+                return at
+            if at < end:
+                break
+            begin = begun
+            around, end, begun, previous = outer.pop()
 
 
-def _check_primitive(tag: int, head: bytes, size: int) -> None:
-    if tag in (INTEGER, ENUMERATED):
+def _check_primitive(data: bytes, tag: int, start: int, stop: int) -> None:
+    size = stop - start
+    if tag in (OID, INTEGER, ENUMERATED):
         if size == 0:
-            raise malformed("an empty INTEGER")
-        if size > 1 and ((head[0] == 0 and head[1] < 0x80) or (head[0] == 0xFF and head[1] >= 0x80)):
-            raise malformed("an INTEGER that is not minimal")
+            raise malformed("an empty OBJECT IDENTIFIER" if tag == OID else "an empty INTEGER")
+        if tag != OID and size > 1:
+            first, second = data[start], data[start + 1]
+            if (first == 0 and second < 0x80) or (first == 0xFF and second >= 0x80):
+                raise malformed("an INTEGER that is not minimal")
+    elif tag == BIT_STRING:
+        if size == 0:
+            raise malformed("an empty BIT STRING")
+        unused = data[start]
+        if unused and (unused > 7 or size < 2 or data[stop - 1] & ((1 << unused) - 1)):
+            raise malformed("a BIT STRING whose unused bits are not zero")
     elif tag == BOOLEAN:
-        if size != 1 or head[0] not in (0, 0xFF):
+        if size != 1 or data[start] not in (0, 0xFF):
             raise malformed("a BOOLEAN that is neither 00 nor FF")
     elif tag == NULL:
         if size:
             raise malformed("a NULL with content")
-    elif tag == BIT_STRING:
-        if size == 0:
-            raise malformed("an empty BIT STRING")
-    elif tag == OID and size == 0:
-        raise malformed("an empty OBJECT IDENTIFIER")
+    elif tag in (SEQUENCE & 0x1F, SET & 0x1F):
+        raise malformed("a primitive encoding of a constructed type")
 
 
 class Reader:

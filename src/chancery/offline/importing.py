@@ -196,7 +196,7 @@ def _certificate(
     certificate = _parse(answer.certificate)
     what = f"the certificate for {entry.transaction_id}"
     _check_signed(certificate, root, what)
-    if spki_der(certificate.public_key()) != spki_der(proof_of_possession(entry.csr).public_key()):
+    if spki_der(certificate.public_key()) != proof_of_possession(entry.csr).spki:
         raise _refuse(f"{what} is for another key than its request")
     profile = profiles.get(entry.profile)
     if profile is None or answer.profile != profile.sha256.hex():

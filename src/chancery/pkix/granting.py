@@ -122,17 +122,13 @@ def requested(csr: bytes, names: tuple[str, ...] = ()) -> Requested:
     Of the extensions that the CSR asks for only subjectAltName is read (RFC 2985 5.4.2). Raises PKIError as
     `proof_of_possession` does, and BAD_CERT_TEMPLATE for a name that is malformed or of an unsupported type.
     """
-    request = proof_of_possession(csr)
-    info = der.Reader(csr).enter().enter()
-    info.take(der.INTEGER)
-    subject = template.read_name(info.raw(der.SEQUENCE))
+    proven = proof_of_possession(csr)
     return Requested(
-        public_key=request.public_key(),
-        subject=subject,
-        csr_names=_csr_names(request),
+        public_key=proven.public_key,
+        subject=template.read_name(proven.subject),
+        csr_names=_csr_names(proven.csr),
         names=names_.canonical_names(names),
-        # The gate of `proof_of_possession` has seen that this is its usual encoding.
-        spki=info.raw(der.SEQUENCE),
+        spki=proven.spki,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import math
+from typing import cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -18,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from chancery.asn1 import der
-from chancery.asn1.signature import algorithm_from_identifier
-from chancery.asn1.x509 import subject_fields_of
+from chancery.asn1.signature import PublicKey, algorithm_from_identifier
+from chancery.asn1.x509 import split_signed, subject_fields_of
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix import weak
 
@@ -189,7 +191,46 @@ def tbs_key_sha256(tbs: bytes) -> bytes | None:
         return None
 
 
-def proof_of_possession(csr: bytes) -> x509.CertificateSigningRequest:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Proven:
+    """
+    A PKCS#10 request whose signature verifies under its own key: both as values, and as they are encoded.
+
+    `subject` and `spki` are DER: the Name, and the SubjectPublicKeyInfo in its one usual encoding.
+    """
+
+    csr: x509.CertificateSigningRequest
+    public_key: object
+    subject: bytes
+    spki: bytes
+
+
+@functools.lru_cache(maxsize=1024)
+def load_spki(spki: bytes) -> object:
+    """
+    Return the public key of a SubjectPublicKeyInfo (DER); kept, as proof, profile and lints each look at it.
+
+    Raises ValueError or UnsupportedAlgorithm as pyca does.
+    """
+    return load_der_public_key(spki)
+
+
+# What stands before the point or the key, whose length is fixed: then there is one encoding, and this is it.
+_USUAL = {
+    91: bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"),
+    120: bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"),
+    158: bytes.fromhex("30819b301006072a8648ce3d020106052b810400230381860004"),
+    44: bytes.fromhex("302a300506032b6570032100"),
+}
+
+
+def _usual(spki: bytes, public_key: object) -> bool:
+    """Tell whether this is how the key is written in certificates (RFC 3279, 5480, 8410)."""
+    start = _USUAL.get(len(spki))
+    return (start is not None and spki.startswith(start)) or spki_der(public_key) == spki
+
+
+def proof_of_possession(csr: bytes) -> Proven:
     """
     Pass a PKCS#10 request (DER, RFC 2986) through the gate and verify its signature.
 
@@ -198,23 +239,25 @@ def proof_of_possession(csr: bytes) -> x509.CertificateSigningRequest:
     curve parameters, compressed points, RSASSA-PSS keys); BAD_POP when the signature does not verify.
     """
     der.check(csr)
-    whole = der.Reader(csr).enter()
-    info = whole.enter()
-    algorithm_from_identifier(whole.raw(der.SEQUENCE))
+    info_der, identifier, signature = split_signed(csr)
+    algorithm = algorithm_from_identifier(identifier)
+    info = der.Reader(info_der).enter()
     info.take(der.INTEGER)
-    info.raw(der.SEQUENCE)
-    spki = info.raw(der.SEQUENCE)
+    subject, spki = info.raw(der.SEQUENCE), info.raw(der.SEQUENCE)
     try:
         request = x509.load_der_x509_csr(csr)
     except (ValueError, x509.InvalidVersion):
         raise PKIError(ErrorType.BAD_DATA_FORMAT, "not a PKCS#10 certification request (RFC 2986)") from None
     try:
-        public_key = request.public_key()
-        valid = request.is_signature_valid
+        public_key = load_spki(spki)
+        usual = _usual(spki, public_key)
     except (ValueError, UnsupportedAlgorithm):
         raise PKIError(ErrorType.BAD_ALG, "the request's public key cannot be used") from None
-    if spki_der(public_key) != spki:
+    if not usual:
         raise PKIError(ErrorType.BAD_ALG, "the public key is not in its usual encoding (RFC 3279, 5480, 8410)")
-    if not valid:
-        raise PKIError(ErrorType.BAD_POP, "the request's signature does not verify under its own key")
-    return request
+    try:
+        # Its one usual encoding was that of a key of a kind that is known here.
+        algorithm.verify(cast("PublicKey", public_key), signature, info_der)
+    except InvalidSignature:
+        raise PKIError(ErrorType.BAD_POP, "the request's signature does not verify under its own key") from None
+    return Proven(request, public_key, subject, spki)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from chancery.asn1 import der
 from chancery.errors import ErrorType, PKIError
-from chancery.pkix.key import check_key, proof_of_possession, spki_der
+from chancery.pkix.key import check_key, proof_of_possession
 from chancery.pkix.name import general_names
 from chancery.pkix.profile import Profile
 from chancery.pkix.weak import KEY_COMPROMISED
@@ -205,8 +205,8 @@ def _check(ra: RegistrationAuthority, operator: Operator, application: Applicati
         )
     csr = csr_der(application.csr)
     # The signature over the request is the proof of possession (RFC 2986 3); this verifies it.
-    public_key = proof_of_possession(csr).public_key()
-    check_key(public_key, profile.keys)
+    proven = proof_of_possession(csr)
+    check_key(proven.public_key, profile.keys)
     request = NewRequest(
         transaction_id=transaction_id,
         protocol=application.protocol,
@@ -217,7 +217,7 @@ def _check(ra: RegistrationAuthority, operator: Operator, application: Applicati
         names=application.names,
         received_at=ra.clock.now(),
     )
-    return request, hashlib.sha256(spki_der(public_key)).digest()
+    return request, hashlib.sha256(proven.spki).digest()
 
 
 async def find_request(ra: RegistrationAuthority, operator: Operator, request_id: int) -> RequestOutcome:

@@ -130,8 +130,8 @@ def test_every_odd_power_is_found_and_its_neighbour_is_not(half, power):
 
 @pytest.mark.parametrize("kind", ["ec-p256", "ec-p384", "ec-p521", "ed25519", "rsa-2048"])
 def test_a_request_signed_with_its_own_key_is_accepted(kind):
-    request = proof_of_possession(make_csr(signer=key("pop", kind)))
-    assert spki_der(key("pop", kind).public_key()) == spki_der(request.public_key())
+    proven = proof_of_possession(make_csr(signer=key("pop", kind)))
+    assert spki_der(key("pop", kind).public_key()) == proven.spki == spki_der(proven.public_key)
 
 
 def _resigned(csr: bytes, signature: bytes | None = None, algorithm: bytes | None = None) -> bytes:
@@ -253,6 +253,6 @@ def test_a_proof_of_possession_that_nobody_needs_a_key_for_is_none():
     spki = der.sequence(der.sequence(der.oid("1.3.101.112")), der.bit_string(bytes.fromhex(SMALL_ORDER[0])))
     info = der.sequence(der.integer(0), der.sequence(), spki, b"\xa0\x00")
     forged = der.sequence(info, der.sequence(der.oid("1.3.101.112")), der.bit_string(b"\x01" + bytes(63)))
-    request = proof_of_possession(forged)
+    proven = proof_of_possession(forged)
     with pytest.raises(PKIError, match="small order"):
-        check_key(request.public_key(), KINDS)
+        check_key(proven.public_key, KINDS)
