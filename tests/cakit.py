@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from chancery.asn1.signature import KeySigner
+from chancery.asn1.signature import ML_DSA_SETS, KeySigner
 from chancery.ca.crl import CRLSettings
 from chancery.ca.issuance import Issuing, make_serial
 from chancery.ca.issuer import Issuer, IssuerURLs, SelfIssuer
@@ -40,6 +40,8 @@ def _key(label: str, kind: str):
         return rsa.generate_private_key(65537, int(kind[4:]))
     if kind == "ed25519":
         return ed25519.Ed25519PrivateKey.generate()
+    if kind in ML_DSA_SETS:
+        return ML_DSA_SETS[kind].private.generate()
     return ec.generate_private_key({"256": ec.SECP256R1, "384": ec.SECP384R1, "521": ec.SECP521R1}[kind[-3:]]())
 
 
@@ -52,7 +54,7 @@ def make_csr(subject: str = "CN=www.example.org", names: tuple[str, ...] = (), s
         builder = builder.add_extension(x509.SubjectAlternativeName(general_names(names)), critical=False)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    digest = None if isinstance(signer, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    digest = hashes.SHA256() if isinstance(signer, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) else None
     return builder.sign(signer, digest).public_bytes(Encoding.DER)
 
 

@@ -22,7 +22,10 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 OID = Annotated[str, msgspec.Meta(pattern=r"^[0-2](\.(0|[1-9][0-9]*))+\Z")]
 SHA256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 HTTPURL = Annotated[str, msgspec.Meta(pattern=r"^http://[^\s]+\Z")]
-KeyKind = Literal["rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519"]
+KeyKind = Literal[
+    "rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519",
+    "ml-dsa-44", "ml-dsa-65", "ml-dsa-87",
+]  # fmt: skip
 SSLMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 Deployment = Literal["laptop", "production"]
 T = TypeVar("T", bound=msgspec.Struct)

@@ -112,6 +112,7 @@ SECP256K1 = (
     .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 )
 ED = spki_der(sample_key("ed25519"))
+ML_DSA = spki_der(sample_key("ml-dsa-44"))
 
 CERTIFICATES = {
     "clean_tls_server": cert,
@@ -170,6 +171,8 @@ CERTIFICATES = {
     "key_usage_empty": lambda: cert(ku=ext(oids.KEY_USAGE, b"\x03\x01\x00", critical=True)),
     "key_usage_of_ec": lambda: cert(ku=t.key_usage((0, 2))),
     "key_usage_of_ed25519": lambda: cert(spki=ED, ku=t.key_usage((0, 4))),
+    "key_usage_of_ml_dsa": lambda: cert(spki=ML_DSA, ku=t.key_usage((0, 2))),
+    "clean_ml_dsa": lambda: cert(spki=ML_DSA),
     "key_usage_of_rsa": lambda: cert(spki=RSA, ku=t.key_usage((0, 4))),
     "ca_without_ski": lambda: cert(**CA, ski=None),
     "end_entity_without_ski": lambda: cert(ski=None),

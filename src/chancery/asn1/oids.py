@@ -69,6 +69,13 @@ SIGNING_TIME = "1.2.840.113549.1.9.5"
 TST_INFO = "1.2.840.113549.1.9.16.1.4"
 SIGNING_CERTIFICATE_V2 = "1.2.840.113549.1.9.16.2.47"
 
+# Keys and signatures of lattices (RFC 9881 2, RFC 9935 3): parameters absent
+ML_DSA = {
+    "ml-dsa-44": "2.16.840.1.101.3.4.3.17",
+    "ml-dsa-65": "2.16.840.1.101.3.4.3.18",
+    "ml-dsa-87": "2.16.840.1.101.3.4.3.19",
+}
+
 # Digests (RFC 5754, RFC 8702)
 SHA1 = "1.3.14.3.2.26"
 SHA256 = "2.16.840.1.101.3.4.2.1"

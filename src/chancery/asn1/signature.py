@@ -13,13 +13,15 @@ from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 
-from chancery.asn1 import der
+from chancery.asn1 import der, oids
 from chancery.errors import ErrorType, PKIError
 
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+MLDSAPublicKey = mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey | mldsa.MLDSA87PublicKey
+MLDSAPrivateKey = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | MLDSAPublicKey
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | MLDSAPrivateKey
 HashAlgorithm = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 
 
@@ -28,6 +30,7 @@ class Scheme(enum.Enum):
     RSA_PSS = "RSASSA-PSS"
     ECDSA = "ECDSA"
     ED25519 = "Ed25519"
+    ML_DSA = "ML-DSA"
 
 
 def _pss_identifier(hash_oid: str, salt: int) -> bytes:
@@ -53,7 +56,9 @@ class SignatureAlgorithm:
         """Raise InvalidSignature unless `signature` is this key's over `data`."""
         if self.scheme is Scheme.ECDSA and isinstance(public_key, ec.EllipticCurvePublicKey) and self.hash:
             public_key.verify(signature, data, ec.ECDSA(self.hash))
-        elif self.scheme is Scheme.ED25519 and isinstance(public_key, ed25519.Ed25519PublicKey):
+        elif (self.scheme is Scheme.ED25519 and isinstance(public_key, ed25519.Ed25519PublicKey)) or (
+            self.scheme is Scheme.ML_DSA and isinstance(public_key, MLDSAPublicKey) and self.fits(public_key)
+        ):
             public_key.verify(signature, data)
         elif isinstance(public_key, rsa.RSAPublicKey) and self.hash and self.scheme is Scheme.RSA_PKCS1:
             public_key.verify(signature, data, padding.PKCS1v15(), self.hash)
@@ -62,10 +67,40 @@ class SignatureAlgorithm:
         else:
             raise InvalidSignature(f"{self.name} does not fit the key")
 
+    def fits(self, key: object) -> bool:
+        """Tell whether a public or private key, of a type that this suite signs with, signs by this algorithm."""
+        if self.scheme is Scheme.ECDSA:
+            return isinstance(key, ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey)
+        if self.scheme is Scheme.ED25519:
+            return isinstance(key, ed25519.Ed25519PublicKey | ed25519.Ed25519PrivateKey)
+        if self.scheme is Scheme.ML_DSA:
+            return self.name.lower() == ml_dsa_kind(key)
+        return isinstance(key, rsa.RSAPublicKey | rsa.RSAPrivateKey)
+
 
 def pss_padding(hash_: HashAlgorithm) -> padding.PSS:
     """PSS as RFC 4055 recommends: MGF1 over the same hash, salt as long as the digest."""
     return padding.PSS(padding.MGF1(hash_), hash_.digest_size)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MLDSASet:
+    """pyca's types for the keys of one ML-DSA parameter set (FIPS 204, table 1)."""
+
+    public: type[MLDSAPublicKey]
+    private: type[MLDSAPrivateKey]
+
+
+ML_DSA_SETS = {
+    "ml-dsa-44": MLDSASet(mldsa.MLDSA44PublicKey, mldsa.MLDSA44PrivateKey),
+    "ml-dsa-65": MLDSASet(mldsa.MLDSA65PublicKey, mldsa.MLDSA65PrivateKey),
+    "ml-dsa-87": MLDSASet(mldsa.MLDSA87PublicKey, mldsa.MLDSA87PrivateKey),
+}
+
+
+def ml_dsa_kind(key: object) -> str | None:
+    """Return the kind of an ML-DSA public or private key, as in `ML_DSA_SETS`; None for another key."""
+    return next((kind for kind, of in ML_DSA_SETS.items() if isinstance(key, (of.public, of.private))), None)
 
 
 def _rsa(arc: int, null: bytes = b"\x05\x00") -> bytes:
@@ -93,6 +128,11 @@ ALGORITHMS = {
         SignatureAlgorithm("ecdsa-with-SHA512", _ecdsa(4), Scheme.ECDSA, hashes.SHA512()),
         # RFC 8410 3: parameters absent.
         SignatureAlgorithm("Ed25519", der.sequence(der.oid("1.3.101.112")), Scheme.ED25519, None),
+        # RFC 9881 2: pure ML-DSA with an empty context; parameters absent.
+        *(
+            SignatureAlgorithm(kind.upper(), der.sequence(der.oid(oid)), Scheme.ML_DSA, None)
+            for kind, oid in oids.ML_DSA.items()
+        ),
     )
 }
 BY_IDENTIFIER = {algorithm.identifier: algorithm for algorithm in ALGORITHMS.values()}
@@ -112,6 +152,8 @@ def algorithm_for(public_key: object, *, pss: bool = False) -> SignatureAlgorith
         return ALGORITHMS["rsassaPss-sha256" if pss else "sha256WithRSAEncryption"]
     elif isinstance(public_key, ed25519.Ed25519PublicKey):
         return ALGORITHMS["Ed25519"]
+    elif (kind := ml_dsa_kind(public_key)) is not None:
+        return ALGORITHMS[kind.upper()]
     raise PKIError(ErrorType.BAD_ALG, "a key of a type that is not supported for signing")
 
 
@@ -161,12 +203,11 @@ class KeySigner:
 
 def _pyca_arguments(key: PrivateKey, algorithm: SignatureAlgorithm) -> tuple[Any, ...] | None:
     """What pyca's `sign` wants after the data, or None when the algorithm does not fit the key."""
-    if isinstance(key, ec.EllipticCurvePrivateKey) and algorithm.scheme is Scheme.ECDSA and algorithm.hash:
-        return (ec.ECDSA(algorithm.hash),)
-    if isinstance(key, ed25519.Ed25519PrivateKey) and algorithm.scheme is Scheme.ED25519:
+    if not algorithm.fits(key):
+        return None
+    if algorithm.hash is None:
         return ()
-    if isinstance(key, rsa.RSAPrivateKey) and algorithm.hash and algorithm.scheme is Scheme.RSA_PKCS1:
-        return (padding.PKCS1v15(), algorithm.hash)
-    if isinstance(key, rsa.RSAPrivateKey) and algorithm.hash and algorithm.scheme is Scheme.RSA_PSS:
-        return (pss_padding(algorithm.hash), algorithm.hash)
-    return None
+    if algorithm.scheme is Scheme.ECDSA:
+        return (ec.ECDSA(algorithm.hash),)
+    pss = algorithm.scheme is Scheme.RSA_PSS
+    return (pss_padding(algorithm.hash) if pss else padding.PKCS1v15(), algorithm.hash)

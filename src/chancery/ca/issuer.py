@@ -15,7 +15,15 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from chancery.asn1 import x509 as template
-from chancery.asn1.signature import KeySigner, PrivateKey, PublicKey, SignatureAlgorithm, Signer
+from chancery.asn1.signature import (
+    ML_DSA_SETS,
+    KeySigner,
+    PrivateKey,
+    PublicKey,
+    SignatureAlgorithm,
+    Signer,
+    ml_dsa_kind,
+)
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.granting import Granted, IssuerLimits, Requested, grant
 from chancery.pkix.key import spki_der
@@ -97,6 +105,8 @@ def _throw_away_key(spki: bytes) -> PrivateKey:
         return ec.generate_private_key(public_key.curve)
     if isinstance(public_key, ed25519.Ed25519PublicKey):
         return ed25519.Ed25519PrivateKey.generate()
+    if (kind := ml_dsa_kind(public_key)) is not None:
+        return ML_DSA_SETS[kind].private.generate()
     # The lints look at the form of the signature alone, so the smallest size serves.
     return rsa.generate_private_key(65537, 2048)
 

@@ -1,6 +1,8 @@
 """
 The part of the PKCS#11 2.40 C interface that Chancery uses: structures, constants, functions.
 
+Constants of 3.2 are values that a module may know; they need no newer function.
+
 Functions are taken from `C_GetFunctionList`, the only symbol a module must export, and called through
 `ctypes.CFUNCTYPE`, which releases the GIL for as long as the token works.
 """
@@ -34,6 +36,7 @@ class KeyType(enum.IntEnum):
     RSA = 0x00
     EC = 0x03
     EC_EDWARDS = 0x40
+    ML_DSA = 0x4A  # PKCS#11 3.2
 
 
 class Attribute(enum.IntEnum):
@@ -57,12 +60,15 @@ class Attribute(enum.IntEnum):
     EXTRACTABLE = 0x162
     EC_PARAMS = 0x180
     EC_POINT = 0x181
+    PARAMETER_SET = 0x61D  # PKCS#11 3.2
 
 
 class Mechanism(enum.IntEnum):
     RSA_PKCS_KEY_PAIR_GEN = 0x0000
     RSA_PKCS = 0x0001
     RSA_PKCS_PSS = 0x000D
+    ML_DSA_KEY_PAIR_GEN = 0x001C  # PKCS#11 3.2
+    ML_DSA = 0x001D  # PKCS#11 3.2
     SHA256_RSA_PKCS = 0x0040
     SHA384_RSA_PKCS = 0x0041
     SHA512_RSA_PKCS = 0x0042
@@ -79,6 +85,10 @@ class Mechanism(enum.IntEnum):
     ECDSA_SHA512 = 0x1046
     EC_EDWARDS_KEY_PAIR_GEN = 0x1055
     EDDSA = 0x1057
+
+
+ML_DSA_PARAMETER_SETS = {"ml-dsa-44": 1, "ml-dsa-65": 2, "ml-dsa-87": 3}
+"""CKP_ML_DSA_… of PKCS#11 3.2, by kind of key."""
 
 
 class Return(enum.IntEnum):

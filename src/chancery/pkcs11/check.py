@@ -30,6 +30,7 @@ _SIGNING = {
     "RSA PSS": {Mechanism.RSA_PKCS_PSS, Mechanism.SHA256_RSA_PKCS_PSS},
     "ECDSA": {Mechanism.ECDSA, Mechanism.ECDSA_SHA256},
     "Ed25519": {Mechanism.EDDSA},
+    "ML-DSA": {Mechanism.ML_DSA},
 }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from chancery.asn1 import der
-from chancery.asn1.signature import PublicKey
+from chancery.asn1.signature import ML_DSA_SETS, PublicKey, ml_dsa_kind
 from chancery.errors import OperatorError
 from chancery.pkcs11 import api
 from chancery.pkcs11.api import Attribute, CryptokiError, Functions, KeyType, Mechanism, Return
@@ -44,6 +44,10 @@ KINDS: Mapping[str, tuple[Mechanism, dict[Attribute, bytes | int | bool]]] = {
     "ec-p384": (Mechanism.EC_KEY_PAIR_GEN, {Attribute.EC_PARAMS: der.oid("1.3.132.0.34")}),
     "ec-p521": (Mechanism.EC_KEY_PAIR_GEN, {Attribute.EC_PARAMS: der.oid("1.3.132.0.35")}),
     "ed25519": (Mechanism.EC_EDWARDS_KEY_PAIR_GEN, {Attribute.EC_PARAMS: _ED25519}),
+    **{
+        kind: (Mechanism.ML_DSA_KEY_PAIR_GEN, {Attribute.PARAMETER_SET: number})
+        for kind, number in api.ML_DSA_PARAMETER_SETS.items()
+    },
 }
 
 
@@ -73,7 +77,9 @@ def kind_of(public_key: object) -> str:
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         name = public_key.curve.name
         return f"ec-p{name[4:7]}" if name in {"secp256r1", "secp384r1", "secp521r1"} else f"ec-{name}"
-    return "ed25519" if isinstance(public_key, ed25519.Ed25519PublicKey) else "unsupported"
+    if isinstance(public_key, ed25519.Ed25519PublicKey):
+        return "ed25519"
+    return ml_dsa_kind(public_key) or "unsupported"
 
 
 def check_kind(kind: str) -> None:
@@ -150,6 +156,8 @@ def public_key(functions: Functions, session: int, handle: int) -> PublicKey:
     kind = number(functions, session, handle, Attribute.KEY_TYPE)
     if kind == KeyType.RSA:
         return _rsa_public_key(functions, session, handle)
+    if kind == KeyType.ML_DSA:
+        return _ml_dsa_public_key(functions, session, handle)
     parameters = attribute(functions, session, handle, Attribute.EC_PARAMS)
     octets = attribute(functions, session, _public_half(functions, session, handle), Attribute.EC_POINT)
     try:
@@ -178,6 +186,22 @@ def _rsa_public_key(functions: Functions, session: int, handle: int) -> rsa.RSAP
         half = _public_half(functions, session, handle)
         exponent = attribute(functions, session, half, Attribute.PUBLIC_EXPONENT)
     return rsa.RSAPublicNumbers(int.from_bytes(exponent, "big"), modulus).public_key()
+
+
+def _ml_dsa_public_key(functions: Functions, session: int, handle: int) -> PublicKey:
+    """PKCS#11 3.2: the parameter set stands on both halves, the key's octets (FIPS 204) on the public one."""
+    found = number(functions, session, handle, Attribute.PARAMETER_SET)
+    octets = attribute(functions, session, _public_half(functions, session, handle), Attribute.VALUE)
+    for kind, parameter_set in api.ML_DSA_PARAMETER_SETS.items():
+        if found == parameter_set:
+            try:
+                return ML_DSA_SETS[kind].public.from_public_bytes(octets)
+            except ValueError:
+                break
+    raise OperatorError(
+        f"an ML-DSA key in the token cannot be read (CKA_PARAMETER_SET {found})",
+        f"generate a key of one of {', '.join(api.ML_DSA_PARAMETER_SETS)}",
+    )
 
 
 def _point(octets: bytes, size: int) -> bytes:

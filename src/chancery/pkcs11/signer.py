@@ -15,11 +15,12 @@ from typing import Any, NoReturn, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric import utils as asymmetric_utils
 from cryptography.utils import Buffer
 
 from chancery.asn1 import der
+from chancery.asn1.signature import ml_dsa_kind
 from chancery.errors import ErrorType, PKIError
 from chancery.pkcs11 import api
 from chancery.pkcs11.api import CryptokiError, Mechanism
@@ -280,7 +281,44 @@ class TokenEd25519Key(_TokenKey, ed25519.Ed25519PrivateKey):
         return self._sign("Ed25519", ways, bytes(data))
 
 
-Key = TokenRSAKey | TokenECKey | TokenEd25519Key
+class _TokenMLDSAKey(_TokenKey):
+    """What ML-DSA keys in a token share: CKM_ML_DSA (PKCS#11 3.2); no parameter means an empty context."""
+
+    def public_key(self) -> Any:
+        return self._reference.public_key
+
+    def sign(self, data: Buffer, context: Buffer | None = None) -> bytes:
+        """Return an ML-DSA signature (FIPS 204 5.2), its context empty (RFC 9881 2); errors as `Signer.sign`."""
+        if context:
+            raise UnsupportedAlgorithm("keys in a token sign with an empty context (RFC 9881 2)")
+        ways = self._ways.get("ML-DSA")
+        if ways is None:
+            offered = Mechanism.ML_DSA in self._token.mechanisms
+            ways = [_Way(ctypes.byref(api.mechanism(Mechanism.ML_DSA)), None)] if offered else []
+            self._ways["ML-DSA"] = ways
+        return self._sign("ML-DSA", ways, bytes(data))
+
+    sign_mu = _TokenKey.decrypt
+
+
+class TokenMLDSA44Key(_TokenMLDSAKey, mldsa.MLDSA44PrivateKey):
+    """An ML-DSA-44 key in a token."""
+
+
+class TokenMLDSA65Key(_TokenMLDSAKey, mldsa.MLDSA65PrivateKey):
+    """An ML-DSA-65 key in a token."""
+
+
+class TokenMLDSA87Key(_TokenMLDSAKey, mldsa.MLDSA87PrivateKey):
+    """An ML-DSA-87 key in a token."""
+
+
+_ML_DSA: dict[str, type[TokenMLDSA44Key | TokenMLDSA65Key | TokenMLDSA87Key]] = {
+    "ml-dsa-44": TokenMLDSA44Key,
+    "ml-dsa-65": TokenMLDSA65Key,
+    "ml-dsa-87": TokenMLDSA87Key,
+}
+Key = TokenRSAKey | TokenECKey | TokenEd25519Key | TokenMLDSA44Key | TokenMLDSA65Key | TokenMLDSA87Key
 
 
 def token_key(token: SigningToken, reference: KeyReference) -> Key:
@@ -289,4 +327,6 @@ def token_key(token: SigningToken, reference: KeyReference) -> Key:
         return TokenRSAKey(token, reference)
     if isinstance(reference.public_key, ec.EllipticCurvePublicKey):
         return TokenECKey(token, reference)
+    if (kind := ml_dsa_kind(reference.public_key)) is not None:
+        return _ML_DSA[kind](token, reference)
     return TokenEd25519Key(token, reference)

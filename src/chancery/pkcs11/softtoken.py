@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from chancery.asn1.signature import PrivateKey
+from chancery.asn1.signature import ML_DSA_SETS, PrivateKey
 from chancery.errors import InsecureWarning, OperatorError
 from chancery.pkcs11.module import locked
 from chancery.pkcs11.objects import KeyInfo, check_kind, kind_of
@@ -127,7 +127,7 @@ class SoftToken:
             key = serialization.load_pem_private_key(octets, self._passphrase)
         except ValueError:
             raise OperatorError(f"the file of key `{label}` is damaged", "restore it from the backup") from None
-        assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey)
+        assert isinstance(key, PrivateKey)
         return key
 
     def keys(self) -> list[KeyInfo]:
@@ -169,6 +169,8 @@ def _generate(kind: str) -> PrivateKey:
         return rsa.generate_private_key(public_exponent=65537, key_size=int(kind[4:]))
     if kind == "ed25519":
         return ed25519.Ed25519PrivateKey.generate()
+    if kind in ML_DSA_SETS:
+        return ML_DSA_SETS[kind].private.generate()
     curves = {"ec-p256": ec.SECP256R1(), "ec-p384": ec.SECP384R1(), "ec-p521": ec.SECP521R1()}
     return ec.generate_private_key(curves[kind])
 

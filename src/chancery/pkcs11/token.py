@@ -27,7 +27,7 @@ from chancery.pkcs11.signer import Key, token_key
 SESSION_PATIENCE = 8.0  # seconds a caller waits for a session before it hears SYSTEM_UNAVAIL
 PAUSE_PATIENCE = 4.0  # seconds a restart of the library waits for calls under way
 RECOVERY_PAUSE, LONGEST_PAUSE = 0.25, 2.0  # seconds between attempts to reach a token, doubling
-_MAX_SIGNATURE = 1024  # octets; RSA-8192
+_MAX_SIGNATURE = 5120  # octets; ML-DSA-87 has 4,627
 # The key cannot do this; another session or login would not help.
 _REFUSALS = frozenset(
     {

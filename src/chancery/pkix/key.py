@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from chancery.asn1 import der
-from chancery.asn1.signature import PublicKey, algorithm_from_identifier
+from chancery.asn1 import der, oids
+from chancery.asn1.signature import PublicKey, algorithm_from_identifier, ml_dsa_kind
 from chancery.asn1.x509 import split_signed, subject_fields_of
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix import weak
 
-KINDS = frozenset({"rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519"})
+KINDS = frozenset({"rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519", *oids.ML_DSA})
 """What a profile may allow."""
 
 MIN_RSA_BITS = 2048
@@ -57,6 +57,8 @@ def key_kind(public_key: object) -> str:
         raise PKIError(ErrorType.BAD_ALG, f"the curve {public_key.curve.name} is not accepted (R3)")
     if isinstance(public_key, ed25519.Ed25519PublicKey):
         return "ed25519"
+    if (kind := ml_dsa_kind(public_key)) is not None:
+        return kind
     raise PKIError(ErrorType.BAD_ALG, "a type of public key that is not supported")
 
 
@@ -158,7 +160,7 @@ def _root(n: int, k: int) -> int:
 def spki_der(public_key: object) -> bytes:
     """SubjectPublicKeyInfo (RFC 5280 4.1.2.7) of a supported public key, in its one DER form."""
     key_kind(public_key)
-    assert isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey)
+    assert isinstance(public_key, PublicKey)
     return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 

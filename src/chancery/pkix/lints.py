@@ -216,7 +216,7 @@ def key_usage(cert: CertificateView) -> Iterator[Finding]:
 
 
 def key_usage_of_key(cert: CertificateView) -> Iterator[Finding]:
-    """RFC 3279 2.3.1, RFC 8813 3, RFC 8410 5: a key is not said to do what its algorithm cannot."""
+    """RFC 3279 2.3.1, RFC 8813 3, RFC 8410 5, RFC 9881 3: a key is not said to do what its algorithm cannot."""
     usage = cert.value(x509.KeyUsage)
     if usage is None:
         return
@@ -226,6 +226,8 @@ def key_usage_of_key(cert: CertificateView) -> Iterator[Finding]:
         yield _error("key_usage_of_ec_key", "an EC key does not encipher", "RFC 8813 3")
     if algorithm == "1.3.101.112" and (enciphers or usage.key_agreement):
         yield _error("key_usage_of_ed25519_key", "an Ed25519 key only signs", "RFC 8410 5")
+    if algorithm in oids.ML_DSA.values() and (enciphers or usage.key_agreement):
+        yield _error("key_usage_of_ml_dsa_key", "an ML-DSA key only signs", "RFC 9881 3")
     if algorithm == "1.2.840.113549.1.1.1" and usage.key_agreement:
         yield _error("key_usage_of_rsa_key", "an RSA key does not agree on keys", "RFC 3279 2.3.1")
 

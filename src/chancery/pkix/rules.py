@@ -55,7 +55,10 @@ _DURATION = re.compile(r"(?:(\d{1,5})d)?(?:(\d{1,4})h)?(?:(\d{1,4})m)?(?:(\d{1,5
 
 ShortName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 OID = Annotated[str, msgspec.Meta(pattern=r"^[0-2](\.(0|[1-9][0-9]*))+\Z", max_length=128)]
-KeyKind = Literal["rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519"]
+KeyKind = Literal[
+    "rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519",
+    "ml-dsa-44", "ml-dsa-65", "ml-dsa-87",
+]  # fmt: skip
 NameKind = Literal["dns", "ip", "email", "uri"]
 Pointer = Literal["ocsp", "crl", "ca-issuers"]
 

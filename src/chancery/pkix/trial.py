@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from chancery.asn1 import x509 as template
 from chancery.asn1.oids import ATTRIBUTES
-from chancery.asn1.signature import ALGORITHMS
+from chancery.asn1.signature import ALGORITHMS, ML_DSA_SETS
 from chancery.errors import OperatorError, PKIError
 from chancery.pkix.granting import Granted, IssuerLimits, Profile, Requested, grant
 from chancery.pkix.key import is_power
@@ -45,6 +45,8 @@ def sample_key(kind: str) -> object:
         return ec.derive_private_key(2, _CURVES[kind]).public_key()
     if kind == "ed25519":
         return ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
+    if kind in ML_DSA_SETS:
+        return ML_DSA_SETS[kind].private.from_seed_bytes(bytes(32)).public_key()
     octets = int(kind.removeprefix("rsa-")) // 8
     seed = hashlib.shake_256(kind.encode()).digest(octets)
     start = int.from_bytes(seed, "big") | 1 | 1 << (8 * octets - 1)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from chancery.asn1 import cms, der, oids, tsp
+from chancery.asn1.signature import PublicKey
 from chancery.errors import ErrorType, PKIError
 
 MAX_PATH = 8
@@ -108,7 +108,7 @@ def _is_named(signed: cms.SignedData, certificate: bytes) -> bool:
 
 def _check_signer(signed: cms.SignedData, signer: bytes, certificate: x509.Certificate) -> None:
     public_key = certificate.public_key()
-    if not isinstance(public_key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey)):
+    if not isinstance(public_key, PublicKey):
         raise PKIError(ErrorType.BAD_ALG, "the signer has a key of a type that is not supported")
     try:
         cms.verify_signer(signed, signer, public_key)

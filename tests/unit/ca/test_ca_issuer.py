@@ -23,7 +23,7 @@ from cakit import (
     root_issuer,
 )
 from chancery.asn1 import x509 as template
-from chancery.asn1.signature import ALGORITHMS, KeySigner
+from chancery.asn1.signature import ALGORITHMS, ML_DSA_SETS, KeySigner
 from chancery.ca.issuance import make_serial
 from chancery.ca.issuer import Issuer, IssuerURLs, SelfIssuer, shard_url
 from chancery.errors import ErrorType, PKIError
@@ -45,7 +45,7 @@ def _failure(call) -> PKIError:
     return caught.value
 
 
-@pytest.mark.parametrize("kind", ["ec-p256", "ec-p384", "ec-p521", "ed25519", "rsa-2048"])
+@pytest.mark.parametrize("kind", ["ec-p256", "ec-p384", "ec-p521", "ed25519", "rsa-2048", *ML_DSA_SETS])
 def test_a_certificate_is_what_was_linted_under_every_kind_of_issuer_key(kind):
     issuer = issuing_issuer(kind)
     linted = issuer.prepare(_granted(issuer), SERIAL)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 
 from chancery.asn1 import der
+from chancery.asn1.signature import ml_dsa_kind
 from chancery.pkcs11 import api
 from chancery.pkcs11.api import Attribute, CryptokiError, KeyType, Mechanism, Return, TokenFlag
 from chancery.pkcs11.module import Module
@@ -163,6 +164,10 @@ class FakeHSM:
             private[Attribute.KEY_TYPE] = ctypes.c_ulong(KeyType.RSA)
             private[Attribute.MODULUS] = numbers.n.to_bytes(256, "big")
             (private if exponent_on_private else public)[Attribute.PUBLIC_EXPONENT] = b"\1\0\1"
+        elif (kind := ml_dsa_kind(key)) is not None:
+            private[Attribute.KEY_TYPE] = ctypes.c_ulong(KeyType.ML_DSA)
+            private[Attribute.PARAMETER_SET] = ctypes.c_ulong(api.ML_DSA_PARAMETER_SETS[kind])
+            public[Attribute.VALUE] = key.public_key().public_bytes_raw()
         else:
             point = _point(key.public_key())
             edwards = isinstance(key, ed25519.Ed25519PrivateKey)
@@ -243,7 +248,7 @@ def _point(public_key):
 
 def _signature(kind, value, key, data):
     """Sign as a token does; raw mechanisms take a digest, combined ones the message."""
-    if kind is Mechanism.EDDSA:
+    if kind in {Mechanism.EDDSA, Mechanism.ML_DSA}:
         return key.sign(data)
     sizes = {32: hashes.SHA256(), 48: hashes.SHA384(), 64: hashes.SHA512()}
     combined = next((hash_ for hash_ in sizes.values() if hash_.name.upper() in kind.name), None)

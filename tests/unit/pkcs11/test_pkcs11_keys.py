@@ -10,14 +10,16 @@ from fakehsm import ED25519, P256, RSA, FakeHSM, fake_token
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chancery.asn1.signature import ALGORITHMS, KeySigner
+from chancery.asn1.signature import ALGORITHMS, ML_DSA_SETS, KeySigner
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.pkcs11.api import FUNCTIONS, CryptokiError, Mechanism, Return
 from chancery.pkcs11.signer import ecdsa_sig_value
 
 RAW = {Mechanism.ECDSA, Mechanism.RSA_PKCS, Mechanism.RSA_PKCS_PSS}
 COMBINED = {kind for kind in Mechanism if "SHA" in kind.name and kind not in {0x250, 0x260, 0x270}}
-KEYS = {"ecdsa": P256, "rsa": RSA, "Ed25519": ED25519}
+ML_DSA = {kind.upper(): of.private.from_seed_bytes(bytes(32)) for kind, of in ML_DSA_SETS.items()}
+KEYS = {"ecdsa": P256, "rsa": RSA, "Ed25519": ED25519, **ML_DSA}
+WHOLE = {Mechanism.EDDSA, Mechanism.ML_DSA}
 NAMES = [name for name in ALGORITHMS if not name.startswith("ecdsa") or name.endswith("256")]
 
 
@@ -34,12 +36,12 @@ def signer_for(hsm, tmp_path, name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("offered", [RAW, COMBINED, RAW | COMBINED], ids=["raw", "combined", "both"])
 def test_each_algorithm_signs_with_what_the_token_offers(tmp_path, name, offered):
-    hsm = FakeHSM(offered | {Mechanism.EDDSA})
+    hsm = FakeHSM(offered | WHOLE)
     signer = signer_for(hsm, tmp_path, name)
     for message in (b"", b"message" * 1000):
         ALGORITHMS[name].verify(signer.public_key, signer.sign(message), message)
-    assert set(hsm.signed) <= offered | {Mechanism.EDDSA}
-    if offered > RAW and name != "Ed25519":
+    assert set(hsm.signed) <= offered | WHOLE
+    if offered > RAW and name != "Ed25519" and name not in ML_DSA:
         assert set(hsm.signed) <= RAW, "a digest goes over the wire rather than a message"
 
 
@@ -130,6 +132,23 @@ def test_a_key_on_an_unknown_curve_and_a_point_off_the_curve_are_explained(tmp_p
         token.find_key("odd")
     with pytest.raises(OperatorError, match="no point of its curve"):
         token.find_key("off")
+
+
+@pytest.mark.parametrize("kind", ML_DSA_SETS)
+def test_ml_dsa_keys_of_a_module_that_has_them_are_found_by_their_parameter_set(tmp_path, kind):
+    """PKCS#11 3.2. No such module was at hand; the fake does what the standard says."""
+    hsm = FakeHSM()
+    hsm.add("key", ML_DSA[kind.upper()])
+    hsm.add("odd", ML_DSA["ML-DSA-44"], PARAMETER_SET=b"\x04" + bytes(7))
+    token = fake_token(hsm, tmp_path / "library")
+    key = token.find_key("key")
+    assert isinstance(key, ML_DSA_SETS[kind].private)
+    assert ML_DSA[kind.upper()].public_key() == key.public_key()
+    listed = token.keys()
+    assert [("key", kind), ("odd", "without a public key")] == [(info.label, info.kind) for info in listed]
+    for forbidden in (lambda: key.sign(b"m", b"context"), lambda: key.sign_mu(bytes(64)), key.private_bytes_raw):
+        with pytest.raises(UnsupportedAlgorithm):
+            forbidden()
 
 
 def test_two_keys_of_one_label_are_refused(tmp_path):

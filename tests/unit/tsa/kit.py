@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chancery.asn1 import der
 from chancery.asn1 import tsp as our_tsp
-from chancery.asn1.signature import KeySigner
+from chancery.asn1.signature import ML_DSA_SETS, KeySigner
 from chancery.errors import ErrorType, PKIError
 from chancery.tsa.authority import Authority, AuthoritySettings, Recorder
 from chancery.tsa.issuance import TokenService
@@ -75,6 +75,8 @@ def key(kind: str):
         return rsa.generate_private_key(65537, 2048)
     if name == "ed25519":
         return ed25519.Ed25519PrivateKey.generate()
+    if name in ML_DSA_SETS:
+        return ML_DSA_SETS[name].private.generate()
     return ec.generate_private_key({"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}[name])
 
 
@@ -134,7 +136,7 @@ def root(kind: str) -> x509.Certificate:
 
 
 def _hash(kind: str):
-    return None if kind == "ed25519" else hashes.SHA256()
+    return None if kind in {"ed25519", *ML_DSA_SETS} else hashes.SHA256()
 
 
 def _key_usage(*wanted: str) -> x509.KeyUsage:

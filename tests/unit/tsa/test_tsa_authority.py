@@ -94,6 +94,7 @@ def test_a_token_says_what_was_asked(kind, cert_req):
         ("p256", "sha256", "sha256_ecdsa"),
         ("p384", "sha384", "sha384_ecdsa"),
         ("ed25519", "sha512", "ed25519"),
+        ("ml-dsa-44", "sha512", "2.16.840.1.101.3.4.3.17"),  # RFC 9882 3.3
     ],
 )
 def test_r24_the_digest_of_the_token_matches_the_key(kind, digest, signature):

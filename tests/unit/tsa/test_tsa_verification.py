@@ -52,8 +52,9 @@ def test_a_token_with_its_path():
     assert (as_der(tsa.certificate), as_der(tsa.root)) == found.path
 
 
-def test_without_anchors_the_signer_is_taken_as_it_comes():
-    tsa = TSA()
+@pytest.mark.parametrize("kind", ["p256", "ml-dsa-44", "ml-dsa-87"])
+def test_without_anchors_the_signer_is_taken_as_it_comes(kind):
+    tsa = TSA(kind)
     assert (as_der(tsa.certificate),) == verify(response(tsa)).path
 
 
