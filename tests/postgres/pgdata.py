@@ -24,6 +24,7 @@ from chancery.ports import (
     NewRequest,
     NewRevocation,
     Operator,
+    ProfileSwitch,
     RevocationReason,
     Role,
     StatusState,
@@ -134,6 +135,11 @@ class Office:
         self.issuer_id = self.issuers.add_issuer(
             NewIssuer("issuing", issuer_certificate(), None, "ca", "issuing"), AT, [event("issuer:issuing")]
         )
+
+    def switch(self, name: str, *, active: bool = False, at=AT) -> bool:
+        kind = EventKind.PROFILE_ACTIVATED if active else EventKind.PROFILE_DEACTIVATED
+        told = Event(kind, at, "olga", f"profile:{name}", {"reason": "why"})
+        return self.directory(lambda d: d.switch_profile(ProfileSwitch(name, active, "why", "olga", at), told))
 
     def queue(self, act):
         """Run `await act(queue)` in a loop of its own."""

@@ -32,12 +32,14 @@ TABLES = (
     "journal_checkpoint",
     "tsa_token",
     "blocked_key",
+    "profile_switch",
 )
 HISTORY = tuple(sorted(set(TABLES) - {"operator", "request", "certificate_status", "revocation_request"}))
 ALL = "*"
 
 READ = {
-    "ra": "issuer operator request certificate certificate_status revocation_request crl crl_wish blocked_key",
+    "ra": "issuer profile profile_switch operator request certificate certificate_status revocation_request crl"
+    " crl_wish blocked_key",
     "worker": " ".join(sorted(set(TABLES) - {"tsa_token", "serial"})),
     "ocsp": "issuer certificate certificate_status crl",
     "tsa": "issuer certificate certificate_status",
@@ -57,6 +59,7 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
         "names",
         "fingerprint",
         "received_at",
+        "wish",
     },
     ("ra", "revocation_request"): {
         "issuer_id",
@@ -146,6 +149,7 @@ def full(server):
         number = office.revocations.reserve_crl_number(1, [])
         office.sql("INSERT INTO chancery.crl VALUES (1, %s, %s, 'infinity', %s, NULL, 'crl')", number, AT, AT)
         office.issuers.add_profile("p", 1, bytes(32), "source", AT)
+        office.switch("p")
         office.submit("waiting")
         office.sql("INSERT INTO chancery.journal_leaf VALUES (0, 1, %s)", bytes(32))
         office.sql("INSERT INTO chancery.journal_checkpoint VALUES (1, %s, 'note', %s)", bytes(32), AT)
@@ -224,6 +228,7 @@ def test_a_role_changes_nothing_about_the_database(full, role):
         "SELECT pg_read_file('/etc/passwd')",
         "COPY (SELECT 1) TO PROGRAM 'true'",
         "SELECT chancery.refuse_change()",
+        "SELECT chancery.profile_version()",
         "DELETE FROM public.chancery_migration",
     ):
         assert ("refused", statement) == (attempt(connection, statement), statement)

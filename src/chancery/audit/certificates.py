@@ -27,6 +27,7 @@ from chancery.pkix.granting import Granted, IssuerLimits, Profile, Requested, gr
 from chancery.pkix.key import key_kind
 from chancery.pkix.lint import blocking, lint
 from chancery.pkix.rules import KEY_USAGES
+from chancery.pkix.wish import read_wish
 from chancery.ports import CertificateRecord, EventKind, RevocationReason, SecondOpinion
 from chancery.ports.auditing import AuditedRequest, AuditedSerial
 
@@ -208,6 +209,7 @@ def _right(case: Case) -> Iterator[Finding]:
         return
     asked = Requested(csr.public_key(), names_.attributes_of(csr.subject), csr_names, beside)
     try:
+        asked = dataclasses.replace(asked, wish=read_wish(request.request.wish))
         granted = grant(profile, asked, case.issuer.limits, intent.recorded_at)
     except (PKIError, OverflowError) as error:
         yield case.finding(Kind.NOT_GRANTED, f"the profile {profile.name} does not grant it: {error}")
@@ -404,6 +406,8 @@ def _request_journal(case: Case) -> Iterator[Finding]:
             "names": list(request.names),
             "protocol": request.protocol,
         }
+        if request.wish is not None:
+            told["wish"] = request.wish
         yield from trail.says(act, case.about, told)
         if abs(act.at - request.received_at) > trail.SKEW:
             yield from trail.dated(act, case.about, request.received_at, "received_at")

@@ -35,6 +35,8 @@ from chancery.ports import (
 
 RANDOM_OCTETS = 16
 """R1: 128 CSPRNG bits after the instance octet."""
+MAX_DROPPED = 2000
+"""Characters of the words about what was asked for and not granted."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -177,11 +179,13 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no profile named {request.profile!r}")
     if profile.ceremony and not issuing.ceremony:
         raise PKIError(ErrorType.NOT_AUTHORIZED, f"{profile.name} is signed in a ceremony of the offline CA (R8)")
+    if not request.profile_active:
+        raise PKIError(ErrorType.NOT_AUTHORIZED, f"the profile {profile.name} is deactivated")
     name = request.issuer or profile.default_issuer or issuing.default_issuer
     issuer = issuing.issuers.get(name)
     if issuer is None:
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no issuer named {name!r} issues here")
-    asked = requested(request.csr, request.names)
+    asked = requested(request.csr, request.names, request.wish)
     if issuing.weak_keys is not None:
         issuing.weak_keys.check(asked.public_key)
     _check_service(issuing, profile, asked)
@@ -368,7 +372,13 @@ def _certificate_record(signed: _Signed, now: datetime.datetime) -> CertificateR
         profile=prepared.intent.profile,
         issued_at=now,
         shard=prepared.intent.shard,
+        dropped=_dropped(granted),
     )
+
+
+def _dropped(granted: Granted) -> str | None:
+    """In words for the requestor, of a bounded length."""
+    return f"not granted: {'; '.join(granted.dropped)}"[:MAX_DROPPED] if granted.dropped else None
 
 
 def _subject(intent: Intent) -> str:
@@ -414,6 +424,8 @@ def _intent_event(issuing: Issuing, prepared: _Prepared, now: datetime.datetime)
         "profile_sha256": intent.profile_sha256.hex(),
         "tbs_sha256": _sha256(intent.tbs),
     }
+    if prepared.granted.dropped:
+        detail = {**detail, "dropped": prepared.granted.dropped}
     return Event(EventKind.INTENT_RECORDED, now, issuing.worker, _subject(intent), detail)
 
 

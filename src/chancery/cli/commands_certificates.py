@@ -63,6 +63,12 @@ def request(
     transaction_id: Annotated[
         str | None, typer.Option(help="Asked again with the same one, the same certificate is given.")
     ] = None,
+    not_before: Annotated[
+        str | None,
+        typer.Option(help="From when it is to be valid (2026-11-24T12:00:00Z), if the profile allows it."),
+    ] = None,
+    not_after: Annotated[str | None, typer.Option(help="Its last second, if the profile allows it.")] = None,
+    duration: Annotated[str | None, typer.Option(help="Or how long, such as 12h or 90d.")] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the certificate.")] = 60.0,
     format: FormatOption = Format.PEM,  # noqa: A002 - the option's name
     chain: Annotated[bool, typer.Option("--chain", help="Append the CA certificates (PEM).")] = False,
@@ -73,8 +79,8 @@ def request(
         raise typer.BadParameter("--chain goes with --format pem; p7b holds the CAs anyway")
     transaction = transaction_id or uuid.uuid4().hex
     asked: dict[str, Any] = {"profile": profile, "csr": _pem(read(csr)), "names": name or []}
-    if issuer is not None:
-        asked["issuer"] = issuer
+    beside = {"issuer": issuer, "not_before": not_before, "not_after": not_after, "duration": duration}
+    asked |= {name: value for name, value in beside.items() if value is not None}
     asked["transaction_id"] = transaction
     query = {"wait": min(wait, _SERVER_WAIT), "format": "json"}
     answer = client.ask("POST", "/certificates", again=True, params=query, json=asked).json()
@@ -92,7 +98,8 @@ def request(
     if json:
         show_json(answer)
     elif out is not None:
-        show_pairs([("serial", answer["serial"]), ("issuer", answer["issuer"]), ("written to", out)])
+        pairs = [("serial", answer["serial"]), ("issuer", answer["issuer"]), ("written to", out)]
+        show_pairs([*pairs, *((("note", answer["detail"]),) if answer.get("detail") else ())])
 
 
 def _pem(data: bytes) -> str:

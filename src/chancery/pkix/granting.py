@@ -23,6 +23,7 @@ from chancery.pkix.rules import (
     Validity,
     duration,
 )
+from chancery.pkix.wish import Wish, read_wish
 
 _SERVICES = {EXTENDED_KEY_USAGES["OCSPSigning"], EXTENDED_KEY_USAGES["timeStamping"]}
 _SHORT = {oid: short for short, oid in ATTRIBUTES.items()}
@@ -73,7 +74,7 @@ class Requested:
     """
     What somebody asked for: a public key, a subject, and canonical text names, in the CSR and beside it.
 
-    `spki` is the key's DER, where it is at hand.
+    `spki` is the key's DER, where it is at hand; `wish` another validity, asked for beside the CSR.
     """
 
     public_key: object
@@ -81,6 +82,7 @@ class Requested:
     csr_names: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     spki: bytes | None = None
+    wish: Wish | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,7 +98,8 @@ class Granted:
     """
     What will stand in the certificate, apart from what the issuer adds: serial, its name, AKI and pointers.
 
-    `subject`, `spki` and each of `extensions` are DER; `names` are canonical text names.
+    `subject`, `spki` and each of `extensions` are DER; `names` are canonical text names. `dropped` says in words
+    what was asked for and is not granted.
     """
 
     subject: bytes
@@ -109,13 +112,14 @@ class Granted:
     ocsp: bool
     crl: bool
     ca_issuers: bool
+    dropped: tuple[str, ...] = ()
 
 
 def _refuse(detail: str) -> PKIError:
     return PKIError(ErrorType.BAD_CERT_TEMPLATE, detail)
 
 
-def requested(csr: bytes, names: tuple[str, ...] = ()) -> Requested:
+def requested(csr: bytes, names: tuple[str, ...] = (), wish: str | None = None) -> Requested:
     """
     Read a PKCS#10 request (DER), its proof of possession verified, and the names asked for beside it.
 
@@ -129,6 +133,7 @@ def requested(csr: bytes, names: tuple[str, ...] = ()) -> Requested:
         csr_names=_csr_names(proven.csr),
         names=names_.canonical_names(names),
         spki=proven.spki,
+        wish=read_wish(wish),
     )
 
 
@@ -152,7 +157,8 @@ def grant(profile: Profile, asked: Requested, limits: IssuerLimits, at: datetime
     subject = _subject(profile.subject, asked.subject)
     names = _names(profile.names, asked)
     _check_common_name(profile.subject, subject, names)
-    not_before, not_after = _validity(profile, limits, at)
+    dropped: list[str] = []
+    not_before, not_after = _validity(profile.validity, asked.wish, limits, at, dropped)
     _check_path_length(profile.extensions, limits)
     spki = asked.spki or spki_der(asked.public_key)
     pointers = profile.extensions.pointers
@@ -167,6 +173,7 @@ def grant(profile: Profile, asked: Requested, limits: IssuerLimits, at: datetime
         ocsp="ocsp" in pointers,
         crl="crl" in pointers,
         ca_issuers="ca-issuers" in pointers,
+        dropped=tuple(dropped),
     )
 
 
@@ -239,17 +246,41 @@ def _check_common_name(rule: Subject, subject: Attributes, names: tuple[str, ...
 
 
 def _validity(
-    profile: Profile, limits: IssuerLimits, at: datetime.datetime
+    rule: Validity, wish: Wish | None, limits: IssuerLimits, at: datetime.datetime, dropped: list[str]
 ) -> tuple[datetime.datetime, datetime.datetime]:
     """R12: both ends are seconds in which the certificate is valid (RFC 5280 4.1.2.5)."""
-    not_before = at.replace(microsecond=0) - profile.validity.backdating()
-    not_after = not_before + profile.validity.length() - SECOND
+    earliest = at.replace(microsecond=0) - rule.backdating()
+    not_before, not_after = earliest, earliest + rule.length() - SECOND
+    if wish is not None and rule.requested == "drop":
+        dropped.append("the validity asked for")
+    elif wish is not None:
+        not_before, not_after = _wished(rule, wish, earliest, at)
     if not_after > limits.not_after:
-        if profile.validity.past_issuer == "refuse" or limits.not_after <= not_before:
+        if rule.past_issuer == "refuse" or limits.not_after <= not_before:
             raise _refuse(
                 f"the certificate would outlive its issuer's, which ends {limits.not_after:%Y-%m-%d %H:%M:%S} UTC"
             )
         not_after = limits.not_after
+    return not_before, not_after
+
+
+def _wished(
+    rule: Validity, wish: Wish, earliest: datetime.datetime, at: datetime.datetime
+) -> tuple[datetime.datetime, datetime.datetime]:
+    if rule.requested == "refuse":
+        raise _refuse("the profile sets the validity; a request may not ask for another")
+    not_before = wish.not_before or earliest
+    if not earliest <= not_before <= at + duration(rule.ahead):
+        raise _refuse(
+            f"the profile lets a validity begin from {rule.backdate} before to {rule.ahead} after its issuance"
+        )
+    try:
+        length = rule.length() if wish.duration is None else duration(wish.duration)
+        not_after = wish.not_after or not_before + length - SECOND
+    except (ValueError, OverflowError) as error:
+        raise _refuse(str(error)) from None
+    if not rule.shortest() <= not_after - not_before + SECOND <= rule.longest():
+        raise _refuse(f"the profile lets a certificate be valid from {rule.shortest()} to {rule.longest()}")
     return not_before, not_after
 
 

@@ -50,6 +50,8 @@ KEY_USAGES = (
     "decipherOnly",
 )
 MAX_BACKDATE = datetime.timedelta(hours=1)
+MAX_AHEAD = datetime.timedelta(days=366)
+MIN_VALIDITY, MAX_VALIDITY = datetime.timedelta(minutes=1), datetime.timedelta(days=36525)
 MAX_NAMES = 1000
 _DURATION = re.compile(r"(?:(\d{1,5})d)?(?:(\d{1,4})h)?(?:(\d{1,4})m)?(?:(\d{1,5})s)?")
 
@@ -83,26 +85,46 @@ class Validity(Table, frozen=True, kw_only=True):
 
     `backdate` moves notBefore before the moment of issuance, for clocks that are slow; at most an hour.
     `past_issuer` says what happens when the issuer's certificate ends earlier: `refuse`, or `clamp` to it.
+    `requested` says what becomes of another validity that a request asks for: `refuse` it, `drop` the wish, or
+    `allow` it from `min` to `max` (not given: `duration`), beginning at most `ahead` of the moment of issuance.
     """
 
     duration: str | None = None
     validity_days: Annotated[int, msgspec.Meta(ge=1, le=36525)] | None = None
     backdate: str = "0s"
     past_issuer: Literal["refuse", "clamp"] = "refuse"
+    requested: Literal["refuse", "drop", "allow"] = "refuse"
+    min: str | None = None
+    max: str | None = None
+    ahead: str = "0s"
 
     def __post_init__(self) -> None:
         if (self.duration is None) == (self.validity_days is None):
             raise ValueError("exactly one of duration and validity_days is needed")
-        if self.length() < datetime.timedelta(minutes=1) or self.length() > datetime.timedelta(days=36525):
+        if not MIN_VALIDITY <= self.length() <= MAX_VALIDITY:
             raise ValueError("a certificate is valid for a minute to 36525 days")
         if self.backdating() > MAX_BACKDATE:
             raise ValueError("backdate is at most 1h")
+        if self.requested != "allow" and (self.min or self.max or self.ahead != "0s"):
+            raise ValueError('min, max and ahead belong to requested = "allow"')
+        if not MIN_VALIDITY <= self.shortest() <= self.length() <= self.longest() <= MAX_VALIDITY:
+            raise ValueError("min is at most the duration, and max at least; from a minute to 36525 days")
+        if duration(self.ahead) > MAX_AHEAD:
+            raise ValueError("ahead is at most 366d")
 
     def length(self) -> datetime.timedelta:
         """Seconds in which the certificate is valid, both ends included."""
         if self.duration is not None:
             return duration(self.duration)
         return datetime.timedelta(days=self.validity_days or 0)
+
+    def shortest(self) -> datetime.timedelta:
+        """Least that a request may ask for."""
+        return min(MIN_VALIDITY, self.length()) if self.min is None else duration(self.min)
+
+    def longest(self) -> datetime.timedelta:
+        """Most that a request may ask for."""
+        return self.length() if self.max is None else duration(self.max)
 
     def backdating(self) -> datetime.timedelta:
         return duration(self.backdate)

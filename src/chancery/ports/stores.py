@@ -22,6 +22,8 @@ from chancery.ports.values import (
     NewRequest,
     NewRevocation,
     Operator,
+    ProfileRecord,
+    ProfileSwitch,
     Refusal,
     RequestOutcome,
     RevocationOutcome,
@@ -246,6 +248,15 @@ class Directory(Protocol):
     async def blocked_keys(self, after: bytes, limit: int) -> list[BlockedKey]:
         """Blocked keys whose SHA-256 is greater than `after`, in its order; at most `limit`."""
 
+    async def profile_records(self) -> list[ProfileRecord]:
+        """Return every profile text that was ever loaded, by name, the latest first."""
+
+    async def profile_switches(self) -> Mapping[str, ProfileSwitch]:
+        """Return the latest switch of each profile that has one, by name; at most a second old."""
+
+    async def switch_profile(self, switch: ProfileSwitch, event: Event) -> bool:
+        """Switch a profile off or on, with its event, and tell whether that is new; else nothing is stored."""
+
     async def counts(self) -> Mapping[str, int]:
         """Requests waiting, requests taken, certificates, revoked, unconfirmed, for `chancery status`."""
 
@@ -293,4 +304,8 @@ class IssuerStore(Protocol):
         """
 
     def add_profile(self, name: str, version: int, sha256: bytes, source: str, at: datetime.datetime) -> None:
-        """Record a profile's text under its hash, once, with a PROFILE_LOADED event when it is new."""
+        """
+        Record a profile's text under its hash, once, with a PROFILE_LOADED event when it is new.
+
+        Raises OperatorError when this version of the profile is recorded with another text.
+        """

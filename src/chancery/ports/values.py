@@ -40,6 +40,8 @@ class EventKind(enum.Enum):
     LOGIN = "login.accepted"
     LOGIN_REFUSED = "login.refused"
     PROFILE_LOADED = "profile.loaded"
+    PROFILE_DEACTIVATED = "profile.deactivated"
+    PROFILE_ACTIVATED = "profile.activated"
     PROCESS_STARTED = "process.started"
     PROCESS_STOPPED = "process.stopped"
     TOKENS_RECORDED = "tsa.tokens"
@@ -92,7 +94,8 @@ class EnrolmentRequest:
 
     `csr` is a PKCS#10 CertificationRequest (DER) whose signature is the proof of possession; `names` are
     subjectAltName entries asked for beside it, as `dns:…`, `ip:…`, `email:…` or `uri:…`. `issuer` is the
-    name of the issuer asked for, or None for the profile's default.
+    name of the issuer asked for, or None for the profile's default. `wish` is the text of a `pkix.wish.Wish`.
+    `profile_active` tells whether the profile was switched off when the request was taken.
     """
 
     request_id: int
@@ -104,6 +107,8 @@ class EnrolmentRequest:
     csr: bytes
     names: tuple[str, ...]
     received_at: datetime.datetime
+    wish: str | None = None
+    profile_active: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,6 +123,7 @@ class NewRequest:
     csr: bytes
     names: tuple[str, ...]
     received_at: datetime.datetime
+    wish: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -162,7 +168,11 @@ class Intent:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CertificateRecord:
-    """A signed certificate with what is searched for. `names` are its subjectAltNames as in `EnrolmentRequest`."""
+    """
+    A signed certificate with what is searched for. `names` are its subjectAltNames as in `EnrolmentRequest`.
+
+    `dropped` says in words what was asked for and is not in it; None: nothing.
+    """
 
     request_id: int
     issuer_id: int
@@ -176,6 +186,7 @@ class CertificateRecord:
     profile: str
     issued_at: datetime.datetime
     shard: int = 0
+    dropped: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -371,6 +382,32 @@ class Operator:
     name: str
     roles: frozenset[Role]
     profiles: frozenset[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProfileRecord:
+    """A profile's text as the worker recorded it when it first loaded it; `sha256` is over its UTF-8."""
+
+    name: str
+    version: int
+    sha256: bytes
+    source: str
+    added_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProfileSwitch:
+    """
+    That a profile, in all its versions, may not be used from now on, or may again.
+
+    `reason` has 1 to 1000 characters.
+    """
+
+    name: str
+    active: bool
+    reason: str
+    operator: str
+    at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ FROM chancery.operator AS o ORDER BY name"""
 
 _STATUS = "s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date, s.changed_at"
 _REQUEST = """r.request_id, r.transaction_id, r.protocol, r.requestor, r.profile, r.issuer, r.csr, r.names,
-    r.received_at, r.state"""
+    r.received_at, r.wish, r.state"""
 _INTENT = """i.request_id, i.issuer_id, i.serial, i.tbs, i.not_after, i.profile, i.profile_version,
     i.profile_sha256, i.recorded_at, i.worker"""
 _CERTIFICATE = """c.certificate_id, c.request_id, c.issuer_id, c.serial, c.der, c.subject, c.names, c.spki_sha256,
@@ -203,12 +203,12 @@ class PgAuditReader:
     def certificates(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
         """Give every stored certificate, by certificate_id, in batches."""
         for rows in self._stream(_CERTIFICATES, _in(scope)):
-            yield self._complete([_serial(row[:12], row[12:22], row[22:32], row[32:38], row[38]) for row in rows])
+            yield self._complete([_serial(row[:12], row[12:22], row[22:33], row[33:39], row[39]) for row in rows])
 
     def unfinished(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
         """Give every intent without a certificate, by issuer and serial, in batches."""
         for rows in self._stream(_UNFINISHED, _in(scope)):
-            yield self._complete([_serial(None, row[:10], row[10:20], row[20:]) for row in rows])
+            yield self._complete([_serial(None, row[:10], row[10:21], row[21:]) for row in rows])
 
     def strays(self, scope: Scope) -> Iterator[Stray]:
         """Give what stands without what it belongs to, by kind and subject."""
@@ -293,9 +293,9 @@ def _serial(
     assert key is not None
     asked = None
     if request[0] is not None:
-        fields = list(request[:9])
+        fields = list(request[:10])
         fields[7] = tuple(fields[7])
-        asked = AuditedRequest(EnrolmentRequest(*fields), request[9])
+        asked = AuditedRequest(EnrolmentRequest(*fields), request[10])
     return AuditedSerial(
         issuer_id=key.issuer_id,
         serial=key.serial,

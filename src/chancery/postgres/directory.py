@@ -18,6 +18,8 @@ from chancery.ports import (
     Event,
     IssuerRecord,
     Operator,
+    ProfileRecord,
+    ProfileSwitch,
     Role,
     StoredCertificate,
 )
@@ -80,6 +82,17 @@ FROM chancery.crl AS c JOIN chancery.issuer AS i USING (issuer_id)
 WHERE i.name = %s ORDER BY c.number DESC LIMIT 1"""
 
 
+_PROFILES = """
+SELECT name, version, sha256, source, added_at FROM chancery.profile ORDER BY name, added_at DESC, version DESC
+LIMIT %s"""
+_SWITCHES = """
+SELECT DISTINCT ON (name) name, active, reason, operator, at FROM chancery.profile_switch
+ORDER BY name, switch_id DESC"""
+_SWITCH = "SELECT chancery.switch_profile(%s, %s, %s, %s, %s, %s)"
+SWITCHES_SECONDS = 1.0
+"""How old an answer about switched profiles may be; the worker looks each time."""
+
+
 class PgDirectory:
     """`ports.Directory` as the role `chancery_ra`, inside one event loop."""
 
@@ -88,6 +101,7 @@ class PgDirectory:
         self._clock = clock
         self._events: Batcher[Sequence[Event], None] = Batcher(self._record)
         self._keys: Batcher[bytes, bool] = Batcher(self._are_blocked)
+        self._switches: tuple[float, Mapping[str, ProfileSwitch]] | None = None
 
     async def operator(self, fingerprint: bytes) -> Operator | None:
         """Return the operator with this certificate, unless removed, revoked, unconfirmed or expired."""
@@ -181,6 +195,25 @@ class PgDirectory:
         """Return blocked keys in the order of their SHA-256, above `after`; at most `MAX_RESULTS`."""
         found = await self._pool.fetch(blocklist.PAGE, (after, max(0, min(limit, MAX_RESULTS))))
         return [blocklist.blocked_key(row) for row in found]
+
+    async def profile_records(self) -> list[ProfileRecord]:
+        """Return every profile text that was ever loaded, by name, the latest first; at most `MAX_RESULTS`."""
+        return [ProfileRecord(*row) for row in await self._pool.fetch(_PROFILES, (MAX_RESULTS,))]
+
+    async def profile_switches(self) -> Mapping[str, ProfileSwitch]:
+        """Return the latest switch of each profile that has one, by name; at most `SWITCHES_SECONDS` old."""
+        now = self._clock.monotonic()
+        if self._switches is None or now - self._switches[0] > SWITCHES_SECONDS:
+            found = [ProfileSwitch(*row) for row in await self._pool.fetch(_SWITCHES)]
+            self._switches = now, {one.name: one for one in found}
+        return self._switches[1]
+
+    async def switch_profile(self, switch: ProfileSwitch, event: Event) -> bool:
+        """Switch a profile off or on, with its event, and tell whether that is new; else nothing is stored."""
+        values = (switch.name, switch.active, rows.storable(switch.reason), switch.operator, switch.at)
+        found = await self._pool.fetch(_SWITCH, (*values, event_body(event)))
+        self._switches = None
+        return bool(found[0][0])
 
     async def counts(self) -> Mapping[str, int]:
         """Return requests waiting, requests taken, certificates, revoked, unconfirmed."""

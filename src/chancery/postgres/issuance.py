@@ -22,7 +22,9 @@ UPDATE chancery.request SET state = 'taken', worker = %s, taken_at = %s
 WHERE request_id IN (
     SELECT request_id FROM chancery.request WHERE state = 'waiting'
     ORDER BY request_id LIMIT %s FOR UPDATE SKIP LOCKED)
-RETURNING request_id, transaction_id, protocol, requestor, profile, issuer, csr, names, received_at"""
+RETURNING request_id, transaction_id, protocol, requestor, profile, issuer, csr, names, received_at, wish,
+    coalesce((SELECT s.active FROM chancery.profile_switch AS s WHERE s.name = request.profile
+              ORDER BY s.switch_id DESC LIMIT 1), true)"""
 
 _INSERT_SERIALS = (
     "INSERT INTO chancery.serial (issuer_id, serial) SELECT * FROM unnest(%b::integer[], %b::bytea[])"
@@ -54,6 +56,12 @@ FROM unnest(%b::integer[], %b::bytea[], %b::timestamptz[], %b::timestamptz[], %b
 ON CONFLICT (issuer_id, serial) DO UPDATE SET state = 'good' WHERE s.state <> 'revoked'"""
 
 _DONE = "UPDATE chancery.request SET state = 'done' WHERE request_id = ANY (%b::bigint[])"
+
+# With words about what was asked for and not granted; most have none.
+_DONE_WITHOUT = """
+UPDATE chancery.request AS r SET state = 'done', detail = t.detail
+FROM unnest(%b::bigint[], %b::text[]) AS t (request_id, detail)
+WHERE r.request_id = t.request_id"""
 
 _REFUSE = """
 UPDATE chancery.request AS r SET state = 'refused', error = t.error, detail = t.detail
@@ -96,7 +104,12 @@ class PgIssuanceStore:
         """Take at most `limit` waiting requests for this worker, oldest first; nobody else gets them."""
         rows = self._session.fetch(_TAKE, (worker, at, limit))
         # RETURNING has no order of its own.
-        return [EnrolmentRequest(*row[:-2], names=tuple(row[-2]), received_at=row[-1]) for row in sorted(rows)]  # type: ignore[misc]  # the row is as long as the statement says
+        found = []
+        for row in sorted(rows, key=lambda row: row[0]):
+            fields = list(row)
+            fields[7] = tuple(fields[7])
+            found.append(EnrolmentRequest(*fields))
+        return found
 
     def blocked(self, spki_sha256s: Sequence[bytes]) -> set[bytes]:
         """Return which of these keys were reported compromised (R5)."""
@@ -163,7 +176,9 @@ class PgIssuanceStore:
                 connection.execute(_INSERT_CERTIFICATES, columns(rows, 11))
                 good = [(c.issuer_id, c.serial, c.not_after, c.issued_at, c.shard) for c in certificates]
                 connection.execute(_INSERT_GOOD, columns(good, 5))
-                connection.execute(_DONE, ([c.request_id for c in certificates],))
+                connection.execute(_DONE, ([c.request_id for c in certificates if c.dropped is None],))
+                if dropped := [(c.request_id, storable(c.dropped)) for c in certificates if c.dropped is not None]:
+                    connection.execute(_DONE_WITHOUT, columns(dropped, 2))
             _refuse(connection, refusals)
             insert_events(connection, events)
 

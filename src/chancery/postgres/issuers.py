@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from chancery.errors import ErrorType, PKIError
+from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ports import CRLRecord, Event, EventDetail, EventKind, IssuerRecord, NewIssuer
 from chancery.postgres import rows
 from chancery.postgres.journal import insert_events
@@ -24,6 +24,7 @@ _INSERT_ISSUER = """
 INSERT INTO chancery.issuer (name, subject, certificate, spki_sha256, not_before, not_after, parent_id,
     token_label, key_label, added_at)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING issuer_id"""
+_OTHER_TEXT = "SELECT FROM chancery.profile WHERE name = %s AND version = %s AND sha256 <> %s"
 _INSERT_PROFILE = """
 INSERT INTO chancery.profile (name, version, sha256, source, added_at)
 VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING name"""
@@ -98,8 +99,17 @@ class PgIssuerStore:
             insert_events(connection, events)
 
     def add_profile(self, name: str, version: int, sha256: bytes, source: str, at: datetime.datetime) -> None:
-        """Record a profile's text under its hash, once, with a PROFILE_LOADED event when it is new."""
+        """
+        Record a profile's text under its hash, once, with a PROFILE_LOADED event when it is new.
+
+        Raises OperatorError when this version of the profile is recorded with another text.
+        """
         with self._session.transaction() as connection:
+            if connection.execute(_OTHER_TEXT, (name, version, sha256)).fetchone() is not None:
+                raise OperatorError(
+                    f"version {version} of the profile {name} is recorded with another text",
+                    f"give the changed profile the version {version + 1} or above, or bring its old text back",
+                )
             if connection.execute(_INSERT_PROFILE, (name, version, sha256, source, at)).fetchone() is not None:
                 detail: EventDetail = {"version": version, "sha256": sha256.hex()}
                 actor = self._session.settings.user

@@ -35,12 +35,12 @@ Result = RequestOutcome | PKIError
 _SUBMIT = """
 WITH asked AS (
     SELECT * FROM unnest(%b::integer[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[],
-        %b::text[], %b::bytea[], %b::timestamptz[])
-    AS t (n, transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at)
+        %b::text[], %b::bytea[], %b::timestamptz[], %b::text[])
+    AS t (n, transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at, wish)
 ), stored AS (
     INSERT INTO chancery.request (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint,
-        received_at)
-    SELECT transaction_id, protocol, requestor, profile, issuer, csr, names::text[], fingerprint, received_at
+        received_at, wish)
+    SELECT transaction_id, protocol, requestor, profile, issuer, csr, names::text[], fingerprint, received_at, wish
     FROM asked ORDER BY n
     ON CONFLICT (requestor, transaction_id) DO NOTHING
     RETURNING request_id, requestor, transaction_id
@@ -87,8 +87,10 @@ SELECT issuer_id FROM stored"""
 def request_fingerprint(request: NewRequest) -> bytes:
     """Return SHA-256 over everything that was asked, each part with its length; the time is not part of it."""
     issuer = () if request.issuer is None else (request.issuer,)
-    parts = (request.transaction_id, request.protocol, request.requestor, request.profile, *request.names)
-    digest = hashlib.sha256(bytes((len(issuer),)) + len(request.names).to_bytes(4, "big"))
+    wish = () if request.wish is None else (request.wish,)
+    parts = (request.transaction_id, request.protocol, request.requestor, request.profile, *request.names, *wish)
+    # The first octet says which of the optional parts there are.
+    digest = hashlib.sha256(bytes((len(issuer) + 2 * len(wish),)) + len(request.names).to_bytes(4, "big"))
     for part in (request.csr, *(text.encode() for text in (*issuer, *parts))):
         digest.update(len(part).to_bytes(4, "big") + part)
     return digest.digest()
@@ -205,7 +207,7 @@ class PgRequestQueue:
         events = [(n, event_body(event)) for n in chosen for event in batch[n][1]]
         fingerprints = [request_fingerprint(request) for request, _ in batch]
         rows = [_row(n, batch[n][0], fingerprints[n]) for n in chosen]
-        new: dict[int, int] = dict(await self._pool.fetch(_SUBMIT, (*columns(rows, 10), *columns(events, 2))))
+        new: dict[int, int] = dict(await self._pool.fetch(_SUBMIT, (*columns(rows, 11), *columns(events, 2))))
         known = await self._known([key for key, n in first.items() if n not in new])
         results: list[Result] = []
         for (request, _), fingerprint in zip(batch, fingerprints, strict=True):
@@ -296,6 +298,7 @@ def _check(request: NewRequest) -> None:
         request.requestor,
         request.profile,
         request.issuer or "",
+        request.wish or "",
         *request.names,
     )
     if not 1 <= len(request.transaction_id) <= MAX_TRANSACTION_ID:
@@ -325,6 +328,7 @@ def _row(n: int, request: NewRequest, fingerprint: bytes) -> tuple[object, ...]:
         text_array(request.names),
         fingerprint,
         request.received_at,
+        request.wish,
     )
 
 

@@ -6,9 +6,9 @@ REVOKE ALL ON ALL TABLES IN SCHEMA chancery FROM chancery_ra, chancery_worker, c
 GRANT USAGE ON SCHEMA chancery TO chancery_ra, chancery_worker, chancery_ocsp, chancery_tsa, chancery_auditor;
 
 -- The web process that the network reaches: it asks, it never issues.
-GRANT SELECT ON chancery.issuer, chancery.operator, chancery.request, chancery.certificate,
+GRANT SELECT ON chancery.issuer, chancery.profile, chancery.profile_switch, chancery.operator, chancery.request, chancery.certificate,
     chancery.certificate_status, chancery.revocation_request, chancery.crl, chancery.crl_wish TO chancery_ra;
-GRANT INSERT (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at)
+GRANT INSERT (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at, wish)
     ON chancery.request TO chancery_ra;
 GRANT SELECT, INSERT ON chancery.blocked_key TO chancery_ra;
 GRANT INSERT (issuer_id, serial, reason, invalidity_date, requestor, received_at) ON chancery.revocation_request TO chancery_ra;
@@ -17,7 +17,7 @@ GRANT INSERT (fingerprint, name, roles, profiles, added_at), UPDATE (removed_at)
 GRANT INSERT (body) ON chancery.journal_event TO chancery_ra;
 
 -- The issuing worker; it sequences the journal too.
-GRANT SELECT ON chancery.issuer, chancery.profile, chancery.operator, chancery.request,
+GRANT SELECT ON chancery.issuer, chancery.profile, chancery.profile_switch, chancery.operator, chancery.request,
     chancery.intent, chancery.certificate, chancery.certificate_status, chancery.revocation_request,
     chancery.crl_number, chancery.crl, chancery.crl_wish, chancery.journal_event, chancery.journal_leaf,
     chancery.journal_checkpoint TO chancery_worker;
@@ -51,3 +51,5 @@ GRANT SELECT ON public.chancery_migration TO chancery_auditor;
 -- Nobody creates anything beside the schema, and trigger functions are not for calling.
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chancery FROM PUBLIC;
+-- But for this one, which writes a switch and its event or neither.
+GRANT EXECUTE ON FUNCTION chancery.switch_profile TO chancery_ra;

@@ -21,6 +21,7 @@ from chancery.pkix.key import check_key, proof_of_possession
 from chancery.pkix.name import general_names
 from chancery.pkix.profile import Profile
 from chancery.pkix.weak import KEY_COMPROMISED
+from chancery.pkix.wish import Wish, wish_text
 from chancery.ports import (
     CertificateQuery,
     Clock,
@@ -86,6 +87,7 @@ class Application:
     names: tuple[str, ...] = ()
     issuer: str | None = None
     transaction_id: str | None = None
+    wish: Wish | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ async def enrol(
     """
     try:
         request, key = _check(ra, operator, application)
+        await _check_active(ra, request.profile)
         await _check_not_blocked(ra, key)
     except PKIError as error:
         if error.type is ErrorType.SYSTEM_UNAVAIL:
@@ -152,19 +155,31 @@ async def enrol(
         event = ra.event(EventKind.REQUEST_REFUSED, operator.name, "request:refused-at-gate", detail)
         await ra.directory.record([event])
         raise
-    received = {
+    received: EventDetail = {
         "protocol": request.protocol,
         "profile": request.profile,
         "issuer": request.issuer,
         "names": list(request.names),
         "csr_sha256": hashlib.sha256(request.csr).hexdigest(),
     }
+    if request.wish is not None:
+        received = {**received, "wish": request.wish}
     subject = f"transaction:{request.transaction_id}"
     event = ra.event(EventKind.REQUEST_RECEIVED, operator.name, subject, received)
     outcome = await ra.queue.submit(request, [event])
     if outcome.state in FINAL or wait_seconds <= 0:
         return outcome
     return await ra.queue.wait(outcome.request_id, wait_seconds)
+
+
+async def _check_active(ra: RegistrationAuthority, profile: str) -> None:
+    """The worker asks again; here the requestor is told at once, and why."""
+    switch = (await ra.directory.profile_switches()).get(profile)
+    if switch is not None and not switch.active:
+        when = f"{switch.at:%Y-%m-%d %H:%M:%S} UTC"
+        raise PKIError(
+            ErrorType.NOT_AUTHORIZED, f"the profile {profile} is deactivated since {when}: {switch.reason}"
+        )
 
 
 async def _check_not_blocked(ra: RegistrationAuthority, spki_sha256: bytes) -> None:
@@ -216,6 +231,7 @@ def _check(ra: RegistrationAuthority, operator: Operator, application: Applicati
         csr=csr,
         names=application.names,
         received_at=ra.clock.now(),
+        wish=wish_text(application.wish),
     )
     return request, hashlib.sha256(proven.spki).digest()
 

@@ -23,6 +23,8 @@ class Operation(enum.Enum):
     SEE_ISSUERS = "see issuers and their CRLs"
     PUBLISH_CRL = "have a CRL published"
     SEE_PROFILES = "see profiles"
+    DEACTIVATE_PROFILE = "deactivate a profile"
+    ACTIVATE_PROFILE = "activate a profile"
     SEE_OPERATORS = "see operators"
     ADD_OPERATOR = "enrol an operator"
     REMOVE_OPERATOR = "remove an operator"
@@ -50,6 +52,9 @@ PERMISSIONS: Mapping[Operation, Mapping[Role, Reach]] = {
     # Public by nature: a requestor needs them to ask for, and to install, its certificate.
     Operation.SEE_ISSUERS: dict.fromkeys(Role, _ANY),
     Operation.SEE_PROFILES: dict.fromkeys(Role, _ANY),
+    # To stop is for whoever sees the harm; to go on again is not.
+    Operation.DEACTIVATE_PROFILE: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY},
+    Operation.ACTIVATE_PROFILE: {_ADMINISTRATOR: _ANY},
     Operation.PUBLISH_CRL: {_ADMINISTRATOR: _ANY},
     Operation.SEE_OPERATORS: {_ADMINISTRATOR: _ANY, _AUDITOR: _ANY},
     Operation.ADD_OPERATOR: {_ADMINISTRATOR: _ANY},

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from chancery.asn1 import der
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.name import canonical
+from chancery.pkix.wish import Wish
 from chancery.ports import CertificateQuery, RequestOutcome, RequestState, StoredCertificate
 from chancery.ra import enrolment
 from chancery.ra.enrolment import Application, serial_octets, serial_text
@@ -68,7 +69,7 @@ async def _read_json(call: Call) -> tuple[Application, AnswerChoice]:
     asked = await read_json(call.request, CertificateRequest)
     transaction_id = _transaction_id(call, asked.transaction_id)
     application = Application(
-        "rest", asked.profile, asked.csr.encode(), tuple(asked.names), asked.issuer, transaction_id
+        "rest", asked.profile, asked.csr.encode(), tuple(asked.names), asked.issuer, transaction_id, _wish(asked)
     )
     return application, choice
 
@@ -79,7 +80,20 @@ async def _read_pkcs10(call: Call) -> tuple[Application, AnswerChoice]:
         raise PKIError(ErrorType.BAD_REQUEST, "query: the parameter `profile` is missing")
     csr = await read_body(call.request)
     transaction_id = _transaction_id(call, choice.transaction_id)
-    return Application("rest", choice.profile, csr, tuple(choice.name), choice.issuer, transaction_id), choice
+    application = Application(
+        "rest", choice.profile, csr, tuple(choice.name), choice.issuer, transaction_id, _wish(choice)
+    )
+    return application, choice
+
+
+def _wish(asked: CertificateRequest | RawRequest) -> Wish | None:
+    """The validity asked for, None when it is left to the profile."""
+    if asked.not_before is None and asked.not_after is None and asked.duration is None:
+        return None
+    try:
+        return Wish(not_before=asked.not_before, not_after=asked.not_after, duration=asked.duration)
+    except ValueError as error:
+        raise PKIError(ErrorType.BAD_DATA_FORMAT, str(error)) from None
 
 
 def _transaction_id(call: Call, given: str | None) -> str | None:

@@ -11,11 +11,11 @@ from chancery.asn1 import der
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.name import name_text
 from chancery.ports import CRLRecord, IssuerRecord
-from chancery.ra import enrolment
+from chancery.ra import enrolment, profiles
 from chancery.ra.enrolment import serial_text
 from chancery.ra.requestor import may_request
 from chancery.web import forms
-from chancery.web.bodies import read_query
+from chancery.web.bodies import read_json, read_query
 from chancery.web.service import API, Call, download, json
 from chancery.web.views import (
     CRLAsked,
@@ -24,7 +24,10 @@ from chancery.web.views import (
     IssuerList,
     IssuerView,
     NoQuery,
+    ProfileChoice,
     ProfileList,
+    SwitchAsked,
+    SwitchView,
     crl_view,
     pem,
     profile_view,
@@ -94,16 +97,36 @@ async def list_profiles(call: Call) -> Response:
     """The profiles that the caller may request."""
     read_query(call.request, NoQuery)
     names = sorted(name for name, profile in call.ra.profiles.items() if may_request(call.operator, profile))
-    return json(ProfileList(profiles=[profile_view(call.ra.profiles[name], whole=False) for name in names]))
+    switches = await call.ra.directory.profile_switches()
+    views = [profile_view(call.ra.profiles[name], switches.get(name), whole=False) for name in names]
+    return json(ProfileList(profiles=views))
 
 
 async def show_profile(call: Call) -> Response:
-    """One profile, its source included."""
+    """One profile, its source and the recorded versions included."""
+    choice = read_query(call.request, ProfileChoice)
+    name = call.path("name")
+    found = await profiles.find_profile(call.ra, name, choice.version)
+    switch = (await call.ra.directory.profile_switches()).get(name)
+    return json(profile_view(found, switch, whole=True, records=await profiles.recorded(call.ra, name)))
+
+
+async def deactivate_profile(call: Call) -> Response:
+    """Deactivate a profile: the worker issues nothing under it any more."""
+    return await _switch(call, active=False)
+
+
+async def activate_profile(call: Call) -> Response:
+    """Activate a profile again."""
+    return await _switch(call, active=True)
+
+
+async def _switch(call: Call, *, active: bool) -> Response:
     read_query(call.request, NoQuery)
-    profile = call.ra.profiles.get(call.path("name"))
-    if profile is None:
-        raise PKIError(ErrorType.BAD_CERT_ID, "no such profile")
-    return json(profile_view(profile, whole=True))
+    asked = await read_json(call.request, SwitchAsked)
+    name = call.path("name")
+    done = await profiles.switch_profile(call.ra, call.operator, name, active=active, reason=asked.reason)
+    return json(SwitchView(active=done.active, reason=done.reason, operator=done.operator, at=done.at))
 
 
 def _issuer_view(

@@ -29,6 +29,7 @@ from chancery.web.views import (
     OperatorAsked,
     OperatorList,
     OperatorView,
+    ProfileChoice,
     ProfileList,
     ProfileView,
     RawRequest,
@@ -37,6 +38,8 @@ from chancery.web.views import (
     RevocationChoice,
     RevocationView,
     StatusView,
+    SwitchAsked,
+    SwitchView,
 )
 
 _ONE: Final = f"{API}/certificates/{{serial}}"
@@ -228,6 +231,25 @@ _ISSUERS = (
         (Answer(200, "The profile.", ProfileView),),
         Operation.SEE_PROFILES,
         issuers.show_profile,
+        query=ProfileChoice,
+    ),
+    Endpoint(
+        "POST",
+        f"{API}/profiles/{{name}}/deactivation",
+        "Deactivate a profile",
+        (Answer(200, "Deactivated.", SwitchView),),
+        Operation.DEACTIVATE_PROFILE,
+        issuers.deactivate_profile,
+        body=SwitchAsked,
+    ),
+    Endpoint(
+        "POST",
+        f"{API}/profiles/{{name}}/activation",
+        "Activate a profile again",
+        (Answer(200, "Active.", SwitchView),),
+        Operation.ACTIVATE_PROFILE,
+        issuers.activate_profile,
+        body=SwitchAsked,
     ),
 )
 

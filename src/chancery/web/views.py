@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import enum
+from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct, structs
@@ -14,6 +15,8 @@ from chancery.ports import (
     BlockedKey,
     CRLRecord,
     Operator,
+    ProfileRecord,
+    ProfileSwitch,
     RequestState,
     RevocationReason,
     Role,
@@ -35,6 +38,12 @@ TransactionID = Annotated[
     Meta(min_length=1, max_length=200, description="Asked again with the same one, is answered the same."),
 ]
 Moment = Annotated[datetime.datetime, Meta(tz=True)]
+Duration = Annotated[
+    str,
+    Meta(
+        min_length=2, max_length=24, description="How long it is to be valid, such as 12h; not beside not_after."
+    ),
+]
 Wait = Annotated[
     float,
     Meta(ge=0, le=MAX_WAIT_SECONDS, description="How long to wait for the end before answering 202, in seconds."),
@@ -83,6 +92,9 @@ class CertificateRequest(Asked, frozen=True, kw_only=True):
     names: Annotated[list[LongName], Meta(max_length=100)] = []
     issuer: ShortName | None = None
     transaction_id: TransactionID | None = None
+    not_before: Moment | None = None
+    not_after: Moment | None = None
+    duration: Duration | None = None
 
 
 class AnswerChoice(Asked, frozen=True, kw_only=True):
@@ -99,6 +111,9 @@ class RawRequest(AnswerChoice, frozen=True, kw_only=True):
     name: Annotated[list[LongName], Meta(max_length=100)] = []
     issuer: ShortName | None = None
     transaction_id: TransactionID | None = None
+    not_before: Moment | None = None
+    not_after: Moment | None = None
+    duration: Duration | None = None
 
 
 class RevocationAsked(Asked, frozen=True, kw_only=True):
@@ -186,12 +201,28 @@ class RevocationChoice(IssuerChoice, frozen=True, kw_only=True):
     wait: Wait = 10.0
 
 
+class ProfileChoice(Asked, frozen=True, kw_only=True):
+    """Which version is meant; without it the one in use."""
+
+    version: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+
+
+class SwitchAsked(Asked, frozen=True, kw_only=True):
+    """Why a profile is to be deactivated, or activated again; kept in the journal."""
+
+    reason: LongName
+
+
 class NoQuery(Asked, frozen=True, kw_only=True):
     """No parameters."""
 
 
 class RequestView(View, frozen=True, kw_only=True):
-    """A request: with its certificate and chain (PEM) when done, with its error when refused."""
+    """
+    A request: with its certificate and chain (PEM) when done, with its error when refused.
+
+    `detail` of one that is done says what was asked for and not granted.
+    """
 
     request_id: int
     transaction_id: str
@@ -302,9 +333,28 @@ class IssuerList(View, frozen=True, kw_only=True):
     issuers: list[IssuerView]
 
 
+class SwitchView(View, frozen=True, kw_only=True):
+    """Who deactivated a profile or activated it again, when and why."""
+
+    active: bool
+    reason: str
+    operator: str
+    at: datetime.datetime
+
+
+class ProfileVersion(View, frozen=True, kw_only=True):
+    """A text of a profile that the worker has loaded."""
+
+    version: int
+    sha256: str
+    added_at: datetime.datetime
+
+
 class ProfileView(View, frozen=True, kw_only=True):
     """
-    A profile; `source` (TOML) only where one is shown by itself. `online` tells whether it can be requested here:
+    A profile; `source` (TOML) and the recorded `versions` only where one is shown by itself.
+
+    `online` tells whether it can be requested here:
     CA certificates are made in a ceremony on the offline CA.
     """
 
@@ -313,6 +363,9 @@ class ProfileView(View, frozen=True, kw_only=True):
     sha256: str
     description: str
     online: bool
+    active: bool = True
+    switched: SwitchView | None = None
+    versions: list[ProfileVersion] = []
     source: str | None = None
 
 
@@ -416,14 +469,27 @@ def crl_view(crl: CRLRecord | None, now: datetime.datetime) -> CRLView | None:
     )
 
 
-def profile_view(profile: Profile, *, whole: bool) -> ProfileView:
-    """Return what is shown of a profile, its source included when `whole`."""
+def profile_view(
+    profile: Profile | ProfileRecord,
+    switch: ProfileSwitch | None,
+    *,
+    whole: bool,
+    records: Sequence[ProfileRecord] = (),
+) -> ProfileView:
+    """Return what is shown of a profile in use, or of a recorded text; its source included when `whole`."""
     return ProfileView(
         name=profile.name,
         version=profile.version,
         sha256=profile.sha256.hex(),
-        description=profile.description,
-        online=not profile.ceremony,
+        description=profile.description if isinstance(profile, Profile) else "recorded, and not in use here",
+        online=isinstance(profile, Profile) and not profile.ceremony,
+        active=switch is None or switch.active,
+        switched=None
+        if switch is None
+        else SwitchView(active=switch.active, reason=switch.reason, operator=switch.operator, at=switch.at),
+        versions=[
+            ProfileVersion(version=one.version, sha256=one.sha256.hex(), added_at=one.added_at) for one in records
+        ],
         source=profile.source if whole else None,
     )
 

@@ -29,6 +29,8 @@ from chancery.ports import (
     NewRequest,
     NewRevocation,
     Operator,
+    ProfileRecord,
+    ProfileSwitch,
     RequestOutcome,
     RequestState,
     RevocationOutcome,
@@ -142,6 +144,8 @@ class MemoryRegistration:
         self.crl_wishes: list[tuple[str, str]] = []
         self.events: list[Event] = []
         self.blocked: dict[bytes, BlockedKey] = {}
+        self.profiles: list[ProfileRecord] = []
+        self.switches: dict[str, ProfileSwitch] = {}
 
     def kinds(self) -> list[str]:
         return [event.kind.value for event in self.events]
@@ -368,6 +372,23 @@ class MemoryRegistration:
 
     async def blocked_keys(self, after: bytes, limit: int) -> list[BlockedKey]:
         return self._around(lambda: [self.blocked[one] for one in sorted(self.blocked) if one > after][:limit])
+
+    async def profile_records(self) -> list[ProfileRecord]:
+        return self._around(lambda: list(self.profiles))
+
+    async def profile_switches(self) -> Mapping[str, ProfileSwitch]:
+        return self._around(lambda: dict(self.switches))
+
+    async def switch_profile(self, switch: ProfileSwitch, event: Event) -> bool:
+        def act() -> bool:
+            before = self.switches.get(switch.name)
+            if switch.active == (before is None or before.active):
+                return False
+            self.switches[switch.name] = switch
+            self.events.append(event)
+            return True
+
+        return self._around(act)
 
     async def counts(self) -> Mapping[str, int]:
         waiting = sum(outcome.state not in FINAL for _, outcome in self.requests.values())
