@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from chancery.ports import NewRevocation, RevocationReason, Role
+from chancery.ports import NewRevocation, ProfileSwitch, RevocationReason, Role
 from chancery.web.routes import ENDPOINTS
 from unit.web.world import World, csr_pem, make_certificate, make_csr, to_der
 
@@ -42,6 +42,12 @@ def _key(_: World) -> dict[str, Any]:
     return {"spki_sha256": "0a" * 32, "reason": "found on a web server"}
 
 
+def _activation(world: World) -> dict[str, Any]:
+    if "smime" not in world.memory.switches:
+        world.memory.switches["smime"] = ProfileSwitch("smime", False, "why", "olga", world.clock.now())
+    return {"reason": "all is well again"}
+
+
 CASES = [
     Case("POST", "/api/v1/certificates", "/api/v1/certificates", 201, {O, R}, _request),
     Case("GET", "/api/v1/certificates", "/api/v1/certificates", 200, {O, R, U}),
@@ -69,6 +75,22 @@ CASES = [
     Case("POST", "/api/v1/issuers/{name}/crl", "/api/v1/issuers/issuing/crl", 202, {A}),
     Case("GET", "/api/v1/profiles", "/api/v1/profiles", 200, {A, O, R, U}),
     Case("GET", "/api/v1/profiles/{name}", "/api/v1/profiles/smime", 200, {A, O, R, U}),
+    Case(
+        "POST",
+        "/api/v1/profiles/{name}/deactivation",
+        "/api/v1/profiles/smime/deactivation",
+        200,
+        {A, O},
+        lambda _: {"reason": "a mistake in it"},
+    ),
+    Case(
+        "POST",
+        "/api/v1/profiles/{name}/activation",
+        "/api/v1/profiles/smime/activation",
+        200,
+        {A},
+        _activation,
+    ),
     Case("GET", "/api/v1/operators", "/api/v1/operators", 200, {A, U}),
     Case("POST", "/api/v1/operators", "/api/v1/operators", 201, {A}, _operator),
     Case("DELETE", "/api/v1/operators/{name}", "/api/v1/operators/other", 204, {A}),
