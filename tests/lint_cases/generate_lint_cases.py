@@ -51,8 +51,17 @@ BASE = {
     "aki": t.authority_key_identifier(b"\x11" * 20),
     "aia": t.authority_info_access("http://pki.example.org/ocsp", "http://pki.example.org/ca.cer"),
     "cdp": t.crl_distribution_points("http://pki.example.org/a.crl"),
+    "policies": t.certificate_policies(("2.23.140.1.2.1",)),
 }
-CA = {"bc": t.basic_constraints(ca=True, path_length=0), "ku": t.key_usage((5, 6)), "eku": None, "san": None}
+CA_NAME = t.name(((A["C"], "XX"), (A["O"], "Example"), (A["CN"], "Sub")))
+CA = {
+    "subject": CA_NAME,
+    "bc": t.basic_constraints(ca=True, path_length=0),
+    "ku": t.key_usage((5, 6)),
+    "eku": None,
+    "san": None,
+    "policies": None,
+}
 
 
 def tbs(
@@ -104,6 +113,30 @@ def rsa_spki(n, e=65537):
     return der.sequence(algorithm, der.bit_string(key))
 
 
+def policy(qualifier_oid, value):
+    information = der.sequence(der.oid("1.2.3"), der.sequence(der.sequence(der.oid(qualifier_oid), value)))
+    return ext(oids.CERTIFICATE_POLICIES, der.sequence(information))
+
+
+def mappings(*pairs, critical=True):
+    encoded = [der.sequence(der.oid(issuers), der.oid(subjects)) for issuers, subjects in pairs]
+    return ext(oids.POLICY_MAPPINGS, der.sequence(*encoded), critical=critical)
+
+
+def statements(*found, critical=False):
+    return ext(oids.QC_STATEMENTS, der.sequence(*(der.sequence(der.oid(one)) for one in found)), critical=critical)
+
+
+def san_of(*names):
+    return ext(oids.SUBJECT_ALT_NAME, der.sequence(t.general_name("dns:www.example.org"), *names))
+
+
+def other_name(oid, value):
+    return der.tlv(0xA0, der.oid(oid) + der.tlv(0xA0, value))
+
+
+MUST_STAPLE = der.sequence(der.integer(5))
+FRESHEST = der.sequence(der.sequence(der.tlv(0xA0, der.tlv(0xA0, t.general_name("uri:http://a.example/d.crl")))))
 MODULUS = sample_key("rsa-2048").public_numbers().n
 RSA = spki_der(sample_key("rsa-2048"))
 SECP256K1 = (
@@ -117,7 +150,7 @@ ML_DSA = spki_der(sample_key("ml-dsa-44"))
 CERTIFICATES = {
     "clean_tls_server": cert,
     "clean_ca": lambda: cert(**CA),
-    "clean_root": lambda: cert(**{**CA, "aki": None}, issuer=SUBJECT),
+    "clean_root": lambda: cert(**{**CA, "aki": None}, issuer=CA_NAME),
     "clean_rsa": lambda: cert(spki=RSA),
     "version_1": lambda: cert(version=b"", **no_extensions()),
     "serial_negative": lambda: cert(serial=b"\x81" + b"\x22" * 16),
@@ -147,7 +180,7 @@ CERTIFICATES = {
     ),
     "self_issued": lambda: cert(issuer=SUBJECT),
     "nameless": lambda: cert(subject=b"\x30\x00", san=None, eku=None),
-    "ca_nameless": lambda: cert(**{**CA, "san": SAN}, subject=b"\x30\x00"),
+    "ca_nameless": lambda: cert(**{**CA, "san": SAN, "subject": b"\x30\x00"}),
     "unique_identifier": lambda: cert(unique=b"\x81\x02\x00\x01"),
     "duplicate_extension": lambda: cert(extra=[SAN]),
     "extension_malformed": lambda: cert(san=ext(oids.SUBJECT_ALT_NAME, b"\x04\x01\x00")),
@@ -172,7 +205,7 @@ CERTIFICATES = {
     "key_usage_of_ec": lambda: cert(ku=t.key_usage((0, 2))),
     "key_usage_of_ed25519": lambda: cert(spki=ED, ku=t.key_usage((0, 4))),
     "key_usage_of_ml_dsa": lambda: cert(spki=ML_DSA, ku=t.key_usage((0, 2))),
-    "clean_ml_dsa": lambda: cert(spki=ML_DSA),
+    "ml_dsa": lambda: cert(spki=ML_DSA),
     "key_usage_of_rsa": lambda: cert(spki=RSA, ku=t.key_usage((0, 4))),
     "ca_without_ski": lambda: cert(**CA, ski=None),
     "end_entity_without_ski": lambda: cert(ski=None),
@@ -184,8 +217,8 @@ CERTIFICATES = {
         spki=rsa_spki(((1 << 2047) // 751) * 751 + 751 * (1 - (1 << 2047) // 751 % 2))
     ),
     "curve_secp256k1_r3": lambda: cert(spki=SECP256K1),
-    "policy_twice": lambda: cert(extra=[t.certificate_policies(("1.2.3", "1.2.3"))]),
-    "policy_once": lambda: cert(extra=[t.certificate_policies(("1.2.3",))]),
+    "policy_twice": lambda: cert(policies=t.certificate_policies(("1.2.3", "1.2.3"))),
+    "policy_once": lambda: cert(policies=t.certificate_policies(("1.2.3",))),
     "key_period_empty": lambda: cert(extra=[ext(oids.PRIVATE_KEY_USAGE_PERIOD, b"\x30\x00")]),
     "key_period_reversed": lambda: cert(extra=[t.private_key_usage_period(START + 2 * DAY, START + DAY)]),
     "key_period_outside": lambda: cert(extra=[t.private_key_usage_period(START, END + DAY)]),
@@ -271,6 +304,74 @@ CERTIFICATES = {
         san=t.subject_alt_name(("email:a@example.org",), critical=False),
     ),
     "mail_without_address": lambda: cert(eku=t.extended_key_usage((EKU["emailProtection"],), critical=False)),
+    "constraints_without_ca": lambda: cert(
+        extra=[
+            ext(oids.NAME_CONSTRAINTS, der.sequence(der.tlv(0xA0, der.sequence(b"\x82\x03a.b"))), critical=True),
+            ext(oids.POLICY_CONSTRAINTS, der.sequence(b"\x80\x01\x00"), critical=True),
+            mappings(("2.23.140.1.2.1", "1.2.3")),
+            ext(oids.INHIBIT_ANY_POLICY, der.integer(0), critical=True),
+        ]
+    ),
+    "name_constraints_empty": lambda: cert(**CA, extra=[ext(oids.NAME_CONSTRAINTS, b"\x30\x00", critical=True)]),
+    "policy_constraints_empty": lambda: cert(
+        **CA, extra=[ext(oids.POLICY_CONSTRAINTS, b"\x30\x00", critical=True)]
+    ),
+    "clean_cross_ca": lambda: cert(
+        **{**CA, "policies": t.certificate_policies(("1.2.3",))},
+        extra=[
+            ext(oids.NAME_CONSTRAINTS, der.sequence(der.tlv(0xA0, der.sequence(b"\x82\x03a.b"))), critical=True),
+            mappings(("1.2.3", "1.2.4")),
+            ext(oids.POLICY_CONSTRAINTS, der.sequence(b"\x80\x01\x00"), critical=True),
+            ext(oids.INHIBIT_ANY_POLICY, der.integer(0), critical=True),
+        ],
+    ),
+    "policy_mapping_any": lambda: cert(**CA, extra=[mappings(("1.2.3", oids.ANY_POLICY), critical=False)]),
+    "policy_mappings_malformed": lambda: cert(**CA, extra=[ext(oids.POLICY_MAPPINGS, b"\x30\x00", critical=True)]),
+    "policy_notice_too_long": lambda: cert(
+        policies=policy("1.3.6.1.5.5.7.2.2", der.sequence(der.utf8_string("x" * 201)))
+    ),
+    "policy_notice": lambda: cert(policies=policy("1.3.6.1.5.5.7.2.2", der.sequence(der.utf8_string("x" * 200)))),
+    "policy_cps_not_uri": lambda: cert(policies=policy("1.3.6.1.5.5.7.2.1", der.tlv(der.IA5_STRING, b"cps"))),
+    "freshest_crl": lambda: cert(extra=[ext(oids.FRESHEST_CRL, FRESHEST)]),
+    "freshest_crl_critical_alone": lambda: cert(cdp=ext(oids.FRESHEST_CRL, FRESHEST, critical=True)),
+    "usage_twice": lambda: cert(eku=t.extended_key_usage((EKU["serverAuth"],) * 2, critical=False)),
+    "ski_65_octets": lambda: cert(ski=t.subject_key_identifier(bytes(65))),
+    "must_staple": lambda: cert(extra=[ext(oids.TLS_FEATURE, MUST_STAPLE)]),
+    "must_staple_critical_without_ocsp": lambda: cert(
+        aia=t.authority_info_access(None, "http://pki.example.org/ca.cer"),
+        extra=[ext(oids.TLS_FEATURE, MUST_STAPLE, critical=True)],
+    ),
+    "precertificate": lambda: cert(extra=[ext(oids.PRECERT_POISON, der.null(), critical=True)]),
+    "precertificate_not_critical_with_scts": lambda: cert(
+        extra=[ext(oids.PRECERT_POISON, der.null()), ext(oids.SCT_LIST, der.octet_string(b"\x00\x00"))]
+    ),
+    "qc_statements": lambda: cert(extra=[statements(oids.QC_COMPLIANCE, oids.QC_PDS)]),
+    "qc_statements_critical_twice": lambda: cert(
+        extra=[statements(oids.QC_COMPLIANCE, oids.QC_COMPLIANCE, critical=True)]
+    ),
+    "qc_type_unqualified": lambda: cert(extra=[statements(oids.QC_TYPE)]),
+    "qc_statements_malformed": lambda: cert(extra=[ext(oids.QC_STATEMENTS, b"\x30\x00")]),
+    "san_upn": lambda: cert(san=san_of(other_name(oids.UPN, der.utf8_string("olga@example.org")))),
+    "san_upn_not_utf8": lambda: cert(san=san_of(other_name(oids.UPN, der.tlv(der.IA5_STRING, b"olga@example")))),
+    "san_utf8_mailbox": lambda: cert(
+        san=san_of(other_name(oids.SMTP_UTF8_MAILBOX, der.utf8_string("öl@example.org")))
+    ),
+    "san_utf8_mailbox_ascii": lambda: cert(
+        san=san_of(other_name(oids.SMTP_UTF8_MAILBOX, der.utf8_string("olga@example.org")))
+    ),
+    "br_internal_name": lambda: cert(
+        san=t.subject_alt_name(("dns:www.example.org", "dns:intranet", "ip:10.0.0.1"), critical=False)
+    ),
+    "br_no_policy": lambda: cert(policies=None),
+    "br_status_nowhere": lambda: cert(aia=None, cdp=None),
+    "br_short_lived": lambda: cert(
+        aia=None, cdp=None, validity=der.sequence(der.time(START), der.time(START + 6 * DAY))
+    ),
+    "br_other_purpose": lambda: cert(
+        eku=t.extended_key_usage((EKU["serverAuth"], EKU["codeSigning"]), critical=False)
+    ),
+    "br_key_type": lambda: cert(spki=ED),
+    "br_ca_subject": lambda: cert(**{**CA, "subject": SUBJECT}),
 }
 
 AKI = t.authority_key_identifier(b"\x11" * 20)

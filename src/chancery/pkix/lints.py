@@ -11,7 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from chancery.asn1 import oids
 from chancery.asn1.signature import BY_IDENTIFIER
 from chancery.errors import PKIError
-from chancery.pkix import name_lints, purpose_lints
+from chancery.pkix import br_lints, extension_lints, name_lints, purpose_lints
 from chancery.pkix.finding import Finding, Severity
 from chancery.pkix.key import KINDS, check_key
 from chancery.pkix.view import CertificateView, der_problem
@@ -40,12 +40,20 @@ _KNOWN = frozenset(
         oids.EXTENDED_KEY_USAGE,
         oids.AUTHORITY_INFO_ACCESS,
         oids.OCSP_NOCHECK,
+        oids.POLICY_MAPPINGS,
+        oids.PRECERT_POISON,
+        oids.FRESHEST_CRL,
+        oids.TLS_FEATURE,
+        oids.QC_STATEMENTS,
     }
 )
 _NEVER_CRITICAL = {
     oids.SUBJECT_KEY_IDENTIFIER: "4.2.1.2",
     oids.AUTHORITY_KEY_IDENTIFIER: "4.2.1.1",
     oids.AUTHORITY_INFO_ACCESS: "4.2.2.1",
+    oids.SUBJECT_DIRECTORY_ATTRIBUTES: "4.2.1.8",
+    oids.FRESHEST_CRL: "4.2.1.15",
+    oids.SUBJECT_INFO_ACCESS: "4.2.2.2",
 }
 _ALWAYS_CRITICAL = {
     oids.NAME_CONSTRAINTS: "4.2.1.10",
@@ -175,7 +183,7 @@ def unknown_critical(cert: CertificateView) -> Iterator[Finding]:
 
 
 def criticality(cert: CertificateView) -> Iterator[Finding]:
-    """RFC 5280 4.2.1.1, .2, .10, .11, .14, 4.2.2.1: what must and must not be critical."""
+    """RFC 5280 4.2.1.1, .2, .8, .10, .11, .14, .15, 4.2.2: what must and must not be critical."""
     for one in cert.raw_extensions:
         if one.critical and one.oid in _NEVER_CRITICAL:
             yield _error("extension_critical", f"{one.oid} is critical", f"RFC 5280 {_NEVER_CRITICAL[one.oid]}")
@@ -331,4 +339,6 @@ LINTS: tuple[CertificateLint, ...] = (
     private_key_usage_period,
     *name_lints.LINTS,
     *purpose_lints.LINTS,
+    *extension_lints.LINTS,
+    *br_lints.LINTS,
 )

@@ -1,0 +1,90 @@
+"""
+What the Baseline Requirements add for TLS servers and CAs, as notices: one function, one clause.
+
+A private CA may do otherwise; whoever wants to be trusted by browsers reads these.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator
+
+from cryptography import x509
+
+from chancery.asn1 import oids
+from chancery.asn1.oids import ATTRIBUTES, EXTENDED_KEY_USAGES
+from chancery.pkix.finding import Finding, Severity
+from chancery.pkix.view import CertificateView
+
+SHORT_LIVED = datetime.timedelta(days=7)
+"""BR 1.6.1: valid for less needs no pointer to its status, since March 2026."""
+_SERVER, _CLIENT = EXTENDED_KEY_USAGES["serverAuth"], EXTENDED_KEY_USAGES["clientAuth"]
+_PUBLIC_TYPES = frozenset({"1.2.840.10045.2.1", "1.2.840.113549.1.1.1"})
+
+
+def _notice(code: str, detail: str, clause: str) -> Finding:
+    return Finding(Severity.NOTICE, f"br.{code}", detail, clause)
+
+
+def _server(cert: CertificateView) -> bool:
+    return _SERVER in cert.usages and not cert.is_ca
+
+
+def internal_names(cert: CertificateView) -> Iterator[Finding]:
+    """BR 4.2.2, 7.1.4.2: no public CA certifies internal names and reserved addresses."""
+    if not _server(cert):
+        return
+    for one in cert.value(x509.SubjectAlternativeName) or ():
+        if isinstance(one, x509.DNSName) and "." not in one.value:
+            yield _notice("internal_name", f"{one.value} is no name of the public DNS", "BR 4.2.2")
+        if isinstance(one, x509.IPAddress) and not getattr(one.value, "is_global", True):
+            yield _notice("reserved_address", f"{one.value} is a reserved address", "BR 4.2.2")
+
+
+def server_policy(cert: CertificateView) -> Iterator[Finding]:
+    """BR 7.1.2.7.9: a server's certificate names the policy under which it was issued."""
+    if _server(cert) and cert.raw(oids.CERTIFICATE_POLICIES) is None:
+        yield _notice("policy_missing", "no certificatePolicies", "BR 7.1.2.7.9")
+
+
+def server_status(cert: CertificateView) -> Iterator[Finding]:
+    """BR 7.1.2.7.7, 7.1.2.11.2: where its status can be asked, unless it is short-lived."""
+    pointers = (oids.AUTHORITY_INFO_ACCESS, oids.CRL_DISTRIBUTION_POINTS)
+    if not _server(cert) or any(cert.raw(oid) is not None for oid in pointers):
+        return
+    begin, end = cert.not_before.at, cert.not_after.at
+    if begin and end and end - begin >= SHORT_LIVED:
+        yield _notice("status_nowhere", "neither a CRL nor a responder is named", "BR 7.1.2.11.2")
+
+
+def server_purposes(cert: CertificateView) -> Iterator[Finding]:
+    """BR 7.1.2.7.10: serverAuth, perhaps clientAuth, and nothing else."""
+    if not _server(cert):
+        return
+    for one in sorted(cert.usages - {_SERVER, _CLIENT}):
+        yield _notice("purpose", f"the purpose {one} beside serverAuth", "BR 7.1.2.7.10")
+
+
+def server_key(cert: CertificateView) -> Iterator[Finding]:
+    """BR 6.1.5, 7.1.3.1: RSA, or ECDSA on a NIST curve."""
+    algorithm = cert.certificate.public_key_algorithm_oid.dotted_string
+    if _server(cert) and algorithm not in _PUBLIC_TYPES:
+        yield _notice("key_type", "a key of another type than RSA or ECDSA", "BR 7.1.3.1")
+
+
+def ca_subject(cert: CertificateView) -> Iterator[Finding]:
+    """BR 7.1.2.10.2: a CA is named by its country, its organisation and a common name."""
+    found = {one.type for one in cert.subject}
+    missing = [short for short in ("C", "O", "CN") if ATTRIBUTES[short] not in found]
+    if cert.is_ca and missing:
+        yield _notice("ca_subject", f"a CA without {', '.join(missing)} in its name", "BR 7.1.2.10.2")
+
+
+LINTS: tuple[Callable[[CertificateView], Iterator[Finding]], ...] = (
+    internal_names,
+    server_policy,
+    server_status,
+    server_purposes,
+    server_key,
+    ca_subject,
+)
