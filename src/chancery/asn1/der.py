@@ -202,6 +202,14 @@ def header(data: bytes, at: int, end: int) -> tuple[int, int, int]:
     return tag, at, at + size
 
 
+def content(value: bytes) -> bytes:
+    """Content octets of one whole element. PKIError(BAD_DATA_FORMAT) when it is none, or something follows."""
+    _, start, stop = header(value, 0, len(value))
+    if stop != len(value):
+        raise malformed("bytes follow the value")
+    return value[start:]
+
+
 def check(data: bytes, *, max_size: int = MAX_SIZE, max_depth: int = MAX_DEPTH) -> None:
     """
     Accept exactly one canonical DER value of at most `max_size` octets and `max_depth` levels.
@@ -332,6 +340,17 @@ class Reader:
             raise malformed(f"tag {found:#04x} where {tag:#04x} belongs")
         begin, self._at = self._at, stop
         return self._data[begin:stop]
+
+    def elements(self) -> list[tuple[int, bytes]]:
+        """Return all that remains: of each element its tag octet, and it whole."""
+        data, at, end = self._data, self._at, self._end
+        found = []
+        while at < end:
+            tag, _, stop = header(data, at, end)
+            found.append((tag, data[at:stop]))
+            at = stop
+        self._at = at
+        return found
 
     def integer(self) -> int:
         return int.from_bytes(self.take(INTEGER), "big", signed=True)

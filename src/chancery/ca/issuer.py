@@ -26,10 +26,11 @@ from chancery.asn1.signature import (
 )
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.granting import Granted, IssuerLimits, Requested, grant
-from chancery.pkix.key import spki_der
-from chancery.pkix.lint import blocking, lint
+from chancery.pkix.key import load_spki, spki_der
+from chancery.pkix.lint import blocking, lint_der
 from chancery.pkix.name import attributes_of
 from chancery.pkix.profile import Profile
+from chancery.pkix.view import IssuerView, view_issuer
 from chancery.ports import CRLShard, IssuerRecord
 
 _FOR_EVER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
@@ -100,7 +101,7 @@ class LintedCertificate:
 @functools.lru_cache(maxsize=64)
 def _throw_away_key(spki: bytes) -> PrivateKey:
     """Make a software key of the type of an issuer's (its SPKI), for lint copies only; once for each issuer."""
-    public_key = _load_spki(spki)
+    public_key = load_spki(spki)
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         return ec.generate_private_key(public_key.curve)
     if isinstance(public_key, ed25519.Ed25519PublicKey):
@@ -109,12 +110,6 @@ def _throw_away_key(spki: bytes) -> PrivateKey:
         return ML_DSA_SETS[kind].private.generate()
     # The lints look at the form of the signature alone, so the smallest size serves.
     return rsa.generate_private_key(65537, 2048)
-
-
-def _load_spki(spki: bytes) -> object:
-    from cryptography.hazmat.primitives.serialization import load_der_public_key  # noqa: PLC0415 - set-up only
-
-    return load_der_public_key(spki)
 
 
 def _throw_away_signer(signer: Signer) -> KeySigner:
@@ -140,7 +135,7 @@ class _Signing:
         return self.signer.algorithm
 
     def _lint(
-        self, tbs: bytes, not_after: datetime.datetime, issuer: x509.Certificate | None, shard: int = 0
+        self, tbs: bytes, not_after: datetime.datetime, issuer: IssuerView | None, shard: int = 0
     ) -> LintedCertificate:
         identifier = self.algorithm.identifier
         copy = template.signed(tbs, identifier, self._lint_signature)
@@ -148,7 +143,7 @@ class _Signing:
             certificate = x509.load_der_x509_certificate(copy)
         except (ValueError, x509.InvalidVersion):
             raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "the certificate would not be readable") from None
-        if found := blocking(lint(certificate, issuer=issuer)):
+        if found := blocking(lint_der(copy, certificate, issuer)):
             raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "; ".join(map(str, found)))
         return LintedCertificate(tbs, not_after, self, shard)
 
@@ -205,6 +200,7 @@ class Issuer(_Signing):
         super().__init__(signer, signer.public_key)
         self.record = record
         self.certificate = certificate
+        self._view = view_issuer(certificate)
         self.urls = urls
         self.subject = subject
         self.key_identifier, self.limits = _ca_fields(record.name, certificate)
@@ -238,7 +234,7 @@ class Issuer(_Signing):
             spki=granted.spki,
             extensions=extensions,
         )
-        return self._lint(tbs, granted.not_after, self.certificate, shard.number if shard else 0)
+        return self._lint(tbs, granted.not_after, self._view, shard.number if shard else 0)
 
 
 def _ca_fields(name: str, certificate: x509.Certificate) -> tuple[bytes, IssuerLimits]:

@@ -7,14 +7,13 @@ A private CA may do otherwise; whoever wants to be trusted by browsers reads the
 from __future__ import annotations
 
 import datetime
+import ipaddress
 from collections.abc import Callable, Iterator
-
-from cryptography import x509
 
 from chancery.asn1 import oids
 from chancery.asn1.oids import ATTRIBUTES, EXTENDED_KEY_USAGES
 from chancery.pkix.finding import Finding, Severity
-from chancery.pkix.view import CertificateView
+from chancery.pkix.view import DNS_NAME, IP_NAME, CertificateView, name_text
 
 SHORT_LIVED = datetime.timedelta(days=7)
 """BR 1.6.1: valid for less needs no pointer to its status, since March 2026."""
@@ -34,11 +33,11 @@ def internal_names(cert: CertificateView) -> Iterator[Finding]:
     """BR 4.2.2, 7.1.4.2: no public CA certifies internal names and reserved addresses."""
     if not _server(cert):
         return
-    for one in cert.value(x509.SubjectAlternativeName) or ():
-        if isinstance(one, x509.DNSName) and "." not in one.value:
-            yield _notice("internal_name", f"{one.value} is no name of the public DNS", "BR 4.2.2")
-        if isinstance(one, x509.IPAddress) and not getattr(one.value, "is_global", True):
-            yield _notice("reserved_address", f"{one.value} is a reserved address", "BR 4.2.2")
+    for one in cert.names or ():
+        if one.tag == DNS_NAME and b"." not in one.value:
+            yield _notice("internal_name", f"{name_text(one)} is no name of the public DNS", "BR 4.2.2")
+        if one.tag == IP_NAME and not ipaddress.ip_network(text := name_text(one)).is_global:
+            yield _notice("reserved_address", f"{text} is a reserved address", "BR 4.2.2")
 
 
 def server_policy(cert: CertificateView) -> Iterator[Finding]:
@@ -67,16 +66,14 @@ def server_purposes(cert: CertificateView) -> Iterator[Finding]:
 
 def server_key(cert: CertificateView) -> Iterator[Finding]:
     """BR 6.1.5, 7.1.3.1: RSA, or ECDSA on a NIST curve."""
-    algorithm = cert.certificate.public_key_algorithm_oid.dotted_string
-    if _server(cert) and algorithm not in _PUBLIC_TYPES:
+    if _server(cert) and cert.key_algorithm not in _PUBLIC_TYPES:
         yield _notice("key_type", "a key of another type than RSA or ECDSA", "BR 7.1.3.1")
 
 
 def ca_subject(cert: CertificateView) -> Iterator[Finding]:
     """BR 7.1.2.10.2: a CA is named by its country, its organisation and a common name."""
-    found = {one.type for one in cert.subject}
-    missing = [short for short in ("C", "O", "CN") if ATTRIBUTES[short] not in found]
-    if cert.is_ca and missing:
+    found = {one.type for one in cert.subject} if cert.is_ca else frozenset(ATTRIBUTES.values())
+    if missing := [short for short in ("C", "O", "CN") if ATTRIBUTES[short] not in found]:
         yield _notice("ca_subject", f"a CA without {', '.join(missing)} in its name", "BR 7.1.2.10.2")
 
 

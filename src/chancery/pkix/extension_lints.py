@@ -9,7 +9,7 @@ from cryptography import x509
 from chancery.asn1 import der, oids
 from chancery.errors import PKIError
 from chancery.pkix.finding import Finding, Severity
-from chancery.pkix.view import CertificateView
+from chancery.pkix.view import OTHER_NAME, CertificateView
 
 _CA_ONLY = {
     oids.NAME_CONSTRAINTS: ("name_constraints_without_ca", "4.2.1.10"),
@@ -32,12 +32,12 @@ def _warning(code: str, detail: str, clause: str) -> Finding:
 
 def of_cas_alone(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2.1.5, .10, .11, .14: what constrains a path stands in CA certificates."""
-    if cert.is_ca or cert.values is None:
+    if cert.is_ca or not cert.readable:
         return
-    for one in cert.raw_extensions:
-        if one.oid in _CA_ONLY:
-            code, clause = _CA_ONLY[one.oid]
-            yield _error(code, f"{one.oid} in what is no CA", f"RFC 5280 {clause}")
+    for oid, _ in cert.heads:
+        if oid in _CA_ONLY:
+            code, clause = _CA_ONLY[oid]
+            yield _error(code, f"{oid} in what is no CA", f"RFC 5280 {clause}")
 
 
 def name_constraints(cert: CertificateView) -> Iterator[Finding]:
@@ -114,9 +114,9 @@ def extended_key_usage_once(cert: CertificateView) -> Iterator[Finding]:
 
 def key_identifier_length(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2.1.2: a keyIdentifier identifies something; those of hashes have at most 64 octets."""
-    found = cert.value(x509.SubjectKeyIdentifier)
-    if found is not None and not 1 <= len(found.digest) <= 64:
-        yield _error("ski_length", f"a keyIdentifier of {len(found.digest)} octets", "RFC 5280 4.2.1.2")
+    raw = cert.raw(oids.SUBJECT_KEY_IDENTIFIER)
+    if raw is not None and cert.readable and not 1 <= (size := len(der.content(raw.value))) <= 64:
+        yield _error("ski_length", f"a keyIdentifier of {size} octets", "RFC 5280 4.2.1.2")
 
 
 def tls_feature(cert: CertificateView) -> Iterator[Finding]:
@@ -179,11 +179,11 @@ def _statements(value: bytes) -> list[str]:
 
 def other_names(cert: CertificateView) -> Iterator[Finding]:
     """RFC 9598 3: an SmtpUTF8Mailbox is for what ASCII cannot write; it is a UTF8String, as is a UPN."""
-    for one in cert.value(x509.SubjectAlternativeName) or ():
-        if not isinstance(one, x509.OtherName) or (oid := one.type_id.dotted_string) not in _UTF8_NAMES:
+    for one in cert.names or ():
+        if one.tag != OTHER_NAME or (oid := (other := der.Reader(one.value)).oid()) not in _UTF8_NAMES:
             continue
         try:
-            text = _utf8(one.value)
+            text = _utf8(other.take(0xA0))
         except (PKIError, UnicodeDecodeError):
             yield _error("other_name_not_utf8", f"{oid} is no UTF8String", "RFC 9598 3")
             continue

@@ -8,21 +8,22 @@ finding, because what confuses a lint confuses a relying party.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+import functools
+from collections.abc import Iterable
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from chancery.errors import PKIError
 from chancery.pkix import crl_lints, lints
 from chancery.pkix.finding import Finding, Severity
-from chancery.pkix.view import view, view_crl
+from chancery.pkix.linting import Linting, run
+from chancery.pkix.view import IssuerView, view, view_crl, view_issuer
 
-__all__ = ["Finding", "Severity", "blocking", "lint", "lint_crl"]
+__all__ = ["Finding", "Severity", "blocking", "lint", "lint_crl", "lint_der"]
 
 MAX_CRL_VALIDITY = datetime.timedelta(days=10)
 """R15."""
-T = TypeVar("T")
 
 
 def lint(certificate: x509.Certificate, *, issuer: x509.Certificate | None = None) -> list[Finding]:
@@ -31,11 +32,22 @@ def lint(certificate: x509.Certificate, *, issuer: x509.Certificate | None = Non
 
     The signature itself is not verified: the copy that is linted is signed by a throw-away key.
     """
+    data = certificate.public_bytes(Encoding.DER)
+    return lint_der(data, certificate, None if issuer is None else view_issuer(issuer))
+
+
+def lint_der(data: bytes, certificate: x509.Certificate, issuer: IssuerView | None) -> list[Finding]:
+    """Run every certificate lint over a certificate that is at hand as bytes (DER) and as a value; see `lint`."""
     try:
-        seen = view(certificate, issuer)
+        seen = view(data, issuer, certificate)
     except PKIError as error:
         return [Finding(Severity.FATAL, "pkix.unreadable", error.detail, "RFC 5280 4.1")]
-    return _run(lints.LINTS, seen)
+    return _linting(lints.LINTS)(seen)
+
+
+@functools.lru_cache(maxsize=8)
+def _linting(rules: tuple[lints.CertificateLint, ...]) -> Linting:
+    return Linting(rules)
 
 
 def lint_crl(
@@ -51,19 +63,7 @@ def lint_crl(
         seen = view_crl(crl, issuer, longest)
     except PKIError as error:
         return [Finding(Severity.FATAL, "crl.unreadable", error.detail, "RFC 5280 5.1")]
-    return _run(crl_lints.LINTS, seen)
-
-
-def _run(rules: Sequence[Callable[[T], Iterable[Finding]]], seen: T) -> list[Finding]:
-    found: list[Finding] = []
-    for rule in rules:
-        try:
-            found.extend(rule(seen))
-        except Exception as error:  # noqa: BLE001 - whatever a lint throws is a finding
-            name = getattr(rule, "__name__", "lint")
-            detail = f"the lint {name} failed: {type(error).__name__}: {error}"
-            found.append(Finding(Severity.FATAL, "pkix.lint_failed", detail, "R9"))
-    return found
+    return run(crl_lints.LINTS, seen)
 
 
 def blocking(findings: Iterable[Finding]) -> list[Finding]:

@@ -139,16 +139,16 @@ def subject_named(cert: CertificateView) -> Iterator[Finding]:
         return
     if cert.is_ca:
         yield _error("ca_subject_empty", "a CA has no subject name", "RFC 5280 4.1.2.6")
-    san = cert.raw(oids.SUBJECT_ALT_NAME)
-    if san is None:
+    critical = cert.critical(oids.SUBJECT_ALT_NAME)
+    if critical is None:
         yield _error("nameless", "neither a subject nor a subjectAltName", "RFC 5280 4.1.2.6")
-    elif not san.critical:
+    elif not critical:
         yield _error("san_not_critical", "the only name is not critical", "RFC 5280 4.1.2.6")
 
 
 def self_issued(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 3.2: self-issued certificates are CA certificates."""
-    if cert.self_issued and not cert.is_ca and cert.values is not None:
+    if cert.self_issued and not cert.is_ca and cert.readable:
         yield _error("self_issued", "the subject of what is no CA is its issuer's name", "RFC 5280 3.2")
 
 
@@ -160,7 +160,7 @@ def unique_identifiers(cert: CertificateView) -> Iterator[Finding]:
 
 def duplicate_extensions(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2: no extension stands twice."""
-    found = [one.oid for one in cert.raw_extensions]
+    found = [oid for oid, _ in cert.heads]
     for oid in dict.fromkeys(one for one in found if found.count(one) > 1):
         yield _error("duplicate_extension", f"the extension {oid} stands twice", "RFC 5280 4.2")
 
@@ -168,7 +168,7 @@ def duplicate_extensions(cert: CertificateView) -> Iterator[Finding]:
 def extensions_readable(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2: each extension's value is the DER of its type."""
     found = {one.oid for one in cert.raw_extensions}
-    if cert.values is None and len(found) == len(cert.raw_extensions):
+    if not cert.readable and len(found) == len(cert.raw_extensions):
         yield Finding(Severity.FATAL, "pkix.extension_malformed", "an extension cannot be read", "RFC 5280 4.2")
     for one in cert.raw_extensions:
         if (problem := der_problem(one.value)) is not None:
@@ -177,19 +177,18 @@ def extensions_readable(cert: CertificateView) -> Iterator[Finding]:
 
 def unknown_critical(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2: a critical extension that relying parties do not know makes them reject."""
-    for one in cert.raw_extensions:
-        if one.critical and one.oid not in _KNOWN:
-            yield _error("critical_extension_unknown", f"{one.oid} is critical", "RFC 5280 4.2")
+    for oid, critical in cert.heads:
+        if critical and oid not in _KNOWN:
+            yield _error("critical_extension_unknown", f"{oid} is critical", "RFC 5280 4.2")
 
 
 def criticality(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2.1.1, .2, .8, .10, .11, .14, .15, 4.2.2: what must and must not be critical."""
-    for one in cert.raw_extensions:
-        if one.critical and one.oid in _NEVER_CRITICAL:
-            yield _error("extension_critical", f"{one.oid} is critical", f"RFC 5280 {_NEVER_CRITICAL[one.oid]}")
-        if not one.critical and one.oid in _ALWAYS_CRITICAL:
-            clause = f"RFC 5280 {_ALWAYS_CRITICAL[one.oid]}"
-            yield _error("extension_not_critical", f"{one.oid} is not critical", clause)
+    for oid, critical in cert.heads:
+        if critical and oid in _NEVER_CRITICAL:
+            yield _error("extension_critical", f"{oid} is critical", f"RFC 5280 {_NEVER_CRITICAL[oid]}")
+        if not critical and oid in _ALWAYS_CRITICAL:
+            yield _error("extension_not_critical", f"{oid} is not critical", f"RFC 5280 {_ALWAYS_CRITICAL[oid]}")
 
 
 def basic_constraints(cert: CertificateView) -> Iterator[Finding]:
@@ -204,7 +203,7 @@ def basic_constraints(cert: CertificateView) -> Iterator[Finding]:
 def certificate_signing(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2.1.3 and .9: keyCertSign if and only if cA."""
     usage = cert.value(x509.KeyUsage)
-    if cert.values is None:
+    if not cert.readable:
         return
     if cert.is_ca and (usage is None or not usage.key_cert_sign):
         yield _error("ca_without_key_cert_sign", "a CA that may not sign certificates", "RFC 5280 4.2.1.3")
@@ -219,7 +218,7 @@ def key_usage(cert: CertificateView) -> Iterator[Finding]:
         return
     if not raw.critical:
         yield _warning("key_usage_not_critical", "keyUsage is not critical", "RFC 5280 4.2.1.3")
-    if cert.values is not None and not any(raw.value[3:]):
+    if cert.readable and not any(raw.value[3:]):
         yield _error("key_usage_empty", "no bit of keyUsage is set", "RFC 5280 4.2.1.3")
 
 
@@ -228,7 +227,7 @@ def key_usage_of_key(cert: CertificateView) -> Iterator[Finding]:
     usage = cert.value(x509.KeyUsage)
     if usage is None:
         return
-    algorithm = cert.certificate.public_key_algorithm_oid.dotted_string
+    algorithm = cert.key_algorithm
     enciphers = usage.key_encipherment or usage.data_encipherment
     if algorithm == "1.2.840.10045.2.1" and enciphers:
         yield _error("key_usage_of_ec_key", "an EC key does not encipher", "RFC 8813 3")
@@ -242,7 +241,7 @@ def key_usage_of_key(cert: CertificateView) -> Iterator[Finding]:
 
 def subject_key_identifier(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2.1.2: present in a CA; in others it should be."""
-    if cert.raw(oids.SUBJECT_KEY_IDENTIFIER) is None:
+    if cert.critical(oids.SUBJECT_KEY_IDENTIFIER) is None:
         if cert.is_ca:
             yield _error("ski_missing", "a CA without subjectKeyIdentifier", "RFC 5280 4.2.1.2")
         else:
@@ -254,7 +253,7 @@ def subject_key_identifier(cert: CertificateView) -> Iterator[Finding]:
 def authority_key_identifier(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2.1.1: present with a keyIdentifier unless self-signed, and it is the issuer's SKI."""
     found = cert.value(x509.AuthorityKeyIdentifier)
-    if cert.values is None:
+    if not cert.readable:
         return
     if found is None or found.key_identifier is None:
         if not cert.self_issued:
@@ -281,7 +280,7 @@ def under_its_issuer(cert: CertificateView) -> Iterator[Finding]:
 def public_key(cert: CertificateView) -> Iterator[Finding]:
     """R3, R4, R5: a sound key of an accepted type and size."""
     try:
-        check_key(cert.certificate.public_key(), KINDS)
+        check_key(cert.public_key(), KINDS)
     except (ValueError, UnsupportedAlgorithm):
         yield _error("public_key_unsupported", "the public key cannot be used", "R3")
     except PKIError as error:

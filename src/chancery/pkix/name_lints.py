@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 
 from cryptography import x509
@@ -14,9 +13,10 @@ from chancery.errors import PKIError
 from chancery.pkix.finding import Finding, Severity
 from chancery.pkix.name import absolute_uri, dns_name, email_address
 from chancery.pkix.rules import UPPER_BOUNDS
-from chancery.pkix.view import CertificateView, EncodedAttribute
+from chancery.pkix.view import DNS_NAME, IP_NAME, MAIL_NAME, URI_NAME, CertificateView, EncodedAttribute, name_text
 
 _SHORT = {oid: short for short, oid in ATTRIBUTES.items()}
+_SYNTAX = {MAIL_NAME: email_address, DNS_NAME: dns_name, URI_NAME: absolute_uri}
 _ENCODINGS = {der.UTF8_STRING: "utf-8", der.PRINTABLE_STRING: "ascii", der.IA5_STRING: "ascii"}
 
 
@@ -84,24 +84,20 @@ def one_attribute_each(cert: CertificateView) -> Iterator[Finding]:
 
 def subject_alt_names(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2.1.6: not empty; DNS names in preferred syntax, mailboxes, absolute URIs."""
-    san = cert.value(x509.SubjectAlternativeName)
-    if san is None:
+    names = cert.names
+    if names is None:
         return
-    names = list(san)
     if not names:
         yield _error("san_empty", "a subjectAltName without a name", "RFC 5280 4.2.1.6")
     for one in names:
+        if one.tag == IP_NAME and len(one.value) not in {4, 16}:
+            yield _error("san_network", f"{name_text(one)} is a network", "RFC 5280 4.2.1.6")
+        if (check := _SYNTAX.get(one.tag)) is None:
+            continue
         try:
-            if isinstance(one, x509.DNSName):
-                dns_name(one.value)
-            elif isinstance(one, x509.RFC822Name):
-                email_address(one.value)
-            elif isinstance(one, x509.UniformResourceIdentifier):
-                absolute_uri(one.value)
-            elif isinstance(one, x509.IPAddress) and not isinstance(
-                one.value, ipaddress.IPv4Address | ipaddress.IPv6Address
-            ):
-                yield _error("san_network", f"{one.value} is a network", "RFC 5280 4.2.1.6")
+            check(one.value.decode("ascii"))
+        except UnicodeDecodeError:
+            yield _error("san_syntax", "a name that is not ASCII", "RFC 5280 4.2.1.6")
         except PKIError as error:
             yield _error("san_syntax", error.detail, "RFC 5280 4.2.1.6")
     if len(set(names)) != len(names):

@@ -9,7 +9,7 @@ from cryptography import x509
 from chancery.asn1 import oids
 from chancery.asn1.oids import EXTENDED_KEY_USAGES
 from chancery.pkix.finding import Finding, Severity
-from chancery.pkix.view import CertificateView
+from chancery.pkix.view import DNS_NAME, IP_NAME, MAIL_NAME, CertificateView, name_text
 
 _ANY = "2.5.29.37.0"
 _SHORT = {oid: short for short, oid in EXTENDED_KEY_USAGES.items()}
@@ -65,7 +65,7 @@ def ocsp_signing(cert: CertificateView) -> Iterator[Finding]:
     """R20, RFC 6960 4.2.2.2.1: an OCSP delegate says that it need not be checked; nobody else does."""
     delegate = EXTENDED_KEY_USAGES["OCSPSigning"] in cert.usages
     nocheck = cert.raw(oids.OCSP_NOCHECK) is not None
-    if cert.values is None or cert.is_ca:
+    if not cert.readable or cert.is_ca:
         return
     if delegate and not nocheck:
         yield _error("ocsp_nocheck_missing", "an OCSP delegate without ocsp-nocheck", "RFC 6960 4.2.2.2.1")
@@ -82,13 +82,12 @@ def ocsp_signing_alone(cert: CertificateView) -> Iterator[Finding]:
 
 def server_names(cert: CertificateView) -> Iterator[Finding]:
     """RFC 9525 2: a server is identified by subjectAltName, never by its CN; a CN repeats one (BR 7.1.4.3)."""
-    if cert.is_ca or cert.values is None or EXTENDED_KEY_USAGES["serverAuth"] not in cert.usages:
+    if cert.is_ca or not cert.readable or EXTENDED_KEY_USAGES["serverAuth"] not in cert.usages:
         return
-    san = cert.value(x509.SubjectAlternativeName)
-    if san is None:
+    if cert.names is None:
         yield _error("server_nameless", "a TLS server without subjectAltName", "RFC 9525 2")
         return
-    names = {str(one.value).lower() for one in san if isinstance(one, x509.DNSName | x509.IPAddress)}
+    names = {name_text(one).lower() for one in cert.names if one.tag in {DNS_NAME, IP_NAME}}
     for attribute in cert.subject:
         if (
             attribute.type == oids.ATTRIBUTES["CN"]
@@ -99,10 +98,9 @@ def server_names(cert: CertificateView) -> Iterator[Finding]:
 
 def mail_names(cert: CertificateView) -> Iterator[Finding]:
     """RFC 8550 3: a mail certificate's address stands in subjectAltName."""
-    if cert.is_ca or cert.values is None or EXTENDED_KEY_USAGES["emailProtection"] not in cert.usages:
+    if cert.is_ca or not cert.readable or EXTENDED_KEY_USAGES["emailProtection"] not in cert.usages:
         return
-    san = cert.value(x509.SubjectAlternativeName)
-    if san is None or not san.get_values_for_type(x509.RFC822Name):
+    if not any(one.tag == MAIL_NAME for one in cert.names or ()):
         yield _error("mail_nameless", "emailProtection without an rfc822Name", "RFC 8550 3")
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from chancery.asn1 import der
+from chancery.asn1 import der, oids
 from chancery.asn1.x509 import split_signed, subject_fields
 from chancery.errors import PKIError
+from chancery.pkix.key import load_spki
 
 V = TypeVar("V", bound=x509.ExtensionType)
 
@@ -68,96 +70,307 @@ def view_issuer(certificate: x509.Certificate) -> IssuerView:
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+Values = Mapping[type[x509.ExtensionType], x509.ExtensionType]
+
+VARYING = {
+    x509.SubjectAlternativeName: oids.SUBJECT_ALT_NAME,
+    x509.SubjectKeyIdentifier: oids.SUBJECT_KEY_IDENTIFIER,
+}
+"""The extensions whose values are another in every certificate of one profile under one issuer."""
+_VARYING_OIDS = frozenset(VARYING.values())
+
+
 class CertificateView:
     """
-    A certificate's fields as encoded (RFC 5280 4.1). `values` None: the extensions could not be read.
+    A certificate's fields as encoded (RFC 5280 4.1), and what pyca makes of them, decoded when asked for.
 
-    `usages` are the dotted extended key usages. `issuer` is of the CA certificate that signs it, where known.
+    `frame` stands for all that the certificates of one profile under one issuer have in common: two with equal
+    frames differ in serial, validity, subject, subjectPublicKey and the values of `VARYING` alone, those of
+    the extensions in their ordinary forms. It is None for a certificate that is to be looked at by itself.
     """
 
-    certificate: x509.Certificate
+    __slots__ = (
+        "_certificate",
+        "_decoded",
+        "_shared",
+        "_subject",
+        "der",
+        "frame",
+        "inner_algorithm",
+        "issuer",
+        "issuer_name",
+        "not_after",
+        "not_before",
+        "outer_algorithm",
+        "raw_extensions",
+        "serial",
+        "spki",
+        "subject_name",
+        "unique_identifiers",
+        "validity",
+        "version",
+    )
+
     version: int
     serial: bytes
     inner_algorithm: bytes
     outer_algorithm: bytes
     issuer_name: bytes
+    validity: bytes
     not_before: EncodedTime
     not_after: EncodedTime
     subject_name: bytes
+    spki: bytes
     unique_identifiers: bool
-    subject: tuple[EncodedAttribute, ...]
     raw_extensions: tuple[EncodedExtension, ...]
-    values: Mapping[type[x509.ExtensionType], x509.ExtensionType] | None
-    usages: frozenset[str]
-    issuer: IssuerView | None
+    frame: Hashable | None
 
-    def value(self, type_: type[V]) -> V | None:
-        """Return the value of this extension, or None when it is absent or none could be read."""
-        found = None if self.values is None else self.values.get(type_)
-        return found if isinstance(found, type_) else None
+    def __init__(self, data: bytes, issuer: IssuerView | None, certificate: x509.Certificate | None) -> None:
+        self.der = data
+        self.issuer = issuer
+        self._certificate = certificate
+        self._decoded: _Decoded | None = None
+        self._shared: _Decoded | None = None
+        self._subject: tuple[EncodedAttribute, ...] | None = None
 
-    def raw(self, oid: str) -> EncodedExtension | None:
-        return next((one for one in self.raw_extensions if one.oid == oid), None)
+    @property
+    def certificate(self) -> x509.Certificate:
+        """What pyca reads in the same bytes; ValueError when it does not."""
+        if self._certificate is None:
+            self._certificate = x509.load_der_x509_certificate(self.der)
+        return self._certificate
+
+    def public_key(self) -> object:
+        """Return the subject's key; ValueError or UnsupportedAlgorithm when it cannot be used."""
+        return load_spki(self.spki)
+
+    @property
+    def key_algorithm(self) -> str:
+        """Dotted algorithm of the subject's key."""
+        return der.Reader(self.spki).enter().enter().oid()
+
+    @property
+    def subject(self) -> tuple[EncodedAttribute, ...]:
+        if self._subject is None:
+            self._subject = read_attributes(self.subject_name)
+        return self._subject
+
+    @property
+    def readable(self) -> bool:
+        """Whether every extension could be read, and none stands twice."""
+        return self._frame_decoded().values is not None
+
+    @property
+    def usages(self) -> frozenset[str]:
+        """The dotted extended key usages."""
+        return self._frame_decoded().usages
 
     @property
     def is_ca(self) -> bool:
-        basic = self.value(x509.BasicConstraints)
-        return basic is not None and basic.ca
+        return self._frame_decoded().is_ca
 
     @property
     def self_issued(self) -> bool:
         return self.issuer_name == self.subject_name
 
+    @property
+    def names(self) -> tuple[EncodedName, ...] | None:
+        """The subjectAltNames; None when there is no such extension, or the extensions could not be read."""
+        raw = self.raw(oids.SUBJECT_ALT_NAME)
+        return read_names(raw.value) if raw is not None and self.readable else None
 
-def view(certificate: x509.Certificate, issuer: x509.Certificate | None = None) -> CertificateView:
+    @property
+    def heads(self) -> tuple[tuple[str, bool], ...]:
+        """(Dotted type, whether it is critical) of each extension, in their order."""
+        return tuple((one.oid, one.critical) for one in self.raw_extensions)
+
+    def critical(self, oid: str) -> bool | None:
+        """Tell whether the extension of this (dotted) type is critical; None when there is none."""
+        found = self.raw(oid)
+        return None if found is None else found.critical
+
+    def value(self, type_: type[V]) -> V | None:
+        """Return the value of this extension, or None when it is absent or none could be read."""
+        decoded = self._own_decoded() if type_ in VARYING else self._frame_decoded()
+        found = None if decoded.values is None else decoded.values.get(type_)
+        return found if isinstance(found, type_) else None
+
+    def raw(self, oid: str) -> EncodedExtension | None:
+        """Return the extension of this (dotted) type as encoded, or None; the first counts."""
+        for one in self.raw_extensions:
+            if one.oid == oid:
+                return one
+        return None
+
+    def _own_decoded(self) -> _Decoded:
+        if self._decoded is None:
+            try:
+                self._decoded = _decode(self.certificate)
+            except (ValueError, x509.InvalidVersion):
+                self._decoded = _UNREADABLE
+        return self._decoded
+
+    def _frame_decoded(self) -> _Decoded:
+        return self._shared or self._own_decoded()
+
+    def share(self, other: CertificateView) -> None:
+        """Take over what was decoded of the frame's extensions in another certificate with the same frame."""
+        self._shared = other._frame_decoded()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Decoded:
+    """What pyca reads in the extensions; `values` is None when it cannot read them all."""
+
+    values: Values | None
+    usages: frozenset[str]
+    is_ca: bool
+
+
+_UNREADABLE = _Decoded(None, frozenset(), is_ca=False)
+
+
+def _decode(certificate: x509.Certificate) -> _Decoded:
+    try:
+        values: Values = {type(one.value): one.value for one in certificate.extensions}
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return _UNREADABLE
+    purposes, basic = values.get(x509.ExtendedKeyUsage), values.get(x509.BasicConstraints)
+    usages = purposes if isinstance(purposes, x509.ExtendedKeyUsage) else ()
+    return _Decoded(
+        values,
+        frozenset(one.dotted_string for one in usages),
+        is_ca=isinstance(basic, x509.BasicConstraints) and basic.ca,
+    )
+
+
+def view(
+    data: bytes, issuer: IssuerView | None = None, certificate: x509.Certificate | None = None
+) -> CertificateView:
     """
-    Pass a certificate through the gate and take it apart.
+    Pass a certificate (DER) through the gate and take it apart; `certificate` is what pyca read in it, if it did.
 
     Raises PKIError(BAD_DATA_FORMAT) when it is not canonical DER, or has another form than RFC 5280 4.1.
     """
-    tbs_bytes, outer_algorithm, _ = split_signed(certificate.public_bytes(Encoding.DER))
-    tbs = der.Reader(tbs_bytes).enter()
-    version = tbs.enter(0xA0).integer() if tbs.peek() == 0xA0 else 0
-    serial = tbs.take(der.INTEGER)
-    inner_algorithm, issuer_name = tbs.raw(der.SEQUENCE), tbs.raw(der.SEQUENCE)
-    validity = tbs.enter()
-    not_before, not_after = encoded_time(validity), encoded_time(validity)
-    subject_name, spki = tbs.raw(der.SEQUENCE), tbs.raw(der.SEQUENCE)
-    for piece in (der.tlv(der.INTEGER, serial), subject_name, spki):
+    tbs, outer_algorithm, _ = split_signed(data)
+    fields = der.Reader(tbs).enter().elements()
+    at = 1 if fields and fields[0][0] == 0xA0 else 0
+    if [tag for tag, _ in fields[at : at + 6]] != _FIELDS:
+        raise der.malformed("not the fields of a TBSCertificate")
+    seen = CertificateView(data, issuer, certificate)
+    seen.version = der.Reader(fields[0][1]).enter(0xA0).integer() if at else 0
+    serial, seen.inner_algorithm, seen.issuer_name, seen.validity, seen.subject_name, seen.spki = [
+        value for _, value in fields[at : at + 6]
+    ]
+    seen.serial, seen.outer_algorithm = der.content(serial), outer_algorithm
+    seen.not_before, seen.not_after = _times(seen.validity)
+    for piece in (serial, seen.subject_name, seen.spki):
         der.check(piece, max_size=len(piece))
-    for piece in (inner_algorithm, outer_algorithm, issuer_name):
+    for piece in (seen.inner_algorithm, outer_algorithm, seen.issuer_name):
         _check_again(piece)
-    unique = False
-    while tbs.peek() in {0x81, 0x82}:
-        unique = True
-        tbs.raw()
-    raw_extensions = read_extensions(tbs.enter(0xA3).enter()) if tbs.peek() == 0xA3 else ()
-    tbs.done()
-    try:
-        values = {type(one.value): one.value for one in certificate.extensions}
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
-        values = None
-    purposes = (values or {}).get(x509.ExtendedKeyUsage)
-    return CertificateView(
-        certificate=certificate,
-        version=version,
-        serial=serial,
-        inner_algorithm=inner_algorithm,
-        outer_algorithm=outer_algorithm,
-        issuer_name=issuer_name,
-        not_before=not_before,
-        not_after=not_after,
-        subject_name=subject_name,
-        unique_identifiers=unique,
-        subject=read_attributes(subject_name),
-        raw_extensions=raw_extensions,
-        values=values,
-        usages=frozenset(
-            one.dotted_string for one in (purposes if isinstance(purposes, x509.ExtendedKeyUsage) else ())
-        ),
-        issuer=None if issuer is None else view_issuer(issuer),
+    rest = fields[at + 6 :]
+    extensions: list[bytes] = []
+    if rest and rest[-1][0] == 0xA3:
+        extensions = _elements(rest.pop()[1])
+    seen.unique_identifiers = bool(rest)
+    if not {tag for tag, _ in rest} <= {0x81, 0x82}:
+        raise der.malformed("not the fields of a TBSCertificate")
+    seen.raw_extensions = tuple(map(_extension, extensions))
+    seen.frame = _frame(seen, extensions)
+    return seen
+
+
+_FIELDS = [der.INTEGER, *[der.SEQUENCE] * 5]
+"""serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo (RFC 5280 4.1)."""
+
+
+def _elements(extensions: bytes) -> list[bytes]:
+    """Each Extension in the [3] of a TBSCertificate."""
+    whole = der.Reader(der.content(extensions))
+    found = whole.enter().elements()
+    whole.done()
+    if any(tag != der.SEQUENCE for tag, _ in found):
+        raise der.malformed("an extension that is no SEQUENCE")
+    return [value for _, value in found]
+
+
+def _frame(seen: CertificateView, extensions: Sequence[bytes]) -> Hashable | None:
+    """
+    Make `CertificateView.frame`: everything that varies left out, everything else as it is encoded.
+
+    It holds the key's algorithm too, but not the key.
+    """
+    common: list[object] = []
+    for one, encoded in zip(seen.raw_extensions, extensions, strict=True):
+        if one.oid not in _VARYING_OIDS:
+            common.append(encoded)
+        elif _ordinary(one):
+            common.append((one.oid, one.critical))
+        else:
+            return None
+    return (
+        seen.version,
+        seen.inner_algorithm,
+        seen.outer_algorithm,
+        seen.issuer_name,
+        seen.unique_identifiers,
+        der.Reader(der.content(seen.spki)).raw(der.SEQUENCE),
+        seen.issuer,
+        *common,
     )
+
+
+def _ordinary(one: EncodedExtension) -> bool:
+    """Whether a varying extension has a form that pyca reads, whatever it says: ASCII names, hosts' addresses."""
+    try:
+        if one.oid == oids.SUBJECT_KEY_IDENTIFIER:
+            return one.value[:1] == b"\x04" and der.content(one.value) is not None
+        return all(
+            name.value.isascii() if name.tag in _TEXT_NAMES else name.tag == IP_NAME and len(name.value) in _HOST
+            for name in read_names(one.value)
+        )
+    except PKIError:
+        return False
+
+
+OTHER_NAME, MAIL_NAME, DNS_NAME, URI_NAME, IP_NAME = 0xA0, 0x81, 0x82, 0x86, 0x87
+"""Tags of a GeneralName (RFC 5280 4.2.1.6)."""
+_TEXT_NAMES, _HOST, _NETWORK = frozenset({MAIL_NAME, DNS_NAME, URI_NAME}), (4, 16), (8, 32)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncodedName:
+    """A GeneralName: its tag and content octets."""
+
+    tag: int
+    value: bytes
+
+
+@functools.lru_cache(maxsize=1024)
+def read_names(san: bytes) -> tuple[EncodedName, ...]:
+    """Return the names in the DER of a SubjectAltName; PKIError(BAD_DATA_FORMAT) when it is no SEQUENCE."""
+    whole = der.Reader(san)
+    found = whole.enter().elements()
+    whole.done()
+    return tuple(EncodedName(tag, der.content(encoded)) for tag, encoded in found)
+
+
+def name_text(name: EncodedName) -> str:
+    """Text of a GeneralName: an address or a network as people write it, the octets of another as characters."""
+    if name.tag == IP_NAME and len(name.value) in _HOST:
+        return str(ipaddress.ip_address(name.value))
+    if name.tag == IP_NAME and len(name.value) in _NETWORK:
+        half = len(name.value) // 2
+        prefix = int.from_bytes(name.value[half:], "big").bit_count()
+        return f"{ipaddress.ip_address(name.value[:half])}/{prefix}"
+    return name.value.decode("latin-1")
+
+
+@functools.lru_cache(maxsize=1024)
+def _times(validity: bytes) -> tuple[EncodedTime, EncodedTime]:
+    """Both ends of a Validity; those of one batch are mostly the same."""
+    reader = der.Reader(validity).enter()
+    return encoded_time(reader), encoded_time(reader)
 
 
 @functools.lru_cache(maxsize=1024)

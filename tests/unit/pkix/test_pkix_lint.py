@@ -20,8 +20,8 @@ from fakes import START, FakeEntropy
 
 ROOT = Path(__file__).parents[3]
 CASES = ROOT / "tests" / "lint_cases"
-SOURCES = [ROOT / "src" / "chancery" / "pkix" / f"{name}.py" for name in (
-    "lints", "name_lints", "purpose_lints", "extension_lints", "br_lints", "crl_lints", "lint")]  # fmt: skip
+SOURCES = [*(ROOT / "src" / "chancery" / "pkix").glob("*lints.py")]
+SOURCES += [ROOT / "src" / "chancery" / "pkix" / f"{name}.py" for name in ("lint", "linting")]
 
 sys.path.insert(0, str(CASES))
 import generate_lint_cases as generate  # noqa: E402 - from the folder that was just made importable
