@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import datetime
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 
 from cryptography import x509
@@ -144,25 +145,50 @@ def _certificates(account: Account, issuers: Mapping[int, x509.Certificate]):
     yield from (f"{one}: an event without its certificate" for one in extra)
 
 
+HELD = 6
+_FORWARDS = {
+    StatusState.GOOD: {StatusState.REVOKED, HELD},
+    StatusState.UNCONFIRMED: {StatusState.REVOKED},
+    StatusState.REVOKED: set(),
+    HELD: {StatusState.GOOD, StatusState.REVOKED},
+}
+
+
+def _place(status: CertificateStatus):
+    return HELD if status.state is StatusState.REVOKED and status.reason == HELD else status.state
+
+
 def _statuses(account: Account):
-    """Every intent has one status; each went forwards only; each change that has an event has it once."""
+    """Every intent has one status; each went forwards only, but for holds; each change has its event, once."""
     statuses = {_key(one): one for one in account.statuses}
     certificates = {_key(one) for one in account.certificates}
-    revoked, unconfirmed = (
-        _named(account, kind) for kind in (EventKind.CERTIFICATE_REVOKED, EventKind.INTENT_UNCONFIRMED)
+    revoked, suspended, reinstated, unconfirmed = (
+        _named(account, kind)
+        for kind in (
+            EventKind.CERTIFICATE_REVOKED,
+            EventKind.CERTIFICATE_SUSPENDED,
+            EventKind.CERTIFICATE_REINSTATED,
+            EventKind.INTENT_UNCONFIRMED,
+        )
     )
     ways = collections.defaultdict(list)
     for status in account.history:
-        ways[_key(status)].append(status.state)
+        ways[_key(status)].append(_place(status))
     for intent in account.intents:
         key, first = _key(intent), StatusState.GOOD if _key(intent) in certificates else StatusState.UNCONFIRMED
         if key not in statuses:
             yield f"{key}: an intent without a status"
             continue
-        if ways[key] not in ([first], [first, StatusState.REVOKED]) or ways[key][-1] is not statuses[key].state:
-            yield f"{key}: the status went {ways[key]}"
-        if revoked[_subject(intent)] != (statuses[key].state is StatusState.REVOKED):
+        way = ways[key]
+        legal = way[:1] == [first] and all(to in _FORWARDS[at] for at, to in itertools.pairwise(way))
+        if not legal or way[-1] != _place(statuses[key]):
+            yield f"{key}: the status went {way}"
+        if revoked[_subject(intent)] != way.count(StatusState.REVOKED):
             yield f"{key}: {revoked[_subject(intent)]} revocation events"
+        if suspended[_subject(intent)] != way.count(HELD):
+            yield f"{key}: {suspended[_subject(intent)]} suspension events"
+        if reinstated[_subject(intent)] != way[1:].count(StatusState.GOOD):
+            yield f"{key}: {reinstated[_subject(intent)]} reinstatement events"
         if unconfirmed[_subject(intent)] != (first is StatusState.UNCONFIRMED):
             yield f"{key}: {unconfirmed[_subject(intent)]} events of an unconfirmed intent"
     yield from (

@@ -21,6 +21,8 @@ from chancery.ports import (
     RequestState,
     RevocationRequest,
     RevokedEntry,
+    Settlement,
+    Standing,
     StatusState,
 )
 
@@ -129,6 +131,7 @@ class MemoryStore:
         self.crl_numbers: dict[int, int] = {}
         self.crls: list[CRLRecord] = []
         self.may_revoke = True
+        self.may_reinstate = True
         self.events: list[Event] = []
         self.issuer_ids: set[int] = set()
         self.history: list[CertificateStatus] = []
@@ -215,34 +218,58 @@ class MemoryStore:
     def take_revocations(self, limit: int) -> list[RevocationRequest]:
         return self.faults.around(lambda: self.revocations[:limit])
 
-    def requestor_may_revoke(self, requestor: str, issuer_id: int, serial: bytes) -> bool:
-        return self.faults.around(lambda: self.may_revoke)
+    def standings(self, requests: Sequence[RevocationRequest]) -> list[Standing]:
+        def act() -> list[Standing]:
+            return [self._standing((one.issuer_id, one.serial)) for one in requests]
 
-    def status(self, issuer_id: int, serial: bytes) -> CertificateStatus | None:
-        return self.faults.around(lambda: self.statuses.get((issuer_id, serial)))
+        return self.faults.around(act)
 
-    def tbs(self, issuer_id: int, serial: bytes) -> bytes | None:
-        found = self.intents.get((issuer_id, serial))
-        return self.faults.around(lambda: None if found is None else found[1].tbs)
+    def _standing(self, key: tuple[int, bytes]) -> Standing:
+        intent, certificate = self.intents.get(key), self.certificates.get(key)
+        return Standing(
+            may_revoke=self.may_revoke,
+            may_reinstate=self.may_reinstate,
+            status=self.statuses.get(key),
+            tbs=None if intent is None else intent[1].tbs,
+            certificate=None if certificate is None else certificate.der,
+        )
 
     def blocked(self, spki_sha256s: Sequence[bytes]) -> set[bytes]:
         return self.faults.around(lambda: self.blocked_keys.keys() & set(spki_sha256s))
 
-    def revoke(self, status, request, refusal, events, block=None) -> None:
+    def settle(self, settlements: Sequence[Settlement]) -> None:
         def act() -> None:
-            if block is not None:
-                self.blocked_keys.setdefault(block.spki_sha256, block)
-            if status is not None:
-                before = self.statuses[status.issuer_id, status.serial]
-                assert before.state is not StatusState.REVOKED, "status goes forwards only"
-                self._set(status)
-                self.changes[status.issuer_id] = self.changes.get(status.issuer_id, 0) + 1
-            else:
-                self.revocation_refusals[request.revocation_id] = refusal
-            self.revocations.remove(request)
-            self.events += events
+            serials = {(one.request.issuer_id, one.request.serial) for one in settlements}
+            assert len(serials) == len(settlements), "two requests about one serial in one batch"
+            # Everything or nothing.
+            for one in settlements:
+                if one.status is not None:
+                    self._check_forwards(one.status)
+            for one in settlements:
+                self._settle(one)
 
         self.faults.around(act)
+
+    def _check_forwards(self, status: CertificateStatus) -> None:
+        before = self.statuses[status.issuer_id, status.serial]
+        if before.held:
+            again = status.state is StatusState.REVOKED and status.reason is not None and status.reason.final
+            assert again or (status.state is StatusState.GOOD and status.released_at is not None)
+        else:
+            assert before.state is not StatusState.REVOKED, "status goes forwards only"
+            assert status.state is StatusState.REVOKED, "status goes forwards only"
+
+    def _settle(self, one: Settlement) -> None:
+        if one.block is not None:
+            self.blocked_keys.setdefault(one.block.spki_sha256, one.block)
+        if one.status is not None:
+            self._set(one.status)
+            self.changes[one.status.issuer_id] = self.changes.get(one.status.issuer_id, 0) + 1
+        else:
+            assert one.refusal is not None
+            self.revocation_refusals[one.request.revocation_id] = one.refusal
+        self.revocations.remove(one.request)
+        self.events += one.events
 
     def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
         def act() -> list[RevokedEntry]:

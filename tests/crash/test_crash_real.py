@@ -16,15 +16,15 @@ from crash_world import Round, good
 pytestmark = [pytest.mark.postgres, pytest.mark.softhsm, pytest.mark.xdist_group("crash")]
 WHEN = ["before", "after"]
 ONE_LIFE = [
-    *("unconfirmed", "mark_unconfirmed", "take_revocations", "status", "requestor_may_revoke"),
-    *("tbs", "blocked", "revoke", "take", "blocked", "record_intents", "sign", "sign", "record_certificates"),
+    *("unconfirmed", "mark_unconfirmed", "take_revocations", "standings"),
+    *("blocked", "settle", "take", "blocked", "record_intents", "sign", "sign", "record_certificates"),
     *("latest_crl", "revoked_entries", "reserve_crl_number", "sign", "publish_crl"),
     # A round that finds nothing; then the journal.
     *("take_revocations", "take"),
     *("tree_size", "latest_checkpoint", "read", "leaf_hashes", "unsequenced", "append", "write", "unsequenced"),
 ]
 EFFECTS = {
-    *("mark_unconfirmed", "revoke", "take", "record_intents", "sign", "record_certificates"),
+    *("mark_unconfirmed", "settle", "take", "record_intents", "sign", "record_certificates"),
     *("reserve_crl_number", "publish_crl", "append", "write"),
 }
 """To be killed after any other call is to be killed before the next."""

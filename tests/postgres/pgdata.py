@@ -26,7 +26,9 @@ from chancery.ports import (
     Operator,
     ProfileSwitch,
     RevocationReason,
+    RevocationRequest,
     Role,
+    Settlement,
     StatusState,
 )
 from chancery.postgres.directory import PgDirectory
@@ -190,11 +192,20 @@ class Office:
 
     def revoke(self, number: int = 1, at=AT, **changes) -> None:
         request = self.ask_revocation(number, **changes)
-        status = self.revocations.status(request.issuer_id, request.serial)
+        status = self.status(number)
         revoked = dataclasses.replace(
             status, state=StatusState.REVOKED, revoked_at=at.replace(microsecond=0), reason=request.reason
         )
-        self.revocations.revoke(revoked, request, None, [event("revoked", EventKind.CERTIFICATE_REVOKED, at)])
+        settle(self.revocations, revoked, request, None, [event("revoked", EventKind.CERTIFICATE_REVOKED, at)])
+
+    def standing(self, number: int = 1, requestor: str = "olga"):
+        """What a request of this requestor about this serial would be judged by."""
+        request = RevocationRequest(0, 1, serial(number), RevocationReason.SUPERSEDED, None, requestor, AT)
+        [found] = self.revocations.standings([request])
+        return found
+
+    def status(self, number: int = 1):
+        return self.standing(number).status
 
     def events(self) -> list[str]:
         return [row[0] for row in self.sql("SELECT subject FROM chancery.journal_event ORDER BY event_id")]
@@ -207,6 +218,11 @@ class Office:
 
     def count(self, table: str) -> int:
         return self.sql(f"SELECT count(*) FROM chancery.{table}")[0][0]
+
+
+def settle(store, status, request, refusal, events, *, block=None) -> None:
+    """End one request by itself."""
+    store.settle([Settlement(request, status, refusal, tuple(events), block)])
 
 
 def error_of(call):

@@ -7,7 +7,7 @@ import dataclasses
 
 import psycopg
 import pytest
-from pgdata import SECOND, SHA, WORKER, Office, certificate, error_of, event, intent, serial
+from pgdata import SECOND, SHA, WORKER, Office, certificate, error_of, event, intent
 
 from chancery.errors import ErrorType, OperatorError
 from chancery.pkix.granting import MAX_SUBJECT
@@ -55,7 +55,7 @@ def test_r15_the_shard_of_the_intent_is_the_statuss_for_good(office):
     office.store.record_intents(WORKER, intents, [], [])
     office.store.record_certificates([certificate(ids[0], 1, shard=1)], [], [])
     office.store.mark_unconfirmed(WORKER, intents[1:2], [])
-    assert [1, 2, 3] == [office.revocations.status(1, serial(number)).shard for number in (1, 2, 3)]
+    assert [1, 2, 3] == [office.status(number).shard for number in (1, 2, 3)]
     office.revoke(3)
     assert [(1,), (2,), (3,)] == office.sql("SELECT shard FROM chancery.certificate_status ORDER BY serial")
     with pytest.raises(psycopg.errors.RestrictViolation), connect(office.database.superuser) as superuser:
@@ -91,7 +91,7 @@ def test_an_order_from_request_to_certificate(office):
     office.store.record_certificates([certificate(done, 1)], [], [event("three")])
     assert [] == office.store.unconfirmed(WORKER)
     assert {"t1": "done", "t2": "refused"} == states(office)
-    assert StatusState.GOOD == office.revocations.status(1, serial(1)).state
+    assert StatusState.GOOD == office.status(1).state
     outcome = office.queue(lambda q: q.outcome(done))
     assert (RequestState.DONE, b"certificate 1", "issuing") == (outcome.state, outcome.certificate, outcome.issuer)
     outcome = office.queue(lambda q: q.outcome(refused))
@@ -167,7 +167,7 @@ def test_recovery_marks_the_intents_and_returns_the_requests(office):
     assert [intent(first, 1)] == found
     office.store.mark_unconfirmed(WORKER, found, [event("lost", EventKind.INTENT_UNCONFIRMED)])
     assert [] == office.store.unconfirmed(WORKER)
-    assert StatusState.UNCONFIRMED == office.revocations.status(1, serial(1)).state
+    assert StatusState.UNCONFIRMED == office.status(1).state
     assert {"t1": "waiting", "t2": "waiting", "t3": "taken"} == states(office)
     office.store.mark_unconfirmed(WORKER, found, [])  # idempotent
     assert [first, second] == [request.request_id for request in office.store.take(WORKER, 10, AT)]
@@ -177,7 +177,7 @@ def test_recovery_marks_the_intents_and_returns_the_requests(office):
     )
     office.store.record_intents(WORKER, [intent(first, 4)], [], [])
     office.store.record_certificates([certificate(first, 4)], [], [])
-    assert StatusState.UNCONFIRMED == office.revocations.status(1, serial(1)).state
+    assert StatusState.UNCONFIRMED == office.status(1).state
 
 
 def test_an_intent_behind_a_refused_request_is_still_found(office):
@@ -193,10 +193,10 @@ def test_a_serial_revoked_on_its_intent_alone_stays_revoked(office):
     (request_id,) = office.submit("t1")
     office.store.take(WORKER, 1, AT)
     office.store.record_intents(WORKER, [intent(request_id, 1)], [], [])
-    assert StatusState.UNCONFIRMED == office.revocations.status(1, serial(1)).state
+    assert StatusState.UNCONFIRMED == office.status(1).state
     office.revoke(1, AT + SECOND)
     office.store.record_certificates([certificate(request_id, 1)], [], [])
-    assert StatusState.REVOKED == office.revocations.status(1, serial(1)).state
+    assert StatusState.REVOKED == office.status(1).state
     assert {"t1": "done"} == states(office)
 
 

@@ -19,6 +19,7 @@ from pgdata import (
     intent,
     issuer_certificate,
     serial,
+    settle,
 )
 
 from chancery.errors import ErrorType
@@ -63,13 +64,13 @@ def test_a_revocation_sets_the_status_settles_the_request_and_is_journalled(offi
         request.invalidity_date,
         request.requestor,
     )
-    before = office.revocations.status(1, serial(1))
+    before = office.status(1)
     assert CertificateStatus(1, serial(1), StatusState.GOOD, NOT_AFTER) == before
     revoked = CertificateStatus(
         1, serial(1), StatusState.REVOKED, NOT_AFTER, AT, RevocationReason.KEY_COMPROMISE, AT - DAY
     )
-    office.revocations.revoke(revoked, request, None, [event("revoked")])
-    assert revoked == office.revocations.status(1, serial(1))
+    settle(office.revocations, revoked, request, None, [event("revoked")])
+    assert revoked == office.status(1)
     assert [] == office.revocations.take_revocations(10)
     assert "revoked" == office.events()[-1]
     assert [RevokedEntry(serial(1), AT, RevocationReason.KEY_COMPROMISE, AT - DAY)] == (
@@ -81,16 +82,16 @@ def test_status_goes_forwards_only(office):
     office.issue(1)
     office.revoke(1)
     again = office.ask_revocation(1, reason=RevocationReason.SUPERSEDED)
-    revoked = dataclasses.replace(
-        office.revocations.status(1, serial(1)), reason=RevocationReason.SUPERSEDED, revoked_at=AT + SECOND
-    )
+    revoked = dataclasses.replace(office.status(1), reason=RevocationReason.SUPERSEDED, revoked_at=AT + SECOND)
     assert ErrorType.SYSTEM_FAILURE == error_of(
-        lambda: office.revocations.revoke(revoked, again, None, [event("never")])
+        lambda: settle(office.revocations, revoked, again, None, [event("never")])
     )
-    assert RevocationReason.KEY_COMPROMISE == office.revocations.status(1, serial(1)).reason
+    assert RevocationReason.KEY_COMPROMISE == office.status(1).reason
     assert [again] == office.revocations.take_revocations(10)
     good = dataclasses.replace(revoked, state=StatusState.GOOD)
-    assert ErrorType.SYSTEM_FAILURE == error_of(lambda: office.revocations.revoke(good, again, None, []))
+    assert ErrorType.SYSTEM_FAILURE == error_of(
+        lambda: settle(office.revocations, good, again, None, [event("never")])
+    )
     with connect(office.database.role("worker")) as worker:
         for change in ("state = 'good', revoked_at = NULL, reason = NULL", "state = 'unconfirmed'", "reason = 1"):
             with pytest.raises(psycopg.errors.IntegrityError):
@@ -100,24 +101,24 @@ def test_status_goes_forwards_only(office):
 
 def test_a_refusal_is_settled_too(office):
     request = office.ask_revocation(1)
-    office.revocations.revoke(None, request, "never issued \x00", [event("refused")])
+    settle(office.revocations, None, request, "never issued \x00", [event("refused")])
     assert [("refused", "never issued �")] == office.sql("SELECT state, detail FROM chancery.revocation_request")
-    assert office.revocations.status(1, serial(1)) is None
+    assert office.status(1) is None
 
 
 def test_of_two_workers_one_settles_and_the_other_records_nothing(office):
     office.issue(1)
     request = office.ask_revocation(1)
     revoked = dataclasses.replace(
-        office.revocations.status(1, serial(1)), state=StatusState.REVOKED, reason=request.reason, revoked_at=AT
+        office.status(1), state=StatusState.REVOKED, reason=request.reason, revoked_at=AT
     )
 
-    def settle(name: str) -> None:
+    def settle_as(name: str) -> None:
         store = PgRevocationStore(office.database.role("worker"))
-        store.revoke(revoked, request, None, [event(name)])
+        settle(store, revoked, request, None, [event(name)])
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for _ in pool.map(settle, ["settled"] * 8):
+        for _ in pool.map(settle_as, ["settled"] * 8):
             pass
     assert 1 == office.events().count("settled")
 
@@ -146,10 +147,12 @@ def test_who_may_revoke_what(office):
         (name, number)
         for name in ("olga", "adam", "rita", "aude", "gone", "lost", "bootstrap", "nobody")
         for number in (1, 2, 3, 4)
-        if office.revocations.requestor_may_revoke(name, 1, serial(number))
+        if office.standing(number, name).may_revoke
     }
     everything = {(name, number) for name in ("olga", "adam") for number in (1, 2, 3, 4)}
     assert everything | {("rita", 1), ("rita", 3)} == allowed
+    assert office.standing(1, "adam").may_reinstate
+    assert not office.standing(1, "rita").may_reinstate
 
 
 def test_r16_an_entry_stays_until_a_crl_after_its_end(office):

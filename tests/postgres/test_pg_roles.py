@@ -110,6 +110,7 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
         "revoked_at",
         "reason",
         "invalidity_date",
+        "released_at",
         "changed_at",
         "shard",
     },
@@ -131,7 +132,14 @@ UPDATE: dict[tuple[str, str], set[str]] = {
     ("ra", "operator"): {"removed_at"},
     ("worker", "request"): {"state", "worker", "taken_at", "error", "detail"},
     ("worker", "revocation_request"): {"state", "detail"},
-    ("worker", "certificate_status"): {"state", "revoked_at", "reason", "invalidity_date", "changed_at"},
+    ("worker", "certificate_status"): {
+        "state",
+        "revoked_at",
+        "reason",
+        "invalidity_date",
+        "released_at",
+        "changed_at",
+    },
 }
 ROLES = tuple(READ)
 

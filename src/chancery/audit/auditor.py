@@ -24,7 +24,7 @@ _STRAYS = {
     StrayKind.INTENT: "an intent is stored, and the serial is not reserved (R2)",
     StrayKind.STATUS: "it has a status, and no intent is stored",
     StrayKind.REQUEST: "it is done, and neither intent nor certificate is stored",
-    StrayKind.REVOCATION: "it is done, and no certificate.revoked event tells of it",
+    StrayKind.REVOCATION: "it is done, and no event of a revocation tells of it",
     StrayKind.BLOCKED: "the key was blocked, and is not any more (R5)",
 }
 

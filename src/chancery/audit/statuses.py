@@ -21,6 +21,8 @@ _REASONS = {
     3: "affiliation_changed",
     4: "superseded",
     5: "cessation_of_operation",
+    6: "certificate_hold",
+    8: "remove_from_crl",
     9: "privilege_withdrawn",
     10: "aa_compromise",
 }
@@ -105,30 +107,79 @@ def unfinished(row: AuditedSerial, at: datetime.datetime) -> Iterator[Finding]:
     yield from _revocation(row, status, acts)
 
 
+_STEPS = (
+    EventKind.CERTIFICATE_SUSPENDED,
+    EventKind.CERTIFICATE_REINSTATED,
+    EventKind.CERTIFICATE_REVOKED,
+)
+_FROM = {
+    EventKind.CERTIFICATE_SUSPENDED.value: {"good"},
+    EventKind.CERTIFICATE_REINSTATED.value: {"held"},
+    EventKind.CERTIFICATE_REVOKED.value: {"good", "held"},
+}
+_TO = dict(zip((kind.value for kind in _STEPS), ("held", "good", "revoked"), strict=True))
+
+
 def _revocation(row: AuditedSerial, status: AuditedStatus, acts: Sequence[Act]) -> Iterator[Finding]:
-    """A status is revoked when, and as, the journal and the settled request say."""
+    """A status is revoked, suspended or good again when, and as, the journal and the settled requests say."""
     about = _about(row)
+    steps = sorted((act for kind in _STEPS for act in trail.of(acts, kind, about)), key=lambda act: act.event_id)
     revoked = trail.of(acts, EventKind.CERTIFICATE_REVOKED, about)
+    last = steps[-1] if steps else None
     if status.state != "revoked":
-        if revoked:
-            what = f"event {revoked[0].event_id} says that it was revoked, and it is {status.state}"
+        if revoked or (last is not None and last.kind != EventKind.CERTIFICATE_REINSTATED.value):
+            act = revoked[0] if revoked else steps[-1]
+            word = "revoked" if revoked else "suspended"
+            what = f"event {act.event_id} says that it was {word}, and it is {status.state}"
             yield Finding(Kind.WRONG_STATUS, about, what)
-        return
-    yield from trail.once(revoked, EventKind.CERTIFICATE_REVOKED, about)
-    for act in revoked[:1]:
-        intended = trail.of(acts, EventKind.INTENT_RECORDED, about)
+            return
+        if status.released_at != (last and last.at):
+            yield Finding(Kind.WRONG_STATUS, about, "the end of its last suspension is not what the journal says")
+    elif status.reason == 6:
+        if last is None or last.kind != EventKind.CERTIFICATE_SUSPENDED.value:
+            yield from trail.once([], EventKind.CERTIFICATE_SUSPENDED, about)
+    else:
+        yield from trail.once(revoked, EventKind.CERTIFICATE_REVOKED, about)
+    yield from _walk(row, status, acts, steps)
+
+
+def _walk(
+    row: AuditedSerial, status: AuditedStatus, acts: Sequence[Act], steps: Sequence[Act]
+) -> Iterator[Finding]:
+    """Go from step to step: each follows from the one before, and has its request; the last one is the status."""
+    about, state, held_at = _about(row), "good", None
+    intended = trail.of(acts, EventKind.INTENT_RECORDED, about)
+    for act in steps:
+        if state not in _FROM[act.kind]:
+            if state != "revoked" or act.kind != EventKind.CERTIFICATE_REVOKED.value:
+                what = f"event {act.event_id} ({act.kind}) does not follow: it was {state}"
+                yield Finding(Kind.WRONG_STATUS, about, what)
+            continue
         yield from trail.ordered(about, *intended[:1], act)
-        reason = {"reason": _REASONS.get(-1 if status.reason is None else status.reason)}
-        yield from trail.says(act, about, reason)
-        if status.revoked_at != act.at.replace(microsecond=0) or status.changed_at != act.at:
-            what = f"its status is of another moment than event {act.event_id} ({act.kind})"
-            yield Finding(Kind.JOURNAL_DIFFERS, about, what)
+        since = held_at if state == "held" else act.at
+        state, held_at = _TO[act.kind], act.at
+        if act is steps[-1] and status.state == "revoked":
+            yield from _is(status, act, since or act.at, about)
         request = next((one for one in row.revocations if one.revocation_id == act.detail.get("revocation")), None)
-        yield from _request(row, status, act, request, trail.of(acts, EventKind.REVOCATION_REQUESTED, about))
+        wishes = trail.of(acts, EventKind.REVOCATION_REQUESTED, about)
+        yield from _request(row, status if act is steps[-1] else None, act, request, wishes)
+
+
+def _is(status: AuditedStatus, act: Act, since: datetime.datetime, about: str) -> Iterator[Finding]:
+    reason = {"reason": _REASONS.get(-1 if status.reason is None else status.reason)}
+    yield from trail.says(act, about, reason)
+    # What was suspended is revoked since then (X.509 9.5.3.2).
+    if status.revoked_at != since.replace(microsecond=0) or status.changed_at != act.at:
+        what = f"its status is of another moment than event {act.event_id} ({act.kind})"
+        yield Finding(Kind.JOURNAL_DIFFERS, about, what)
 
 
 def _request(
-    row: AuditedSerial, status: AuditedStatus, act: Act, request: AuditedRevocation | None, wishes: Sequence[Act]
+    row: AuditedSerial,
+    status: AuditedStatus | None,
+    act: Act,
+    request: AuditedRevocation | None,
+    wishes: Sequence[Act],
 ) -> Iterator[Finding]:
     about = _about(row)
     if request is None:
@@ -136,7 +187,11 @@ def _request(
         yield Finding(Kind.WRONG_STATUS, about, f"revocation request {number}, which revoked it, is gone")
         return
     same = (request.issuer_id, request.serial) == (row.issuer_id, row.serial) and request.state == "done"
-    if not same or (request.reason, request.invalidity_date) != (status.reason, status.invalidity_date):
+    ended = status is None or status.state != "revoked"
+    said = (act.detail.get("reason"), request.invalidity_date)
+    if not ended and status is not None:
+        said = (_REASONS.get(-1 if status.reason is None else status.reason), status.invalidity_date)
+    if not same or (_REASONS.get(request.reason), request.invalidity_date) != said:
         what = f"revocation request {request.revocation_id}, which revoked it, says something else"
         yield Finding(Kind.WRONG_STATUS, about, what)
     wish = {"reason": _REASONS.get(request.reason)}

@@ -25,6 +25,8 @@ from chancery.errors import OperatorError
 
 REFUSED, USAGE, UNAVAILABLE = 1, 2, 3
 ANSWER_SECONDS = 75.0
+SERVER_WAIT = 20.0
+"""Seconds that one request lets the server wait for the worker; then it is asked again."""
 POLL_SECONDS = 0.2
 # Between tries when the CA is away or says 503.
 PAUSES = (0.2, 0.5, 1.0, 2.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from chancery.cli import commands_certificates, commands_management
+from chancery.cli import commands_certificates, commands_management, commands_revocation
 from chancery.cli.commands_management import remote_pairs, remote_status
 
 __all__ = ["register", "remote_pairs", "remote_status"]
@@ -13,4 +13,5 @@ __all__ = ["register", "remote_pairs", "remote_status"]
 def register(app: typer.Typer) -> None:
     """Add the client's commands to the command line."""
     commands_certificates.register(app)
+    commands_revocation.register(app)
     commands_management.register(app)

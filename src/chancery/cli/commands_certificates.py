@@ -1,4 +1,4 @@
-"""`chancery request`, `revoke`, `list` and `show`: certificates from a client's side."""
+"""`chancery request`, `list` and `show`: certificates from a client's side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from chancery.cli.api_client import USAGE, Client, fail, with_client
+from chancery.cli.api_client import SERVER_WAIT, Client, fail, with_client
 from chancery.cli.show import (
     IssuerOption,
     JSONOption,
@@ -23,10 +23,7 @@ from chancery.cli.show import (
     write,
 )
 from chancery.ports import StatusState
-from chancery.web.views import Reason
 
-_REASONS = {reason.value.lower(): reason.value for reason in Reason}
-_SERVER_WAIT = 20.0
 _PAGE = 500
 
 
@@ -45,7 +42,6 @@ OutOption = Annotated[Path | None, typer.Option(help="Write it to this file.")]
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command()(with_client(request))
-    app.command()(with_client(revoke))
     app.command("list")(with_client(list_certificates))
     app.command()(with_client(show))
 
@@ -82,7 +78,7 @@ def request(
     beside = {"issuer": issuer, "not_before": not_before, "not_after": not_after, "duration": duration}
     asked |= {name: value for name, value in beside.items() if value is not None}
     asked["transaction_id"] = transaction
-    query = {"wait": min(wait, _SERVER_WAIT), "format": "json"}
+    query = {"wait": min(wait, SERVER_WAIT), "format": "json"}
     answer = client.ask("POST", "/certificates", again=True, params=query, json=asked).json()
     if answer["state"] not in {"done", "refused"}:
         answer = _wait_for(client, answer, wait)
@@ -128,67 +124,6 @@ def _deliver(client: Client, answer: dict[str, Any], form: str, out: Path | None
         parameters = {"issuer": answer["issuer"], "format": form}
         found = client.ask("GET", f"/certificates/{answer['serial']}", params=parameters)
         write(out, found.content, text=False)
-
-
-def _reason(text: str) -> str:
-    found = _REASONS.get(text.replace("-", "").replace("_", "").lower())
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is none of {', '.join(reason.value for reason in Reason)}")
-    return found
-
-
-def revoke(
-    client: Client,
-    serial: SerialArgument,
-    *,
-    reason: Annotated[str, typer.Option(help="Why: a CRLReason such as keyCompromise.", callback=_reason)],
-    issuer: IssuerOption = None,
-    invalidity_date: Annotated[
-        str | None, typer.Option(help="Since when the key is not to be trusted (2026-11-24T12:00:00Z).")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it is settled.")] = 60.0,
-    json: JSONOption = False,
-) -> None:
-    """Revoke a certificate, and wait until it is revoked. There is no way back."""
-    if not yes:
-        _confirm(f"Revoke the certificate {serial} with the reason {reason}? It cannot be undone.")
-    body: dict[str, Any] = {"reason": reason}
-    if invalidity_date is not None:
-        body["invalidity_date"] = invalidity_date
-    query: dict[str, Any] = {"wait": min(wait, _SERVER_WAIT)}
-    if issuer is not None:
-        query["issuer"] = issuer
-    answer = client.ask("POST", f"/certificates/{serial}/revocation", params=query, json=body).json()
-    if answer["state"] != "done":
-        answer = _wait_for_revocation(client, answer, wait)
-    if json:
-        show_json(answer)
-    else:
-        show_pairs([("revoked", answer["serial"]), ("issuer", answer["issuer"]), ("reason", answer["reason"])])
-
-
-def _confirm(question: str) -> None:
-    try:
-        agreed = typer.confirm(question, err=True)
-    except typer.Abort:
-        fail("there is nobody to ask", "say --yes", USAGE)
-    if not agreed:
-        fail("nothing was revoked", "look at it with `chancery show`", USAGE)
-
-
-def _wait_for_revocation(client: Client, answer: dict[str, Any], seconds: float) -> dict[str, Any]:
-    def look() -> dict[str, Any] | None:
-        found = client.get(f"/certificates/{answer['serial']}", issuer=answer["issuer"])
-        return {**answer, "state": "done"} if found["state"] == "revoked" else None
-
-    settled: dict[str, Any] | None = client.wait(look, seconds)
-    if settled is None:
-        fail(
-            f"revocation {answer['revocation_id']} is stored but not settled yet",
-            f"see whether the worker runs, then `chancery show {answer['serial']}`",
-        )
-    return settled
 
 
 def list_certificates(

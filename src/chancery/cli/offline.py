@@ -368,8 +368,10 @@ def _serial(text: str) -> bytes:
 
 def _reason(text: str) -> RevocationReason:
     wanted = re.sub(r"[^a-z]", "", text.lower())
-    for reason in RevocationReason:
+    # A root suspends nothing: its CRLs are weeks apart.
+    reasons = [reason for reason in RevocationReason if reason.final]
+    for reason in reasons:
         if reason.name.lower().replace("_", "") == wanted:
             return reason
-    known = ", ".join(reason.name.lower().replace("_", "-") for reason in RevocationReason)
+    known = ", ".join(reason.name.lower().replace("_", "-") for reason in reasons)
     raise OperatorError(f"{text} is no reason to revoke", f"give one of {known}")

@@ -14,7 +14,6 @@ from chancery.offline.journal import Journal
 from chancery.offline.state import State, StoredRequest, check_next
 from chancery.pkix.key import tbs_key_sha256
 from chancery.ports import (
-    BlockedKey,
     CertificateRecord,
     CertificateStatus,
     CRLRecord,
@@ -29,6 +28,8 @@ from chancery.ports import (
     RevocationReason,
     RevocationRequest,
     RevokedEntry,
+    Settlement,
+    Standing,
     StatusState,
 )
 
@@ -193,30 +194,35 @@ class LocalStore:
     def take_revocations(self, limit: int) -> list[RevocationRequest]:
         return list(self.state.revocations.values())[:limit]
 
-    def requestor_may_revoke(self, requestor: str, issuer_id: int, serial: bytes) -> bool:  # noqa: ARG002 - the port's
-        """Return True: who holds the directory and the token's PIN is the officer here."""
-        return True
-
     def status(self, issuer_id: int, serial: bytes) -> CertificateStatus | None:
+        """Return the status of a serial, None when it was never used."""
         return self.state.statuses.get((issuer_id, serial))
 
-    def tbs(self, issuer_id: int, serial: bytes) -> bytes | None:
-        found = self.state.intents.get((issuer_id, serial))
-        return None if found is None else found.intent.tbs
+    def standings(self, requests: Sequence[RevocationRequest]) -> list[Standing]:
+        """Return what is known; who holds the directory and the token's PIN is the officer here."""
+        return [self._standing((one.issuer_id, one.serial)) for one in requests]
 
-    def revoke(
-        self,
-        status: CertificateStatus | None,
-        request: RevocationRequest,
-        refusal: str | None,
-        events: Sequence[Event],
-        block: BlockedKey | None = None,  # noqa: ARG002 - `blocked` tells it from the status
-    ) -> None:
-        self._add(
-            records.RevocationSettled(
-                revocation_id=request.revocation_id, status=status, refusal=refusal, events=_bodies(events)
-            )
+    def _standing(self, key: tuple[int, bytes]) -> Standing:
+        intent, certificate = self.state.intents.get(key), self.state.certificates.get(key)
+        return Standing(
+            may_revoke=True,
+            may_reinstate=True,
+            status=self.status(*key),
+            tbs=None if intent is None else intent.intent.tbs,
+            certificate=None if certificate is None else certificate.der,
         )
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """End these requests, each by a line of its own. `blocked` tells what is blocked from the statuses."""
+        for one in settlements:
+            self._add(
+                records.RevocationSettled(
+                    revocation_id=one.request.revocation_id,
+                    status=one.status,
+                    refusal=one.refusal,
+                    events=_bodies(one.events),
+                )
+            )
 
     def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
         return [

@@ -43,6 +43,7 @@ class AuditedStatus:
     reason: int | None
     invalidity_date: datetime.datetime | None
     changed_at: datetime.datetime
+    released_at: datetime.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class AuditedSerial:
     All that is stored about one serial number; None where there is no row.
 
     `worker` is the intent's. `entries` are the events about the serial and about its request's transaction,
-    by id; `revocations` the requests that its certificate.revoked events name; `blocked_at` is when the
+    by id; `revocations` the requests that its events of revocation name; `blocked_at` is when the
     certificate's key was blocked (R5), None while it is not.
     """
 
@@ -147,7 +148,7 @@ class Stray:
     """
     EVENT: certificate.* (`detail`) about a serial without an intent. RECEIVED: request.received without a
     request. SERIAL: reserved without an intent; INTENT: without a reservation; STATUS: without an intent.
-    REQUEST: done without an intent. REVOCATION: done without a certificate.revoked event.
+    REQUEST: done without an intent. REVOCATION: done without its event (certificate.revoked, …).
     BLOCKED: key.blocked without the key being blocked.
     """
 

@@ -29,6 +29,8 @@ from chancery.ports.values import (
     RevocationOutcome,
     RevocationRequest,
     RevokedEntry,
+    Settlement,
+    Standing,
     StoredCertificate,
     TokenRecord,
 )
@@ -104,29 +106,17 @@ class RevocationStore(KeyBlocklist, Protocol):
     """What revoking and CRL making need. Transactions as in `IssuanceStore`."""
 
     def take_revocations(self, limit: int) -> list[RevocationRequest]:
-        """Return waiting revocation requests, oldest first. They stay waiting until `revoke` settles them."""
+        """Return waiting revocation requests, oldest first. They stay waiting until `settle` ends them."""
 
-    def requestor_may_revoke(self, requestor: str, issuer_id: int, serial: bytes) -> bool:
-        """Tell whether this operator has a role to revoke, or asked for that certificate itself."""
+    def standings(self, requests: Sequence[RevocationRequest]) -> list[Standing]:
+        """Return what each request is to be judged by, as of one moment."""
 
-    def status(self, issuer_id: int, serial: bytes) -> CertificateStatus | None:
-        """Return the status of a serial, or None when it was never used."""
-
-    def tbs(self, issuer_id: int, serial: bytes) -> bytes | None:
-        """Return the TBSCertificate of a serial's intent, or None when it was never used."""
-
-    def revoke(
-        self,
-        status: CertificateStatus | None,
-        request: RevocationRequest,
-        refusal: str | None,
-        events: Sequence[Event],
-        block: BlockedKey | None = None,
-    ) -> None:
+    def settle(self, settlements: Sequence[Settlement]) -> None:
         """
-        Settle a request: set the status to revoked, or (`status` None) mark it refused with these words.
+        End these requests, each about another serial, in one transaction with their statuses, keys and events.
 
-        `block` is a key that is from now on among the blocked ones.
+        A request that was ended meanwhile is left as it is, and nothing of it is recorded. Raises
+        PKIError(SYSTEM_FAILURE) and records nothing when a status cannot go where it is told to go.
         """
 
     def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:

@@ -30,6 +30,8 @@ class EventKind(enum.Enum):
     CERTIFICATE_ISSUED = "certificate.issued"
     REVOCATION_REQUESTED = "revocation.requested"
     CERTIFICATE_REVOKED = "certificate.revoked"
+    CERTIFICATE_SUSPENDED = "certificate.suspended"
+    CERTIFICATE_REINSTATED = "certificate.reinstated"
     REVOCATION_REFUSED = "revocation.refused"
     CRL_REQUESTED = "crl.requested"
     CRL_INTENT = "crl.intent"
@@ -234,7 +236,12 @@ class NewIssuer:
 
 
 class RevocationReason(enum.IntEnum):
-    """CRLReason (RFC 5280 5.3.1) as far as an end is meant; removeFromCRL belongs to delta CRLs."""
+    """
+    CRLReason (RFC 5280 5.3.1).
+
+    CERTIFICATE_HOLD suspends: the one reason from which a certificate comes back. REMOVE_FROM_CRL asks for that,
+    and stands in delta CRLs; no status has it.
+    """
 
     UNSPECIFIED = 0
     KEY_COMPROMISE = 1
@@ -242,6 +249,8 @@ class RevocationReason(enum.IntEnum):
     AFFILIATION_CHANGED = 3
     SUPERSEDED = 4
     CESSATION_OF_OPERATION = 5
+    CERTIFICATE_HOLD = 6
+    REMOVE_FROM_CRL = 8
     PRIVILEGE_WITHDRAWN = 9
     AA_COMPROMISE = 10
 
@@ -250,6 +259,11 @@ class RevocationReason(enum.IntEnum):
         """Whether it says that somebody else may have the subject's private key."""
         reasons = (RevocationReason.KEY_COMPROMISE, RevocationReason.CA_COMPROMISE, RevocationReason.AA_COMPROMISE)
         return self in reasons
+
+    @property
+    def final(self) -> bool:
+        """Whether there is no way back: neither a suspension nor its end."""
+        return self not in {RevocationReason.CERTIFICATE_HOLD, RevocationReason.REMOVE_FROM_CRL}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -281,6 +295,12 @@ class StatusState(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CertificateStatus:
+    """
+    What a serial's status is, and since when. `released_at` is when its last suspension ended, None without one.
+
+    Revoked for good while suspended, it is revoked since the suspension (X.509 9.5.3.2).
+    """
+
     issuer_id: int
     serial: bytes
     state: StatusState
@@ -288,7 +308,13 @@ class CertificateStatus:
     revoked_at: datetime.datetime | None = None
     reason: RevocationReason | None = None
     invalidity_date: datetime.datetime | None = None
+    released_at: datetime.datetime | None = None
     shard: int = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether it is suspended: revoked, and may come back."""
+        return self.reason is RevocationReason.CERTIFICATE_HOLD
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -302,6 +328,37 @@ class RevocationRequest:
     invalidity_date: datetime.datetime | None
     requestor: str
     received_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    What a revocation request is judged by. `certificate` (DER) and `tbs` are None where they are not stored.
+
+    `may_revoke`: the requestor is an operator now, and an officer, an administrator, or the one who asked for that
+    very certificate. `may_reinstate`: an officer or an administrator.
+    """
+
+    may_revoke: bool
+    may_reinstate: bool
+    status: CertificateStatus | None
+    tbs: bytes | None
+    certificate: bytes | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settlement:
+    """
+    The end of a revocation request: the status it makes, or (`status` None) its refusal in words.
+
+    `block` is a key that is from now on among the blocked ones.
+    """
+
+    request: RevocationRequest
+    status: CertificateStatus | None
+    refusal: str | None
+    events: tuple[Event, ...]
+    block: BlockedKey | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

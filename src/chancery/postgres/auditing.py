@@ -47,7 +47,7 @@ SELECT fingerprint, name, roles, profiles, added_at, removed_at,
     EXISTS (SELECT FROM chancery.certificate AS c WHERE sha256(c.der) = o.fingerprint)
 FROM chancery.operator AS o ORDER BY name"""
 
-_STATUS = "s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date, s.changed_at"
+_STATUS = "s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date, s.changed_at, s.released_at"
 _REQUEST = """r.request_id, r.transaction_id, r.protocol, r.requestor, r.profile, r.issuer, r.csr, r.names,
     r.received_at, r.wish, r.state"""
 _INTENT = """i.request_id, i.issuer_id, i.serial, i.tbs, i.not_after, i.profile, i.profile_version,
@@ -106,7 +106,8 @@ WHERE s.issuer_id = %(issuer)s AND s.state = 'revoked' ORDER BY s.serial"""  # n
 
 _STRAYS = """
 SELECT 'event', e.subject, e.kind FROM chancery.journal_event AS e
-WHERE e.kind IN ('certificate.intent', 'certificate.issued', 'certificate.unconfirmed', 'certificate.revoked')
+WHERE e.kind IN ('certificate.intent', 'certificate.issued', 'certificate.unconfirmed', 'certificate.revoked',
+    'certificate.suspended', 'certificate.reinstated')
 AND NOT EXISTS (SELECT FROM chancery.intent AS i WHERE i.issuer_id || ':' || encode(i.serial, 'hex') = e.subject)
 UNION ALL
 SELECT 'received', e.subject, (e.body::json) ->> 'actor' FROM chancery.journal_event AS e
@@ -130,7 +131,8 @@ UNION ALL
 SELECT 'revocation', 'revocation:' || revocation_id, '' FROM chancery.revocation_request AS v
 WHERE v.state = 'done' AND NOT EXISTS (
     SELECT FROM chancery.journal_event AS e
-    WHERE e.kind = 'certificate.revoked' AND e.subject = v.issuer_id || ':' || encode(v.serial, 'hex'))
+    WHERE e.kind IN ('certificate.revoked', 'certificate.suspended', 'certificate.reinstated')
+    AND e.subject = v.issuer_id || ':' || encode(v.serial, 'hex'))
 UNION ALL
 SELECT 'blocked', e.subject, '' FROM chancery.journal_event AS e
 WHERE e.kind = 'key.blocked' AND NOT EXISTS (
@@ -203,7 +205,7 @@ class PgAuditReader:
     def certificates(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
         """Give every stored certificate, by certificate_id, in batches."""
         for rows in self._stream(_CERTIFICATES, _in(scope)):
-            yield self._complete([_serial(row[:12], row[12:22], row[22:33], row[33:39], row[39]) for row in rows])
+            yield self._complete([_serial(row[:12], row[12:22], row[22:33], row[33:40], row[40]) for row in rows])
 
     def unfinished(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
         """Give every intent without a certificate, by issuer and serial, in batches."""
@@ -231,7 +233,7 @@ class PgAuditReader:
     def revoked(self, issuer_id: int) -> Iterator[AuditedRevoked]:
         """Give the issuer's revoked serials, by serial."""
         for rows in self._stream(_REVOKED, {"issuer": issuer_id}, 10 * BATCH):
-            yield from (AuditedRevoked(row[0], AuditedStatus(*row[1:7]), row[7]) for row in rows)
+            yield from (AuditedRevoked(row[0], AuditedStatus(*row[1:8]), row[8]) for row in rows)
 
     def _complete(self, serials: list[AuditedSerial]) -> list[AuditedSerial]:
         """Add the events about these serials and their requests, and the revocation requests that those name."""
@@ -240,7 +242,7 @@ class PgAuditReader:
         for event_id, body, subject in self._fetch(_EVENTS_ABOUT, (sorted(about),)):
             events.setdefault(subject, []).append(JournalEntry(event_id, body))
         found = [dataclasses.replace(one, entries=_entries(one, events)) for one in serials]
-        named = {one: _revocation_ids(one) for one in found if one.status and one.status.state == "revoked"}
+        named = {one: _revocation_ids(one) for one in found if one.status}
         ids = sorted({number for numbers in named.values() for number in numbers})
         rows = self._fetch(_REVOCATIONS, (ids,)) if ids else []
         requests = {row[0]: AuditedRevocation(*row) for row in rows}
@@ -323,12 +325,22 @@ def _entries(one: AuditedSerial, events: Mapping[str, Sequence[JournalEntry]]) -
     return tuple(sorted(found, key=lambda entry: entry.event_id))
 
 
+_REVOKING = {
+    kind.value
+    for kind in (
+        EventKind.CERTIFICATE_REVOKED,
+        EventKind.CERTIFICATE_SUSPENDED,
+        EventKind.CERTIFICATE_REINSTATED,
+    )
+}
+
+
 def _revocation_ids(one: AuditedSerial) -> list[int]:
     found = []
     for entry in one.entries:
         event = json.loads(entry.body)
         detail = event.get("detail")
         number = detail.get("revocation") if isinstance(detail, dict) else None
-        if event.get("kind") == EventKind.CERTIFICATE_REVOKED.value and isinstance(number, int):
+        if event.get("kind") in _REVOKING and isinstance(number, int):
             found.append(number)
     return found

@@ -50,7 +50,8 @@ WHERE removed_at IS NULL AND 'administrator' = ANY (roles) ORDER BY name FOR UPD
 
 _SEARCH = """
 SELECT c.certificate_id, i.name, c.serial, c.der, c.subject, c.names, c.not_before, c.not_after, c.profile,
-    r.requestor, c.issued_at, c.issuer_id, s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date
+    r.requestor, c.issued_at, c.issuer_id, s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date,
+    s.released_at
 FROM chancery.certificate AS c
 JOIN chancery.certificate_status AS s USING (issuer_id, serial)
 JOIN chancery.request AS r USING (request_id)

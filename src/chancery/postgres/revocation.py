@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from typing import Any
 
-from chancery.errors import ErrorType, PKIError
 from chancery.ports import (
-    BlockedKey,
     CertificateStatus,
     CRLRecord,
     Event,
     RevocationReason,
     RevocationRequest,
     RevokedEntry,
-    StatusState,
+    Settlement,
+    Standing,
 )
 from chancery.postgres import blocklist, rows
 from chancery.postgres.journal import insert_events
@@ -27,36 +27,46 @@ _TAKE = """
 SELECT revocation_id, issuer_id, serial, reason, invalidity_date, requestor, received_at
 FROM chancery.revocation_request WHERE state = 'waiting' ORDER BY revocation_id LIMIT %s"""
 
-# The requestor is an operator now: not removed, and with a certificate that is good. Officers and administrators
-# revoke anything, requestors what they asked for; an intent without a certificate counts.
-_MAY_REVOKE = """
-SELECT FROM chancery.operator AS o
-JOIN chancery.certificate AS c ON sha256(c.der) = o.fingerprint
-JOIN chancery.certificate_status AS s USING (issuer_id, serial)
-WHERE o.name = %s AND o.removed_at IS NULL AND s.state = 'good'
-  AND (o.roles && ARRAY['officer', 'administrator']
-    OR 'requestor' = ANY (o.roles) AND EXISTS (
-        SELECT FROM chancery.intent AS i JOIN chancery.request AS r USING (request_id)
-        WHERE i.issuer_id = %s AND i.serial = %s AND r.requestor = o.name))"""
+# An operator is one now: not removed, and with a certificate that is good. Officers and administrators revoke
+# anything, requestors what they asked for; an intent without a certificate counts.
+_STANDINGS = """
+WITH who AS (
+    SELECT o.name, o.roles && ARRAY['officer', 'administrator'] AS anything, 'requestor' = ANY (o.roles) AS own
+    FROM chancery.operator AS o
+    JOIN chancery.certificate AS c ON sha256(c.der) = o.fingerprint
+    JOIN chancery.certificate_status AS s USING (issuer_id, serial)
+    WHERE o.name = ANY (%b::text[]) AND o.removed_at IS NULL AND s.state = 'good')
+SELECT coalesce(w.anything, false), coalesce(w.own AND r.requestor = w.name, false), issuer_id, serial, s.state,
+    i.not_after, s.revoked_at, s.reason, s.invalidity_date, s.released_at,
+    i.shard, i.tbs, c.der
+FROM unnest(%b::integer[], %b::integer[], %b::bytea[], %b::text[]) AS k (n, issuer_id, serial, requestor)
+LEFT JOIN who AS w ON w.name = k.requestor
+LEFT JOIN chancery.intent AS i USING (issuer_id, serial)
+LEFT JOIN chancery.request AS r USING (request_id)
+LEFT JOIN chancery.certificate_status AS s USING (issuer_id, serial)
+LEFT JOIN chancery.certificate AS c USING (issuer_id, serial)
+ORDER BY n"""
 
-_STATUS = """
-SELECT i.issuer_id, i.serial, s.state, i.not_after, s.revoked_at, s.reason, s.invalidity_date, i.shard
-FROM chancery.intent AS i LEFT JOIN chancery.certificate_status AS s USING (issuer_id, serial)
-WHERE issuer_id = %s AND serial = %s"""
-
-_TBS = "SELECT tbs FROM chancery.intent WHERE issuer_id = %s AND serial = %s"
-
+# In the order of their ids, so that two workers wait for each other and not in a circle.
 _SETTLE = """
-UPDATE chancery.revocation_request SET state = %s, detail = %s
-WHERE revocation_id = %s AND state = 'waiting' RETURNING revocation_id"""
+WITH held AS (
+    SELECT revocation_id FROM chancery.revocation_request
+    WHERE revocation_id = ANY (%b::bigint[]) AND state = 'waiting' ORDER BY revocation_id FOR NO KEY UPDATE)
+UPDATE chancery.revocation_request AS q SET state = a.state, detail = a.detail
+FROM unnest(%b::bigint[], %b::text[], %b::text[]) AS a (revocation_id, state, detail)
+    JOIN held USING (revocation_id)
+WHERE q.revocation_id = a.revocation_id RETURNING q.revocation_id"""
 
-# Inserted when only the intent is known. A status that is revoked already is refused by status_forwards.
-_REVOKE = """
+# Inserted when only the intent is known. What is not forwards is refused by status_forwards.
+_SET = """
 INSERT INTO chancery.certificate_status AS s
-    (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, changed_at, shard)
-VALUES (%s, %s, 'revoked', %s, %s, %s, %s, %s, %s)
+    (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at, changed_at, shard)
+SELECT * FROM unnest(%b::integer[], %b::bytea[], %b::text[], %b::timestamptz[], %b::timestamptz[], %b::smallint[],
+    %b::timestamptz[], %b::timestamptz[], %b::timestamptz[], %b::smallint[]) AS a (issuer_id, serial)
+ORDER BY issuer_id, serial
 ON CONFLICT (issuer_id, serial) DO UPDATE SET state = excluded.state, revoked_at = excluded.revoked_at,
-    reason = excluded.reason, invalidity_date = excluded.invalidity_date, changed_at = excluded.changed_at"""
+    reason = excluded.reason, invalidity_date = excluded.invalidity_date, released_at = excluded.released_at,
+    changed_at = excluded.changed_at"""
 
 _ENTRIES = """
 SELECT serial, revoked_at, reason, invalidity_date FROM chancery.certificate_status
@@ -79,11 +89,16 @@ WHERE c.covers IS NULL
    OR CASE WHEN c.seen IS NULL THEN
         EXISTS (SELECT FROM chancery.certificate_status AS s
             WHERE s.issuer_id = i.issuer_id AND s.state = 'revoked' AND s.changed_at > c.covers)
+        OR EXISTS (SELECT FROM chancery.certificate_status AS s WHERE s.issuer_id = i.issuer_id
+            AND s.state = 'good' AND s.released_at IS NOT NULL AND s.changed_at > c.covers)
         OR EXISTS (SELECT FROM chancery.crl_wish AS w WHERE w.issuer_id = i.issuer_id AND w.asked_at > c.covers)
       ELSE
         EXISTS (SELECT FROM chancery.certificate_status AS s
             WHERE s.issuer_id = i.issuer_id AND s.state = 'revoked' AND s.changed_xid >= pg_snapshot_xmin(c.seen)
               AND NOT pg_visible_in_snapshot(s.changed_xid, c.seen))
+        OR EXISTS (SELECT FROM chancery.certificate_status AS s WHERE s.issuer_id = i.issuer_id
+            AND s.state = 'good' AND s.released_at IS NOT NULL AND s.changed_xid >= pg_snapshot_xmin(c.seen)
+            AND NOT pg_visible_in_snapshot(s.changed_xid, c.seen))
         OR EXISTS (SELECT FROM chancery.crl_wish AS w
             WHERE w.issuer_id = i.issuer_id AND w.xid >= pg_snapshot_xmin(c.seen)
               AND NOT pg_visible_in_snapshot(w.xid, c.seen))
@@ -110,54 +125,45 @@ class PgRevocationStore:
         self._read_from: dict[int, str] = {}
 
     def take_revocations(self, limit: int) -> list[RevocationRequest]:
-        """Return waiting revocation requests, oldest first. They stay waiting until `revoke` settles them."""
+        """Return waiting revocation requests, oldest first. They stay waiting until `settle` ends them."""
         return [
             RevocationRequest(row[0], row[1], bytes(row[2]), RevocationReason(row[3]), *row[4:])
             for row in self._session.fetch(_TAKE, (limit,))
         ]
 
-    def requestor_may_revoke(self, requestor: str, issuer_id: int, serial: bytes) -> bool:
-        """Tell whether this operator has a role to revoke, or asked for that certificate itself."""
-        return bool(self._session.fetch(_MAY_REVOKE, (requestor, issuer_id, serial)))
-
-    def status(self, issuer_id: int, serial: bytes) -> CertificateStatus | None:
-        """Return the status of a serial, or None when it was never used; an intent alone is UNCONFIRMED."""
-        found = self._session.fetch(_STATUS, (issuer_id, serial))
-        return rows.status(found[0]) if found else None
-
-    def tbs(self, issuer_id: int, serial: bytes) -> bytes | None:
-        """Return the TBSCertificate of a serial's intent, or None when it was never used."""
-        found = self._session.fetch(_TBS, (issuer_id, serial))
-        return bytes(found[0][0]) if found else None
+    def standings(self, requests: Sequence[RevocationRequest]) -> list[Standing]:
+        """Return what each request is to be judged by; an intent alone is UNCONFIRMED."""
+        asked = [(n, one.issuer_id, one.serial, one.requestor) for n, one in enumerate(requests)]
+        names = sorted({one.requestor for one in requests})
+        return [_standing(row) for row in self._session.fetch(_STANDINGS, (names, *rows.columns(asked, 4)))]
 
     def blocked(self, spki_sha256s: Sequence[bytes]) -> set[bytes]:
         """Return which of these keys were reported compromised (R5)."""
         return blocklist.blocked(self._session, spki_sha256s)
 
-    def revoke(
-        self,
-        status: CertificateStatus | None,
-        request: RevocationRequest,
-        refusal: str | None,
-        events: Sequence[Event],
-        block: BlockedKey | None = None,
-    ) -> None:
+    def settle(self, settlements: Sequence[Settlement]) -> None:
         """
-        Settle a request: set the status to revoked, or (`status` None) mark it refused; block the key `block`.
+        End these requests, each about another serial: statuses, blocked keys and events in one transaction.
 
-        A request that another worker settled meanwhile is left as it is, and nothing is recorded.
+        A request that another worker settled meanwhile is left as it is, and nothing of it is recorded.
         """
-        state, detail = ("done", None) if status is not None else ("refused", rows.storable(refusal or ""))
+        ends = [
+            (one.request.revocation_id, "refused" if one.status is None else "done", _detail(one))
+            for one in settlements
+        ]
         with self._session.transaction() as connection:
-            # First, for its lock: whoever comes second sees that it is settled.
-            if not connection.execute(_SETTLE, (state, detail, request.revocation_id)).fetchall():
-                return
-            if block is not None:
-                # Before the status, whose trigger would block it in other words.
-                blocklist.insert(connection, block)
-            if status is not None:
-                _set_revoked(connection, status, events)
-            insert_events(connection, events)
+            # First, for its locks: whoever comes second sees that they are settled.
+            ids = [row[0] for row in ends]
+            found = {row[0] for row in connection.execute(_SETTLE, (ids, *rows.columns(ends, 3)))}
+            mine = [one for one in settlements if one.request.revocation_id in found]
+            for one in mine:
+                if one.block is not None:
+                    # Before the status, whose trigger would block it in other words.
+                    blocklist.insert(connection, one.block)
+            changes = [_change(one, one.status) for one in mine if one.status is not None]
+            if changes:
+                connection.execute(_SET, rows.columns(changes, 10))
+            insert_events(connection, [event for one in mine for event in one.events])
 
     def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
         """Every revoked serial whose certificate had not expired at `expired_since`, in serial order (R16)."""
@@ -208,21 +214,29 @@ def insert_crl(connection: PgConnection, crl: CRLRecord, snapshot: str | None) -
     )
 
 
-def _set_revoked(connection: PgConnection, status: CertificateStatus, events: Sequence[Event]) -> None:
-    if status.state is not StatusState.REVOKED or status.reason is None or status.revoked_at is None:
-        raise PKIError(ErrorType.SYSTEM_FAILURE, "a revocation sets the status to revoked")
+def _standing(row: Sequence[Any]) -> Standing:
+    anything, own, *status, tbs, certificate = row
+    # Without an intent there is no end of validity either: the serial was never used.
+    known = None if status[3] is None else rows.status(status)
+    return Standing(anything or own, anything, known, tbs, certificate)
+
+
+def _detail(settlement: Settlement) -> str | None:
+    return None if settlement.status is not None else rows.storable(settlement.refusal or "")
+
+
+def _change(settlement: Settlement, status: CertificateStatus) -> tuple[object, ...]:
     # The event has the exact moment; revoked_at is in whole seconds and may lie before what a CRL covers.
-    changed_at = max((event.at for event in events), default=status.revoked_at)
-    connection.execute(
-        _REVOKE,
-        (
-            status.issuer_id,
-            status.serial,
-            status.not_after,
-            status.revoked_at,
-            int(status.reason),
-            status.invalidity_date,
-            changed_at,
-            status.shard,
-        ),
+    changed_at = max(event.at for event in settlement.events)
+    reason = None if status.reason is None else int(status.reason)
+    whose, times = (status.issuer_id, status.serial), (status.invalidity_date, status.released_at)
+    return (
+        *whose,
+        status.state.value,
+        status.not_after,
+        status.revoked_at,
+        reason,
+        *times,
+        changed_at,
+        status.shard,
     )

@@ -25,8 +25,9 @@ GRANT INSERT (name, subject, certificate, spki_sha256, not_before, not_after, pa
     ON chancery.issuer TO chancery_worker;
 GRANT INSERT (issuer_id, serial, request_id, der, subject, names, spki_sha256, not_before, not_after, profile, issued_at)
     ON chancery.certificate TO chancery_worker;
-GRANT INSERT (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, changed_at, shard),
-    UPDATE (state, revoked_at, reason, invalidity_date, changed_at) ON chancery.certificate_status TO chancery_worker;
+GRANT INSERT (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at, changed_at,
+    shard),
+    UPDATE (state, revoked_at, reason, invalidity_date, released_at, changed_at) ON chancery.certificate_status TO chancery_worker;
 GRANT INSERT ON chancery.profile, chancery.serial, chancery.intent, chancery.crl_number, chancery.crl,
     chancery.journal_leaf, chancery.journal_checkpoint TO chancery_worker;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_worker;

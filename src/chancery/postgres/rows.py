@@ -50,11 +50,12 @@ def crl_record(row: Sequence[Any]) -> CRLRecord:
 
 def status(row: Sequence[Any]) -> CertificateStatus:
     """
-    Make the value of (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date), shard if asked.
+    Make the value of issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at and, if
+    it is asked for, shard.
 
     A state of None is a serial of which only the intent is known.
     """
-    issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, *shard = row
+    issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at, *shard = row
     return CertificateStatus(
         issuer_id,
         bytes(serial),
@@ -63,5 +64,6 @@ def status(row: Sequence[Any]) -> CertificateStatus:
         revoked_at,
         None if reason is None else RevocationReason(reason),
         invalidity_date,
+        released_at,
         *shard,
     )

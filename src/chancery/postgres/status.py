@@ -12,7 +12,7 @@ from chancery.postgres.session import AsyncPool
 _STATUSES = """
 SELECT issuer_id, serial, s.state, coalesce(s.not_after, (
         SELECT i.not_after FROM chancery.intent AS i WHERE (i.issuer_id, i.serial) = (k.issuer_id, k.serial))),
-    s.revoked_at, s.reason, s.invalidity_date
+    s.revoked_at, s.reason, s.invalidity_date, s.released_at
 FROM unnest(%b::integer[], %b::bytea[]) AS k (issuer_id, serial)
 LEFT JOIN chancery.certificate_status AS s USING (issuer_id, serial)"""
 

@@ -92,7 +92,11 @@ class Application:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RevocationWish:
-    """A certificate to revoke; `issuer` None when the serial alone names it."""
+    """
+    A certificate to revoke; `issuer` None when the serial alone names it.
+
+    The reason CERTIFICATE_HOLD suspends it, REMOVE_FROM_CRL reinstates it.
+    """
 
     serial: bytes
     reason: RevocationReason
@@ -310,10 +314,12 @@ async def revoke(
 
 async def _revocable(ra: RegistrationAuthority, operator: Operator, wish: RevocationWish) -> tuple[str, int]:
     """Name and id of the issuer of what is to be revoked: a certificate, or an officer's unconfirmed serial."""
+    reinstate = wish.reason is RevocationReason.REMOVE_FROM_CRL
+    operation = Operation.REINSTATE if reinstate else Operation.REVOKE
     try:
-        found = await find_certificate(ra, operator, wish.serial, wish.issuer, Operation.REVOKE)
+        found = await find_certificate(ra, operator, wish.serial, wish.issuer, operation)
     except PKIError as error:
-        reach = own_name(operator, authorise(operator, Operation.REVOKE))
+        reach = own_name(operator, authorise(operator, operation))
         if error.type is not ErrorType.BAD_CERT_ID or reach is not None:
             raise
         # An unconfirmed serial has no stored certificate (docs/issuance.md); the worker knows it.
@@ -325,9 +331,10 @@ async def _revocable(ra: RegistrationAuthority, operator: Operator, wish: Revoca
                 raise
             issuer = local[0]
         return issuer.name, issuer.issuer_id
-    if found.status.state is StatusState.REVOKED:
-        when = f"{found.status.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
-        raise PKIError(ErrorType.CERT_REVOKED, f"already revoked at {when}")
+    status = found.status
+    if status.state is StatusState.REVOKED and not (status.held and (reinstate or wish.reason.final)):
+        when = f"{status.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
+        raise PKIError(ErrorType.CERT_REVOKED, f"already {'suspended' if status.held else 'revoked'} at {when}")
     return found.issuer, found.status.issuer_id
 
 

@@ -18,6 +18,7 @@ class Operation(enum.Enum):
     SEARCH = "search certificates"
     SHOW = "see a certificate"
     REVOKE = "revoke a certificate"
+    REINSTATE = "reinstate a certificate"
     BLOCK_KEY = "block a key"
     SEE_BLOCKED_KEYS = "see blocked keys"
     SEE_ISSUERS = "see issuers and their CRLs"
@@ -47,6 +48,7 @@ PERMISSIONS: Mapping[Operation, Mapping[Role, Reach]] = {
     Operation.SEARCH: {_REQUESTOR: _OWN, _OFFICER: _ANY, _AUDITOR: _ANY},
     Operation.SHOW: {_REQUESTOR: _OWN, _OFFICER: _ANY, _AUDITOR: _ANY},
     Operation.REVOKE: {_REQUESTOR: _OWN, _OFFICER: _ANY},
+    Operation.REINSTATE: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY},
     Operation.BLOCK_KEY: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY},
     Operation.SEE_BLOCKED_KEYS: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY, _AUDITOR: _ANY},
     # Public by nature: a requestor needs them to ask for, and to install, its certificate.

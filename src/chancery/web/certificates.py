@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 from cryptography import x509
@@ -11,7 +12,7 @@ from chancery.asn1 import der
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.name import canonical
 from chancery.pkix.wish import Wish
-from chancery.ports import CertificateQuery, RequestOutcome, RequestState, StoredCertificate
+from chancery.ports import CertificateQuery, RequestOutcome, RequestState, RevocationReason, StoredCertificate
 from chancery.ra import enrolment
 from chancery.ra.enrolment import Application, serial_octets, serial_text
 from chancery.ra.requestor import own_name
@@ -28,6 +29,7 @@ from chancery.web.views import (
     IssuerChoice,
     NoQuery,
     RawRequest,
+    Reason,
     RequestView,
     RevocationAsked,
     RevocationChoice,
@@ -205,11 +207,27 @@ async def _file(call: Call, stored: StoredCertificate, form: Form) -> Response:
 
 
 async def revoke(call: Call) -> Response:
-    """Revoke; 200 when the worker has settled it, 202 when it has not yet."""
+    """Revoke or suspend; 200 when the worker has settled it, 202 when it has not yet."""
     choice = read_query(call.request, RevocationChoice)
-    serial = serial_octets(call.path("serial"))
     asked = await read_json(call.request, RevocationAsked)
-    wish = enrolment.RevocationWish(serial, asked.reason.code(), choice.issuer, asked.invalidity_date)
+    return await _settled(call, choice, asked.reason, asked.reason.code(), asked.invalidity_date)
+
+
+async def reinstate(call: Call) -> Response:
+    """End a suspension; answers as `revoke` does."""
+    choice = read_query(call.request, RevocationChoice)
+    return await _settled(call, choice, None, RevocationReason.REMOVE_FROM_CRL, None)
+
+
+async def _settled(
+    call: Call,
+    choice: RevocationChoice,
+    shown: Reason | None,
+    reason: RevocationReason,
+    invalidity_date: datetime.datetime | None,
+) -> Response:
+    serial = serial_octets(call.path("serial"))
+    wish = enrolment.RevocationWish(serial, reason, choice.issuer, invalidity_date)
     revocation, outcome = await enrolment.revoke(call.ra, call.operator, wish, choice.wait)
     # The certificate may be an operator's.
     call.service.gate.forget()
@@ -217,7 +235,7 @@ async def revoke(call: Call) -> Response:
         revocation_id=outcome.revocation_id,
         issuer=revocation.issuer,
         serial=serial_text(serial),
-        reason=asked.reason,
+        reason=shown,
         state=outcome.state,
     )
     if outcome.state is RequestState.DONE:

@@ -129,7 +129,7 @@ _CERTIFICATES = (
     Endpoint(
         "POST",
         f"{_ONE}/revocation",
-        "Revoke a certificate",
+        "Revoke or suspend a certificate",
         (
             Answer(200, "Revoked.", RevocationView),
             Answer(202, "Not settled yet; the certificate's state will say.", RevocationView),
@@ -137,6 +137,18 @@ _CERTIFICATES = (
         Operation.REVOKE,
         certificates.revoke,
         body=RevocationAsked,
+        query=RevocationChoice,
+    ),
+    Endpoint(
+        "POST",
+        f"{_ONE}/reinstatement",
+        "Reinstate a suspended certificate",
+        (
+            Answer(200, "It is good again.", RevocationView),
+            Answer(202, "Not settled yet; the certificate's state will say.", RevocationView),
+        ),
+        Operation.REINSTATE,
+        certificates.reinstate,
         query=RevocationChoice,
     ),
 )

@@ -51,7 +51,7 @@ Wait = Annotated[
 
 
 class Reason(enum.Enum):
-    """CRLReason (RFC 5280 5.3.1)."""
+    """CRLReason (RFC 5280 5.3.1): certificateHold suspends: it can be taken back."""
 
     UNSPECIFIED = "unspecified"
     KEY_COMPROMISE = "keyCompromise"
@@ -59,6 +59,7 @@ class Reason(enum.Enum):
     AFFILIATION_CHANGED = "affiliationChanged"
     SUPERSEDED = "superseded"
     CESSATION_OF_OPERATION = "cessationOfOperation"
+    CERTIFICATE_HOLD = "certificateHold"
     PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
     AA_COMPROMISE = "aACompromise"
 
@@ -236,7 +237,11 @@ class RequestView(View, frozen=True, kw_only=True):
 
 
 class CertificateView(View, frozen=True, kw_only=True):
-    """A stored certificate; `certificate` (PEM) only where one is shown by itself."""
+    """
+    A stored certificate; `certificate` (PEM) only where one is shown by itself.
+
+    One that is suspended is revoked as certificateHold; `released_at` is when its last suspension ended.
+    """
 
     certificate_id: int
     serial: str
@@ -252,6 +257,7 @@ class CertificateView(View, frozen=True, kw_only=True):
     revoked_at: datetime.datetime | None = None
     reason: Reason | None = None
     invalidity_date: datetime.datetime | None = None
+    released_at: datetime.datetime | None = None
     certificate: str | None = None
 
 
@@ -288,12 +294,12 @@ class BlockedKeyList(View, frozen=True, kw_only=True):
 
 
 class RevocationView(View, frozen=True, kw_only=True):
-    """A revocation: `done`, or still `waiting` for the worker."""
+    """A revocation: `done`, or still `waiting` for the worker; without `reason` it is a reinstatement."""
 
     revocation_id: int
     issuer: str
     serial: str
-    reason: Reason
+    reason: Reason | None = None
     state: RequestState
 
 
@@ -430,6 +436,7 @@ def certificate_view(stored: StoredCertificate, *, whole: bool) -> CertificateVi
         revoked_at=status.revoked_at,
         reason=None if status.reason is None else Reason[status.reason.name],
         invalidity_date=status.invalidity_date,
+        released_at=status.released_at,
         certificate=pem(stored.der) if whole else None,
     )
 

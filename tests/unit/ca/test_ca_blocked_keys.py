@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import pytest
@@ -119,7 +120,8 @@ def test_what_cannot_be_read_is_revoked_and_blocks_nothing():
     ca.ask(LOST)
     ca.work()
     [(_, serial)] = ca.store.certificates
-    ca.store.tbs = lambda issuer_id, serial: b"\x30\x00"
+    intent = ca.store.intents[2, serial]
+    ca.store.intents[2, serial] = (intent[0], dataclasses.replace(intent[1], tbs=b"\x30\x00"))
     ca.ask_revocation(serial, RevocationReason.KEY_COMPROMISE)
     settle_revocations(ca.store, ca.clock, "worker-1")
     assert StatusState.REVOKED is ca.store.statuses[2, serial].state

@@ -25,6 +25,7 @@ from chancery.ports import (
     Refusal,
     RequestState,
     RevocationReason,
+    Settlement,
     StatusState,
 )
 from fakes import START as NOON
@@ -154,6 +155,10 @@ def revocation(serial=b"\x70\x01"):
     return NewRevocation("root", serial, RevocationReason.SUPERSEDED, None, "officer", NOON)
 
 
+def settle(store, status, request, refusal=None):
+    store.settle([Settlement(request, status, refusal, ())])
+
+
 def revoked(serial=b"\x70\x01", **changes):
     status = CertificateStatus(1, serial, StatusState.REVOKED, END, NOON, RevocationReason.SUPERSEDED)
     return dataclasses.replace(status, **changes)
@@ -163,23 +168,23 @@ def test_a_status_goes_forwards_only_and_reaches_the_crl(store):
     issued(store)
     store.submit_revocation(revocation(), 1, [])
     [waiting] = store.take_revocations(5)
-    assert store.requestor_may_revoke("officer", 1, b"\x70\x01")
+    assert [True] == [one.may_revoke for one in store.standings([waiting])]
     for wrong in (
         revoked(reason=RevocationReason.KEY_COMPROMISE),
         revoked(state=StatusState.GOOD),
         revoked(serial=b"\x70\x02"),
     ):
-        assert "forwards" in refusal(store.revoke, wrong, waiting, None, []).detail
-    assert "does not wait" in refusal(store.revoke, revoked(), waiting, "and refused", []).detail
-    store.revoke(revoked(), waiting, None, [])
-    assert "does not wait" in refusal(store.revoke, revoked(), waiting, None, []).detail
+        assert "forwards" in refusal(settle, store, wrong, waiting, None).detail
+    assert "does not wait" in refusal(settle, store, revoked(), waiting, "and refused").detail
+    settle(store, revoked(), waiting)
+    assert "does not wait" in refusal(settle, store, revoked(), waiting, None).detail
     assert [b"\x70\x01"] == [entry.serial for entry in store.revoked_entries(1, NOON)]
     # R16: gone from the CRL once a CRL after the certificate's end has carried it.
     assert [] == store.revoked_entries(1, END + datetime.timedelta(seconds=1))
     store.submit_revocation(revocation(), 1, [])
     [again] = store.take_revocations(5)
-    assert "forwards" in refusal(store.revoke, revoked(), again, None, []).detail
-    store.revoke(None, again, "revoked already", [])
+    assert "forwards" in refusal(settle, store, revoked(), again, None).detail
+    settle(store, None, again, "revoked already")
     replayed(store)
 
 
@@ -196,7 +201,7 @@ def test_a_crl_is_due_when_there_is_none_after_a_revocation_and_before_its_end(s
     assert [] == store.crl_due(NOON)
     assert [1] == store.crl_due(NOON + datetime.timedelta(days=6))
     store.submit_revocation(revocation(), 1, [])
-    store.revoke(revoked(), store.take_revocations(1)[0], None, [])
+    settle(store, revoked(), store.take_revocations(1)[0])
     assert [1] == store.crl_due(NOON)
 
 

@@ -313,7 +313,6 @@ def test_an_unsettled_revocation_is_202(world):
     "body",
     [
         {},
-        {"reason": "certificateHold"},
         {"reason": "removeFromCRL"},
         {"reason": 1},
         {"reason": "superseded", "invalidity_date": "2026-11-01T00:00:00"},
