@@ -21,6 +21,7 @@ from chancery.ports import (
     RequestState,
     RevocationRequest,
     RevokedEntry,
+    Scope,
     Settlement,
     Standing,
     StatusState,
@@ -146,9 +147,12 @@ class MemoryStore:
         self.requests[request.request_id] = request
         self.states[request.request_id] = RequestState.WAITING
 
-    def take(self, worker: str, limit: int, at: datetime.datetime) -> list[EnrolmentRequest]:
+    def take(
+        self, worker: str, limit: int, at: datetime.datetime, scope: Scope | None = None
+    ) -> list[EnrolmentRequest]:
         def act() -> list[EnrolmentRequest]:
-            found = [i for i, state in sorted(self.states.items()) if state is RequestState.WAITING][:limit]
+            waiting = [i for i, state in sorted(self.states.items()) if state is RequestState.WAITING]
+            found = [i for i in waiting if scope is None or scope.holds(self.requests[i])][:limit]
             for request_id in found:
                 self.states[request_id] = RequestState.TAKEN
                 self.taken_by[request_id] = worker

@@ -26,6 +26,11 @@ KeyKind = Literal[
     "rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519",
     "ml-dsa-44", "ml-dsa-65", "ml-dsa-87",
 ]  # fmt: skip
+RSASignature = Literal[
+    "sha256WithRSAEncryption", "sha384WithRSAEncryption", "sha512WithRSAEncryption",
+    "rsassaPss-sha256", "rsassaPss-sha384", "rsassaPss-sha512",
+]  # fmt: skip
+"""How an RSA key signs; the other kinds of key have one algorithm each."""
 SSLMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 Deployment = Literal["laptop", "production"]
 T = TypeVar("T", bound=msgspec.Struct)
@@ -136,11 +141,13 @@ class JournalSection(Section, frozen=True, kw_only=True):
     """
     The Merkle journal: its origin line, the key that signs checkpoints, and a file outside the database.
 
-    The newest checkpoint is also kept in `checkpoint_file`, so that a database that was rolled back shows.
+    The newest checkpoint is also kept in `checkpoint_file`, so that a database that was rolled back shows. `token`
+    names one of the worker's `tokens`, where the key is not in its `token`.
     """
 
     origin: str
     key_label: str = "journal"
+    token: Name | None = None
     checkpoint_file: Path | None = None
 
 
@@ -170,8 +177,9 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     """
     `chancery serve worker`: holds the CA keys, listens on no socket.
 
-    Each issuer's key is found in the token by the label that the database has for it. `service_keys` are SHA-256
-    (hex) of the public keys that may have OCSP delegate and timestamping certificates, whoever asks for them.
+    Each issuer's key is found by the labels of token and key that the database has for it, in `token` or one of
+    the `tokens`. `signatures` says by issuer how its RSA key signs. `service_keys` are SHA-256 (hex) of the public
+    keys that may have OCSP delegate and timestamping certificates, whoever asks for them.
     """
 
     instance: Annotated[int, msgspec.Meta(ge=1, le=127)]
@@ -183,12 +191,31 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     profiles: Path | None = None
     weak_keys: Path | None = None
     database: DatabaseSection
-    token: TokenSection
+    token: TokenSection | None = None
+    tokens: dict[Name, TokenSection] = {}
+    signatures: dict[Name, RSASignature] = {}
     urls: URLSection
     crl: CRLSection = CRLSection()
     journal: JournalSection
     service_keys: tuple[SHA256, ...] = ()
     linters: dict[Name, LinterSection] = {}
+
+    def __post_init__(self) -> None:
+        labels = [one.label for one in token_sections(self)]
+        if not labels or len(set(labels)) != len(labels):
+            raise ValueError("the worker needs `token` or `tokens`, each with a label of its own")
+        if self.journal.token is None and self.token is None:
+            raise ValueError("without `token`, journal.token says which of `tokens` has the journal's key")
+        if self.journal.token is not None and self.journal.token not in self.tokens:
+            raise ValueError("journal.token is none of `tokens`")
+        if strange := sorted(set(self.signatures) - set(self.issuers)):
+            raise ValueError(f"signatures.{strange[0]} is for none of `issuers`")
+
+    def journal_token(self) -> str:
+        """Return the label of the token that has the journal's key."""
+        section = self.token if self.journal.token is None else self.tokens[self.journal.token]
+        assert section is not None
+        return section.label
 
 
 class Delegate(Section, frozen=True, kw_only=True):
@@ -196,6 +223,7 @@ class Delegate(Section, frozen=True, kw_only=True):
 
     issuer: Name
     key_label: str
+    signature: RSASignature | None = None
 
 
 class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
@@ -220,6 +248,7 @@ class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
     database: DatabaseSection
     token: TokenSection
     key_label: str
+    signature: RSASignature | None = None
     policy: OID
     policies: tuple[OID, ...] = ()
     accuracy_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1000
@@ -241,7 +270,7 @@ class OfflineConfig(Section, frozen=True, kw_only=True, tag="offline", tag_field
     """
     `chancery offline …`: the root's token and local store, on a machine without network.
 
-    `urls` are written into what the root signs.
+    `urls` are written into what the root signs; `signature` is how an RSA root signs it.
     """
 
     deployment: Deployment
@@ -252,12 +281,36 @@ class OfflineConfig(Section, frozen=True, kw_only=True, tag="offline", tag_field
     token: TokenSection
     urls: URLSection | None = None
     key_kind: KeyKind = "ec-p384"
+    signature: RSASignature | None = None
 
 
 class OwnerConfig(Section, frozen=True, kw_only=True, tag="owner", tag_field="process"):
     """`chancery db migrate`: the role that owns the schema."""
 
     database: DatabaseSection
+
+
+def token_sections(config: object) -> list[TokenSection]:
+    """Return every token of a process, its `token` first."""
+    found = [one for one in (getattr(config, "token", None),) if isinstance(one, TokenSection)]
+    return found + list(getattr(config, "tokens", {}).values())
+
+
+def token_labelled(config: object, label: str | None) -> TokenSection:
+    """
+    Return the token of a process with this label; None: its `token`, or else the only one.
+
+    Raises OperatorError when there is none, or more than one to choose from.
+    """
+    sections = token_sections(config)
+    usual = getattr(config, "token", None) or (sections[0] if len(sections) == 1 else None)
+    found = usual if label is None else next((one for one in sections if one.label == label), None)
+    if not isinstance(found, TokenSection):
+        raise OperatorError(
+            f"the configuration has the tokens {', '.join(one.label for one in sections) or 'none'}",
+            "give the label of one of them with --token, or the configuration of a process that has keys",
+        )
+    return found
 
 
 ProcessConfig = CAConfig | WorkerConfig | OCSPConfig | TSAConfig | AuditorConfig | OfflineConfig | OwnerConfig
@@ -336,6 +389,9 @@ def problems(config: msgspec.Struct, prefix: str = "") -> list[str]:
         value, name = getattr(config, key), f"{prefix}{key}"
         if isinstance(value, msgspec.Struct):
             found += problems(value, f"{name}.")
+        elif isinstance(value, dict):
+            for inner, one in value.items():
+                found += problems(one, f"{name}.{inner}.") if isinstance(one, msgspec.Struct) else []
         elif isinstance(value, Path) and key not in {"health_file", "checkpoint_file", "directory"}:
             found += _file_problem(name, value)
     if (
@@ -348,9 +404,14 @@ def problems(config: msgspec.Struct, prefix: str = "") -> list[str]:
         here = database.host.startswith("/") or database.host in {"localhost", "127.0.0.1", "::1"}
         if not here and database.sslmode != "verify-full":
             found.append(f"database.sslmode: production needs `verify-full` for {database.host}, another host")
-    token = getattr(config, "token", None)
-    if getattr(config, "deployment", "") == "production" and token is not None and token.soft_directory:
-        found.append("token.soft_directory: production needs a PKCS#11 module, not the software token")
+    if getattr(config, "deployment", "") == "production":
+        tables = {"token": getattr(config, "token", None)}
+        tables |= {f"tokens.{name}": one for name, one in getattr(config, "tokens", {}).items()}
+        found += [
+            f"{name}.soft_directory: production needs a PKCS#11 module, not the software token"
+            for name, token in tables.items()
+            if token is not None and token.soft_directory
+        ]
     return found
 
 

@@ -11,7 +11,7 @@ from pgdata import SECOND, SHA, WORKER, Office, certificate, error_of, event, in
 
 from chancery.errors import ErrorType, OperatorError
 from chancery.pkix.granting import MAX_SUBJECT
-from chancery.ports import EnrolmentRequest, EventKind, Refusal, RequestState, StatusState
+from chancery.ports import EnrolmentRequest, EventKind, Refusal, RequestState, Scope, StatusState
 from chancery.postgres.issuance import PgIssuanceStore
 from chancery.postgres.session import Session, connect, worker_lock
 from pg import AT
@@ -24,6 +24,20 @@ def office(database):
 
 def states(office) -> dict[str, str]:
     return dict(office.sql("SELECT transaction_id, state FROM chancery.request"))
+
+
+def test_take_leaves_what_is_out_of_scope_waiting(office):
+    """Requests for an issuer whose token is away go on waiting, whether the issuer was named or the profile's."""
+    named, other, usual = (
+        office.submit(f"t-{issuer}-{profile}", issuer=issuer, profile=profile)[0]
+        for issuer, profile in (("away", "p"), ("here", "p"), (None, "p"))
+    )
+    (elsewhere,) = office.submit("t-none-q", issuer=None, profile="q")
+    scope = Scope(("away",), ("p",), inside=False)
+    assert [other, elsewhere] == [one.request_id for one in office.store.take(WORKER, 10, AT, scope)]
+    assert [named, usual] == [
+        one.request_id for one in office.store.take(WORKER, 10, AT, dataclasses.replace(scope, inside=True))
+    ]
 
 
 def test_take_gives_the_oldest_first_and_each_once(office):

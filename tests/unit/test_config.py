@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chancery.config import AuditorConfig, TSAConfig, load, load_checked, problems
+from chancery.config import AuditorConfig, TSAConfig, load, load_checked, problems, token_labelled, token_sections
 from chancery.errors import OperatorError
 
 TSA = """
@@ -117,3 +117,62 @@ def test_production_refuses_the_software_token(tmp_path):
     words = "token.soft_directory: production needs a PKCS#11 module, not the software token"
     assert words not in problems(load(_file(tmp_path, soft)))
     assert words in problems(load(_file(tmp_path, soft.replace('"laptop"', '"production"'))))
+
+
+WORKER = """
+process = "worker"
+deployment = "laptop"
+instance = 1
+issuers = ["a", "b"]
+default_issuer = "a"
+[database]
+host = "/run/postgresql"
+user = "chancery_worker"
+[token]
+module = "/usr/lib/softhsm/libsofthsm2.so"
+label = "one"
+pin_prompt = true
+[tokens.more]
+module = "/opt/vendor.so"
+label = "two"
+pin_prompt = true
+[signatures]
+b = "rsassaPss-sha256"
+[urls]
+[journal]
+origin = "log"
+"""
+
+
+def test_a_worker_has_several_tokens_and_each_is_found_by_its_label(tmp_path):
+    config = load(_file(tmp_path, WORKER))
+    assert ["one", "two"] == [one.label for one in token_sections(config)]
+    assert "one" == config.journal_token()
+    assert ("one", "two") == (token_labelled(config, None).label, token_labelled(config, "two").label)
+    with pytest.raises(OperatorError, match="the tokens one, two"):
+        token_labelled(config, "three")
+    moved = load(_file(tmp_path, WORKER.replace('origin = "log"', 'origin = "log"\ntoken = "more"')))
+    assert "two" == moved.journal_token()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('label = "two"', 'label = "one"'), "each with a label of its own"),
+        (("[token]\n", "[tokens.first]\n"), "journal.token says which"),
+        (('origin = "log"', 'origin = "log"\ntoken = "none"'), "journal.token is none of `tokens`"),
+        (('b = "rsassaPss-sha256"', 'c = "rsassaPss-sha256"'), "signatures.c is for none of `issuers`"),
+        (("rsassaPss-sha256", "rsassaPss-sha1"), "rsassaPss-sha1"),
+    ],
+)
+def test_tokens_and_signatures_that_fit_nothing_stop_the_start(tmp_path, change, message):
+    with pytest.raises(OperatorError, match=message):
+        load(_file(tmp_path, WORKER.replace(*change)))
+
+
+def test_production_refuses_a_software_token_among_several(tmp_path):
+    soft = WORKER.replace('module = "/opt/vendor.so"', f'soft_directory = "{tmp_path}"')
+    words = "tokens.more.soft_directory: production needs a PKCS#11 module, not the software token"
+    assert words in problems(load(_file(tmp_path, soft.replace('"laptop"', '"production"'))))
+    missing = [one for one in problems(load(_file(tmp_path, WORKER))) if one.startswith("tokens.more.module")]
+    assert ["tokens.more.module: /opt/vendor.so: No such file or directory"] == missing

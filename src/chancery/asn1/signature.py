@@ -138,18 +138,26 @@ ALGORITHMS = {
 BY_IDENTIFIER = {algorithm.identifier: algorithm for algorithm in ALGORITHMS.values()}
 
 
-def algorithm_for(public_key: object, *, pss: bool = False) -> SignatureAlgorithm:
+def algorithm_for(public_key: object, name: str | None = None) -> SignatureAlgorithm:
     """
-    Choose the algorithm a key signs with: the digest is as strong as the key.
+    Choose the algorithm a key signs with: the digest is as strong as the key. `name` chooses for RSA keys, which
+    have several.
 
-    Raises PKIError(BAD_ALG) for a key type that this suite does not sign with.
+    Raises PKIError(BAD_ALG) for a key type that this suite does not sign with, or another key's `name`.
     """
+    if name is not None:
+        algorithm = algorithm_for(public_key)
+        if isinstance(public_key, rsa.RSAPublicKey) and ALGORITHMS[name].fits(public_key):
+            algorithm = ALGORITHMS[name]
+        if algorithm.name != name:
+            raise PKIError(ErrorType.BAD_ALG, f"{name} does not fit the key")
+        return algorithm
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         hashes_by_curve = {"secp256r1": "256", "secp384r1": "384", "secp521r1": "512"}
         if (digest := hashes_by_curve.get(public_key.curve.name)) is not None:
             return ALGORITHMS[f"ecdsa-with-SHA{digest}"]
     elif isinstance(public_key, rsa.RSAPublicKey):
-        return ALGORITHMS["rsassaPss-sha256" if pss else "sha256WithRSAEncryption"]
+        return ALGORITHMS["sha256WithRSAEncryption"]
     elif isinstance(public_key, ed25519.Ed25519PublicKey):
         return ALGORITHMS["Ed25519"]
     elif (kind := ml_dsa_kind(public_key)) is not None:

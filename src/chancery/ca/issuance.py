@@ -71,11 +71,16 @@ class Issuing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What became of a batch; `unconfirmed` intents are marked, their requests wait again or are refused."""
+    """
+    What became of a batch; `unconfirmed` intents are marked, their requests wait again or are refused.
+
+    `unsigned_by` are the names of the issuers that those intents are of.
+    """
 
     issued: int
     refused: int
     unconfirmed: int
+    unsigned_by: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -303,7 +308,8 @@ def _record(issuing: Issuing, signed: Sequence[_Signed], refused: int) -> BatchR
         wrong += [(one.request, error) for one, error in unstored]
     if failed:
         _mark(issuing, [(one.intent, error.detail) for one, error in failed])
-    return BatchResult(len(signed) - len(failed), refused + len(wrong), len(failed))
+    unsigned_by = tuple(sorted({one.issuer.record.name for one, _ in failed}))
+    return BatchResult(len(signed) - len(failed), refused + len(wrong), len(failed), unsigned_by)
 
 
 def _record_certificates(

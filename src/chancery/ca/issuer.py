@@ -71,6 +71,10 @@ def delta_url(url: str) -> str:
     return f"{url.removesuffix('.crl')}/delta.crl"
 
 
+class TokenAwayError(PKIError):
+    """SYSTEM_UNAVAIL, and it was the issuer's token that did not answer: other issuers' may."""
+
+
 class LintedCertificate:
     """
     Proof that exactly these TBSCertificate bytes (`der`) passed the lints.
@@ -173,9 +177,15 @@ class _Signing:
         """
         Sign a recorded TBSCertificate or TBSCertList and return the whole structure (DER), verified.
 
-        Raises PKIError(SYSTEM_FAILURE) when the token's signature does not verify under the issuer's key.
+        Raises PKIError(SYSTEM_FAILURE) when the token's signature does not verify under the issuer's key, and
+        TokenAwayError when the token does not answer.
         """
-        signature = self.signer.sign(tbs)
+        try:
+            signature = self.signer.sign(tbs)
+        except PKIError as error:
+            if error.type is ErrorType.SYSTEM_UNAVAIL:
+                raise TokenAwayError(error.type, error.detail) from error
+            raise
         try:
             self.algorithm.verify(self._public_key, signature, tbs)
         except InvalidSignature:
@@ -235,6 +245,14 @@ class Issuer(_Signing):
             extensions=extensions,
         )
         return self._lint(tbs, granted.not_after, self._view, shard.number if shard else 0)
+
+
+def issuer_key(record: IssuerRecord) -> PublicKey:
+    """Return the public key of an issuer's certificate; PKIError(SYSTEM_FAILURE) for one that cannot sign."""
+    key = x509.load_der_x509_certificate(record.certificate).public_key()
+    if not isinstance(key, PublicKey):
+        raise PKIError(ErrorType.SYSTEM_FAILURE, f"{record.name}: a CA key of a type that does not sign")
+    return key
 
 
 def _ca_fields(name: str, certificate: x509.Certificate) -> tuple[bytes, IssuerLimits]:

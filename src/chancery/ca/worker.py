@@ -1,26 +1,27 @@
 """
 The issuing worker: settles revocations, issues what waits, publishes CRLs that are due; then again.
 
-A token or store that is away makes it report, pause and recover. Anything unexpected ends the process, which
-is started again and recovers in the same way.
+A store that is away, or the last token, makes it report, pause and recover. Of several tokens, one that is away
+holds up its own issuers alone: their requests go on waiting. Anything unexpected ends the process, which is
+started again and recovers in the same way.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from chancery.ca.crl import CRLSettings, publish_due
-from chancery.ca.issuance import Issuing, issue_batch, recover
+from chancery.ca.issuance import BatchResult, Issuing, issue_batch, recover
+from chancery.ca.issuer import TokenAwayError
 from chancery.ca.revocation import settle_revocations
+from chancery.ca.tokens import PAUSES, Reach, TokenWatch
 from chancery.errors import ErrorType, PKIError
-from chancery.ports import RevocationStore
+from chancery.ports import EnrolmentRequest, RevocationStore
 
 Report = Callable[[str, Mapping[str, object]], None]
 """Takes an event name and its values for the log."""
 
-PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Seconds before the next attempt after one failure, two, …"""
 CRL_SHARE = 10
 """A CRL that took t seconds is followed by no other for this many times t: certificates come first."""
 
@@ -39,26 +40,40 @@ class WorkerSettings:
 
 
 class Worker:
-    """Runs issuance, revocation and CRLs over their stores; `report` is told what was done."""
+    """
+    Runs issuance, revocation and CRLs over their stores; `report` is told what was done.
+
+    `reach` tells of a token that failed whether it answers again (`ca.tokens.Reach`).
+    """
 
     def __init__(
-        self, issuing: Issuing, revocations: RevocationStore, settings: WorkerSettings, report: Report
+        self,
+        issuing: Issuing,
+        revocations: RevocationStore,
+        settings: WorkerSettings,
+        report: Report,
+        reach: Reach | None = None,
     ) -> None:
         self._issuing = issuing
         self._revocations = revocations
         self._settings = settings
         self._report = report
-        self._by_id = {issuer.record.issuer_id: issuer for issuer in issuing.issuers.values()}
+        self._tokens = TokenWatch(issuing, reach)
+        self._groups = self._tokens.groups()
         self._recovered = False
         self._crl_not_before = 0.0
-        self._token_failed = False
+
+    @property
+    def tokens_away(self) -> list[str]:
+        """Labels of the tokens that failed and have not signed since."""
+        return self._tokens.away
 
     def run_once(self) -> bool:
         """
         Do one round and tell whether there was anything to do.
 
-        Raises PKIError when token or store fail; the next round recovers first. A token that left
-        certificates unsigned is reported as SYSTEM_UNAVAIL after everything else is settled.
+        Raises PKIError when the store fails, or the last token; the next round recovers first. Tokens that left
+        certificates unsigned are reported as SYSTEM_UNAVAIL after everything else is settled, when none is left.
         """
         try:
             return self._round()
@@ -76,32 +91,68 @@ class Worker:
         settled = settle_revocations(self._revocations, issuing.clock, issuing.worker)
         if settled:
             self._report("revocations", {"settled": settled})
-        # A token that failed is tried with one request: each attempt spends the serials of its whole batch.
-        limit = 1 if self._token_failed else self._settings.batch
-        requests = issuing.store.take(issuing.worker, limit, issuing.clock.now())
-        unsigned = 0
-        if requests:
-            result = issue_batch(issuing, requests)
-            self._report("batch", dataclasses.asdict(result))
-            unsigned = result.unconfirmed
-            if unsigned or result.issued:
-                self._token_failed = bool(unsigned)
+        taken, unsigned = self._issue_waiting()
         made = self._publish()
-        if unsigned:
+        if unsigned and self._tokens.all_away:
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, f"the token left {unsigned} certificates unsigned")
-        return bool(settled or requests or made)
+        return bool(settled or taken or made)
+
+    def _issue_waiting(self) -> tuple[int, int]:
+        """Issue what waits, then try tokens that failed; return how many were taken, and how many not signed."""
+        issuing, tokens = self._issuing, self._tokens
+        due = tokens.due() if tokens.away else []
+        taken = unsigned = 0
+        if not tokens.all_away:
+            requests = issuing.store.take(
+                issuing.worker, self._settings.batch, issuing.clock.now(), tokens.healthy()
+            )
+            if requests:
+                taken, unsigned = len(requests), self._issue(requests).unconfirmed
+        for label in due:
+            # With one request: each attempt spends the serials of its whole batch.
+            requests = issuing.store.take(issuing.worker, 1, issuing.clock.now(), tokens.only(label))
+            result = self._issue(requests) if requests else None
+            if (result is None and tokens.believes) or (result and result.issued and not result.unconfirmed):
+                tokens.back(label)
+                self._report("token back", {"token": label})
+            taken += len(requests)
+            unsigned += result.unconfirmed if result else 0
+        return taken, unsigned
+
+    def _issue(self, requests: Sequence[EnrolmentRequest]) -> BatchResult:
+        result = issue_batch(self._issuing, requests)
+        counts = {"issued": result.issued, "refused": result.refused, "unconfirmed": result.unconfirmed}
+        self._report("batch", counts)
+        for label in self._tokens.failed(result.unsigned_by):
+            self._report("token away", {"token": label})
+        return result
 
     def _publish(self) -> int:
         clock = self._issuing.clock
         began = clock.monotonic()
         if began < self._crl_not_before:
             return 0
-        made = publish_due(self._by_id, self._revocations, clock, self._issuing.worker, self._settings.crl)
+        made = sum(self._publish_of(label) for label in self._groups if not self._tokens.waits(label))
         if made:
             took = clock.monotonic() - began
             self._crl_not_before = began + took + CRL_SHARE * took
             self._report("crl", {"published": made, "seconds": round(took, 3)})
         return made
+
+    def _publish_of(self, label: str) -> int:
+        """Publish the due CRLs of one token's issuers; raises PKIError when it is away and no other is left."""
+        issuing = self._issuing
+        try:
+            return publish_due(
+                self._groups[label], self._revocations, issuing.clock, issuing.worker, self._settings.crl
+            )
+        except TokenAwayError:
+            if len(self._groups) == 1:
+                raise
+            self._tokens.failed_token(label)
+            if self._tokens.all_away:
+                raise
+            return 0
 
     def run(self, wait: Callable[[float], None], stopping: Callable[[], bool]) -> None:
         """

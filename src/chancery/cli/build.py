@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from chancery.asn1.signature import KeySigner
+from chancery.asn1.signature import KeySigner, algorithm_for
 from chancery.cli.clock import SystemClock
 from chancery.cli.layout import Layout
 from chancery.config import DatabaseSection, LinterSection, OwnerConfig, TokenSection, load_checked
-from chancery.errors import OperatorError
+from chancery.errors import OperatorError, PKIError
 from chancery.linters import CommandLinter, PkilintLinter
 from chancery.pkcs11 import Token, TokenSettings, open_token
 from chancery.pkcs11.softtoken import SoftToken
@@ -108,9 +108,15 @@ def token(section: TokenSection) -> Token | SoftToken:
     return open_token(token_settings(section))
 
 
-def signer(opened: Token | SoftToken, label: str) -> KeySigner:
-    """Return the signer of one key of an open token."""
-    return KeySigner(opened.find_key(label))
+def signer(opened: Token | SoftToken, label: str, signature: str | None = None) -> KeySigner:
+    """Return the signer of a key of an open token; OperatorError when the configured `signature` does not fit."""
+    key = opened.find_key(label)
+    try:
+        return KeySigner(key, algorithm_for(key.public_key(), signature))
+    except PKIError as error:
+        raise OperatorError(
+            f"key `{label}`: {error.detail}", "correct `signature`, which is for RSA keys"
+        ) from None
 
 
 def profiles(directory: Path | None) -> Mapping[str, Profile]:

@@ -14,7 +14,7 @@ from chancery.asn1.signature import PrivateKey, algorithm_for
 from chancery.cli import build
 from chancery.cli.api_client import with_client
 from chancery.cli.commands_blocked import block, blocked
-from chancery.config import load, problems
+from chancery.config import load, problems, token_labelled
 from chancery.errors import OperatorError
 from chancery.pkix.name import general_names, parse_name
 
@@ -29,31 +29,31 @@ def register(app: typer.Typer) -> None:
 
 
 def make(
+    *,
     config: Annotated[Path, typer.Option(help="The configuration of the process whose token it is.")],
     label: Annotated[str, typer.Option(help="The key's label.")],
     kind: Annotated[
-        str, typer.Option(help="What to make if there is none: ec-p256, rsa-3072, ed25519 …")
+        str, typer.Option(help="What to make if there is none: ec-p256, rsa-3072, ed25519, ml-dsa-65 …")
     ] = "ec-p256",
     subject: Annotated[str | None, typer.Option(help="Print a request for this subject (RFC 4514).")] = None,
     name: Annotated[list[str] | None, typer.Option(help="subjectAltName of the request: dns:…, ip:…")] = None,
+    token: Annotated[str | None, typer.Option(help="The token's label, where CONFIG has several.")] = None,
 ) -> None:
     """Find or make a key in the token of CONFIG; print its public key, or with --subject a PKCS#10 request."""
     found = load(config)
-    section = getattr(found, "token", None)
-    if section is None:
-        raise OperatorError(f"{config} has no token", "give the configuration of a process that has keys")
+    section = token_labelled(found, token)
     if wrong := problems(found):
         raise OperatorError(f"{config}: {'; '.join(wrong)}", f"run chancery check-config {config}")
-    token = build.token(section)
+    opened = build.token(section)
     try:
-        labels = {info.label for info in token.keys()}  # noqa: SIM118 - a token is no mapping
-        one: PrivateKey = token.find_key(label) if label in labels else token.generate_key(label, kind)
+        labels = {info.label for info in opened.keys()}  # noqa: SIM118 - a token is no mapping
+        one: PrivateKey = opened.find_key(label) if label in labels else opened.generate_key(label, kind)
         if subject is None:
             pem = one.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         else:
             pem = request(one, subject, name or []).public_bytes(Encoding.PEM)
     finally:
-        token.close()
+        opened.close()
     typer.echo(pem.decode("ascii"), nl=False)
 
 

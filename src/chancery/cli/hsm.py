@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chancery.cli import build
-from chancery.config import TokenSection, load
+from chancery.config import TokenSection, WorkerConfig, load, token_labelled, token_sections
 from chancery.errors import OperatorError
 from chancery.pkcs11.check import HSMReport, check_token
 
@@ -30,7 +30,7 @@ def check(
         Path | None, typer.Option(help="Configuration of a process: its token, and the keys it names.")
     ] = None,
     module: Annotated[Path | None, typer.Option(help="The PKCS#11 library, where no --config is given.")] = None,
-    label: Annotated[str | None, typer.Option(help="The token's label.")] = None,
+    label: Annotated[str | None, typer.Option(help="The token's label; with --config, which of several.")] = None,
     pin_file: Annotated[Path | None, typer.Option(help="File with the PIN; without it you are asked.")] = None,
     softhsm_conf: Annotated[Path | None, typer.Option(help="SoftHSM's configuration file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -38,36 +38,41 @@ def check(
     """
     Check library, slot, token, PIN, mechanisms and keys, and let each key sign once. Changes nothing.
 
+    Of a configuration with several tokens, each that --label does not leave out; as JSON, one line for each.
+
     The PIN is tried once, and not at all when one mistake more would lock the token. Exits with 1 on a problem.
     """
-    section, expected = _token(config, module, label, pin_file, softhsm_conf)
-    report = check_token(build.token_settings(section), expected)
-    if json:
-        typer.echo(msgspec.json.encode({"ok": report.ok, **msgspec.to_builtins(report)}))
-    else:
-        show(report, Console(soft_wrap=True, highlight=False))
-    if not report.ok:
+    tokens = _tokens(config, module, label, pin_file, softhsm_conf)
+    reports = [check_token(build.token_settings(section), expected) for section, expected in tokens]
+    for report in reports:
+        if json:
+            typer.echo(msgspec.json.encode({"ok": report.ok, **msgspec.to_builtins(report)}))
+        else:
+            show(report, Console(soft_wrap=True, highlight=False))
+    if not all(report.ok for report in reports):
         raise typer.Exit(1)
 
 
-def _token(
+def _tokens(
     config: Path | None, module: Path | None, label: str | None, pin_file: Path | None, softhsm_conf: Path | None
-) -> tuple[TokenSection, list[str]]:
-    """Return the token to check and the key labels that must be in it."""
+) -> list[tuple[TokenSection, list[str]]]:
+    """Return the tokens to check, each with the key labels that must be in it."""
     if config is None:
         if module is None or label is None:
             raise OperatorError("it is not said which token to check", "give --config, or --module and --label")
         section = TokenSection(
             module=module, label=label, pin_file=pin_file, pin_prompt=pin_file is None, softhsm_conf=softhsm_conf
         )
-        return section, []
-    if any(option is not None for option in (module, label, pin_file, softhsm_conf)):
-        raise OperatorError("--config already says which token", "give --config alone")
+        return [(section, [])]
+    if any(option is not None for option in (module, pin_file, softhsm_conf)):
+        raise OperatorError("--config already says which token", "give --config, and --label at most")
     process = load(config)
-    token = getattr(process, "token", None)
-    if not isinstance(token, TokenSection):
+    if not token_sections(process):
         raise OperatorError(f"{config} configures a process without a token", "give that of worker, ocsp or tsa")
-    return token, key_labels(process)
+    chosen = token_sections(process) if label is None else [token_labelled(process, label)]
+    # Which of several tokens has a key is said in `journal.token`; the issuers' keys are named in the database.
+    home = process.journal_token() if isinstance(process, WorkerConfig) else chosen[0].label
+    return [(one, key_labels(process) if one.label == home else []) for one in chosen]
 
 
 def key_labels(config: Any) -> list[str]:

@@ -27,7 +27,7 @@ from chancery.ca.issuer import IssuerURLs
 from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy
 from chancery.cli.show import show_pairs, show_rows
-from chancery.config import OfflineConfig, URLSection, WorkerConfig, load, load_checked
+from chancery.config import OfflineConfig, URLSection, WorkerConfig, load, load_checked, token_labelled
 from chancery.errors import OperatorError, PKIError
 from chancery.offline import importing
 from chancery.offline.bundle import (
@@ -149,6 +149,7 @@ def request_command(
     after_request: Annotated[Path | None, typer.Option(help="The request bundle before this one.")] = None,
     after_response: Annotated[Path | None, typer.Option(help="Its response bundle.")] = None,
     crl: Annotated[bool, typer.Option("--crl", help="Ask for a fresh CRL, too.")] = False,
+    token: Annotated[str | None, typer.Option(help="The token's label, where CONFIG has several.")] = None,
 ) -> None:
     """Make a signed request bundle for the offline CA, and show its fingerprint."""
     settings = load_checked(config, WorkerConfig)
@@ -160,12 +161,12 @@ def request_command(
     link = importing.FIRST
     if after_request is not None and after_response is not None:
         link = importing.following(read_file(after_request), read_file(after_response))
-    token = build.token(settings.token)
+    opened = build.token(token_labelled(settings, token))
     try:
-        signer = build.signer(token, key_label)
+        signer = build.signer(opened, key_label)
         data = importing.make_request(signer, [entry], link, SystemClock().now(), crl=crl)
     finally:
-        token.close()
+        opened.close()
     write_file(out, data)
     _show_request(decode_request(data))
 
@@ -191,6 +192,7 @@ def import_command(
     key_label: Annotated[str, typer.Option(help="The token's key of the new issuer.")],
     root_name: Annotated[str, typer.Option(help="The root's name here.")] = "root",
     out: Annotated[Path | None, typer.Option(help="A directory for NAME.pem, ROOT.pem and chain.pem.")] = None,
+    token: Annotated[str | None, typer.Option(help="The token's label, where CONFIG has several.")] = None,
 ) -> None:
     """Verify a response bundle as a whole; take root, CRL and new issuer in. Run again, it changes nothing."""
     settings = load_checked(config, WorkerConfig)
@@ -199,7 +201,7 @@ def import_command(
     verified = importing.verify_response(
         asked, read_file(response), _public_key(bundle_key), build.profiles(settings.profiles), now
     )
-    place = importing.Place(name, settings.token.label, key_label)
+    place = importing.Place(name, token_labelled(settings, token).label, key_label)
     session = Session(build.connection(settings.database, "import"))
     try:
         done = importing.import_response(
@@ -243,6 +245,7 @@ def _opened(config: Path, *, make: bool = False) -> Iterator[OfflineCA]:
             key_kind=settings.key_kind,
             urls=IssuerURLs(*(settings.urls or URLSection()).of(settings.name)),
             token_label=settings.token.label,
+            signature=settings.signature,
         ),
         profiles=build.profiles(None),
         clock=SystemClock(),

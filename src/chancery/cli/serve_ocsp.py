@@ -21,7 +21,9 @@ async def run(config: OCSPConfig) -> None:
     """Serve OCSP and the repository until told to stop."""
     clock = SystemClock()
     token = build.token(config.token)
-    signers: dict[str, Signer] = {one.issuer: build.signer(token, one.key_label) for one in config.delegates}
+    signers: dict[str, Signer] = {
+        one.issuer: build.signer(token, one.key_label, one.signature) for one in config.delegates
+    }
     settings = ocsp_face.OCSPSettings(
         responder=ResponderSettings(
             validity=datetime.timedelta(hours=config.validity_hours),

@@ -24,7 +24,7 @@ async def run(config: TSAConfig) -> None:
         reader = PgStatusReader(pool, clock)
         service = tsp_face.TSAService(
             store=PgTimestampStore(pool),
-            signer=build.signer(token, config.key_label),
+            signer=build.signer(token, config.key_label, config.signature),
             clock=clock,
             source=time_source(config.time_source, production=config.deployment == "production"),
             entropy=SystemEntropy(),

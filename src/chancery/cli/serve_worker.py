@@ -16,14 +16,13 @@ from chancery.audit.log import Sequencer
 from chancery.audit.memory import CheckpointFile
 from chancery.ca.crl import CRLSettings
 from chancery.ca.issuance import Issuing
-from chancery.ca.issuer import Issuer, IssuerURLs
+from chancery.ca.issuer import Issuer, IssuerURLs, issuer_key
 from chancery.ca.worker import Worker, WorkerSettings
 from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy
-from chancery.config import WorkerConfig
+from chancery.cli.tokens import WorkerTokens
+from chancery.config import WorkerConfig, token_sections
 from chancery.errors import OperatorError, PKIError
-from chancery.pkcs11 import Token
-from chancery.pkcs11.softtoken import SoftToken
 from chancery.pkix.profile import Profile
 from chancery.ports import Event, EventKind, SecondOpinion
 from chancery.postgres.issuance import PgIssuanceStore
@@ -82,6 +81,8 @@ class WatchedWorker(Worker):
         except PKIError as error:
             self.health.say("issuance", error.detail)
             raise
+        away = ", ".join(f"`{label}`" for label in self.tokens_away)
+        self.health.say("tokens", f"{away} away, the issuers of the others go on" if away else None)
         self.health.say("issuance", None)
         return done
 
@@ -93,14 +94,14 @@ def run(config: WorkerConfig) -> None:
         signal.signal(number, lambda *_: stop.set())
     name = f"worker-{config.instance}"
     database = build.connection(config.database, name)
-    token = build.token(config.token)
+    tokens = WorkerTokens({section.label: section for section in token_sections(config)})
     # One connection for the stores of the loop: its lock keeps a second worker of this instance away.
     session = Session(database, [worker_lock(config.instance)])
     session.open()
     journal = Session(build.connection(config.database, f"{name} journal"), [sequencer_lock])
     profiles = build.profiles(config.profiles)
     linters = _linters(config, profiles)
-    issuers = _issuers(config, session, token)
+    issuers = _issuers(config, session, tokens)
     _journal_start(session, profiles, clock, name)
     health = Health(config.health_file)
     with ThreadPoolExecutor(config.signing_threads, thread_name_prefix="sign") as signers:
@@ -125,10 +126,11 @@ def run(config: WorkerConfig) -> None:
                 crl=CRLSettings(lifetime=datetime.timedelta(hours=config.crl.validity_hours)),
             ),
             _report,
+            tokens.reach,
         )
         worker.health = health
         sequencing = threading.Thread(
-            target=_sequence, args=(_sequencer(config, journal, token, clock), stop, health), name="journal"
+            target=_sequence, args=(_sequencer(config, journal, tokens, clock), stop, health), name="journal"
         )
         sequencing.start()
         listener = Listener(database)
@@ -141,7 +143,7 @@ def run(config: WorkerConfig) -> None:
             listener.close()
             session.close()
             journal.close()
-            token.close()
+            tokens.close()
 
 
 def _linters(config: WorkerConfig, profiles: Mapping[str, Profile]) -> dict[str, SecondOpinion]:
@@ -157,7 +159,7 @@ def _linters(config: WorkerConfig, profiles: Mapping[str, Profile]) -> dict[str,
 
 
 def _report(event: str, detail: Mapping[str, object]) -> None:
-    level = log.warning if event in {"paused", "recovered"} else log.info
+    level = log.warning if event in {"paused", "recovered", "token away", "token back"} else log.info
     level(event, **detail)
 
 
@@ -174,8 +176,9 @@ def _waiter(listener: Listener, stop: threading.Event) -> Callable[[float], None
     return wait
 
 
-def _issuers(config: WorkerConfig, session: Session, token: Token | SoftToken) -> dict[str, Issuer]:
+def _issuers(config: WorkerConfig, session: Session, tokens: WorkerTokens) -> dict[str, Issuer]:
     records = {record.name: record for record in PgIssuerStore(session).issuers()}
+    labels = [section.label for section in token_sections(config)]
     found: dict[str, Issuer] = {}
     for name in config.issuers:
         record = records.get(name)
@@ -184,12 +187,13 @@ def _issuers(config: WorkerConfig, session: Session, token: Token | SoftToken) -
                 f"the database has no issuer {name}; it has {', '.join(sorted(records)) or 'none'}",
                 "import its certificate with `chancery bundle import`, or correct `issuers`",
             )
-        if record.key_label is None or record.token_label != config.token.label:
+        if record.key_label is None or record.token_label not in labels:
             raise OperatorError(
-                f"the key of issuer {name} is in token {record.token_label}, this worker has {config.token.label}",
-                "correct `token.label` or `issuers`",
+                f"the key of issuer {name} is in token {record.token_label}, this worker has {', '.join(labels)}",
+                "correct `token`, `tokens` or `issuers`",
             )
-        signer = build.signer(token, record.key_label)
+        key = issuer_key(record)
+        signer = tokens.signer(record.token_label, record.key_label, key, config.signatures.get(name))
         found[name] = Issuer(record, signer, IssuerURLs(*config.urls.of(name)))
     return found
 
@@ -202,11 +206,11 @@ def _journal_start(session: Session, profiles: Mapping[str, Profile], clock: Sys
         insert_events(connection, [Event(EventKind.PROCESS_STARTED, clock.now(), name, name, {})])
 
 
-def _sequencer(config: WorkerConfig, session: Session, token: Token | SoftToken, clock: SystemClock) -> Sequencer:
+def _sequencer(config: WorkerConfig, session: Session, tokens: WorkerTokens, clock: SystemClock) -> Sequencer:
     file = config.journal.checkpoint_file
     return Sequencer(
         PgJournalStore(session),
-        build.signer(token, config.journal.key_label),
+        build.signer(tokens.opened(config.journal_token()), config.journal.key_label),
         config.journal.origin,
         clock,
         remember=None if file is None else CheckpointFile(file),

@@ -27,6 +27,7 @@ from chancery.config import (
     OwnerConfig,
     Port,
     ProcessConfig,
+    RSASignature,
     Section,
     SSLMode,
     TLSSection,
@@ -86,6 +87,7 @@ class Suite(Section, frozen=True, kw_only=True):
     ocsp_key: KeyKind = "ec-p256"
     tsa_key: KeyKind = "ec-p256"
     journal_key: CheckpointKeyKind = "ed25519"
+    rsa_signature: RSASignature | None = None
     module: Path | None = None
     database: ExternalDatabase | None = None
 
@@ -93,6 +95,10 @@ class Suite(Section, frozen=True, kw_only=True):
         # As `pkix.granting` judges what stands in a certificate.
         if self.organization != self.organization.strip() or not self.organization.isprintable():
             raise ValueError("`organization` has white space at an end, or a character that cannot be printed")
+
+    def signature(self, kind: KeyKind) -> RSASignature | None:
+        """Return how a key of this kind signs, where that is a choice."""
+        return self.rsa_signature if kind.startswith("rsa-") else None
 
     @property
     def ca_url(self) -> str:
@@ -151,6 +157,7 @@ def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, Pro
             health_file=layout.run / "worker" / "health",
             database=database["worker"],
             token=token_section(layout, suite, "issuing"),
+            signatures={ISSUING: signature} if (signature := suite.signature(suite.issuing_key)) else {},
             urls=urls(suite),
             crl=CRLSection(),
             journal=JournalSection(origin=_origin(suite), checkpoint_file=checkpoint),
@@ -161,7 +168,11 @@ def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, Pro
             listen=Listen(host=suite.address, port=suite.ocsp_port),
             database=database["ocsp"],
             token=token_section(layout, suite, "ocsp"),
-            delegates=[Delegate(issuer=ISSUING, key_label=SERVICE_LABELS["ocsp"])],
+            delegates=[
+                Delegate(
+                    issuer=ISSUING, key_label=SERVICE_LABELS["ocsp"], signature=suite.signature(suite.ocsp_key)
+                )
+            ],
         ),
         "tsa": _tsa(layout, suite, database["tsa"]),
         "auditor": AuditorConfig(
@@ -194,6 +205,7 @@ def _tsa(layout: Layout, suite: Suite, database: DatabaseSection) -> TSAConfig:
         database=database,
         token=token_section(layout, suite, "tsa"),
         key_label=SERVICE_LABELS["tsa"],
+        signature=suite.signature(suite.tsa_key),
         policy=suite.tsa_policy,
         accuracy_ms=suite.tsa_accuracy_ms,
         time_source="kernel" if suite.deployment == "production" else "trust-system-clock",
@@ -211,6 +223,7 @@ def _offline(layout: Layout, suite: Suite) -> OfflineConfig:
         # No address for OCSP: the root has no delegate; its sub-CAs are on its CRL.
         urls=msgspec.structs.replace(urls(suite), ocsp=None),
         key_kind=suite.root_key,
+        signature=suite.signature(suite.root_key),
     )
 
 

@@ -69,7 +69,8 @@ class RootSettings:
     """
     What a ceremony is told. `subject` is RFC 4514 text; `instance` the first octet of every serial, 1..127.
 
-    `urls` go into what the root signs. The token's label is only written down.
+    `urls` go into what the root signs; `signature` is how an RSA root does (`algorithm_for`).
+    The token's label is only written down.
     """
 
     name: str
@@ -79,6 +80,7 @@ class RootSettings:
     urls: IssuerURLs
     token_label: str
     crl: CRLSettings = ROOT_CRL
+    signature: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -228,6 +230,11 @@ class OfflineCA:
             raise OperatorError(
                 f"a root with a key of kind {settings.key_kind} is not granted by the profile {profile.name}",
                 f"give one of {', '.join(sorted(profile.keys))}",
+            )
+        if settings.signature is not None and not settings.key_kind.startswith("rsa-"):
+            raise OperatorError(
+                f"a root with a key of kind {settings.key_kind} does not sign {settings.signature}",
+                "leave `signature` out, or give an RSA `key_kind`",
             )
         subject = parse_name(settings.subject)
         trial = SelfIssuer(KeySigner(ec.generate_private_key(ec.SECP256R1())), subject)
@@ -413,7 +420,7 @@ class OfflineCA:
 
     @property
     def _root_signer(self) -> KeySigner:
-        return signer(self.store, self._token, self._root_label)
+        return signer(self.store, self._token, self._root_label, self._settings.signature)
 
     def _root_issuer(self) -> Issuer:
         return Issuer(root(self.store), self._root_signer, self._settings.urls)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from chancery.asn1.signature import KeySigner, PrivateKey
+from chancery.asn1.signature import KeySigner, PrivateKey, algorithm_for
 from chancery.errors import OperatorError
 from chancery.offline.bundle import sha256, spki
 from chancery.offline.store import LocalStore
@@ -58,13 +58,15 @@ def ensure_key(store: LocalStore, token: Token, label: str, kind: str, *, clock:
     store.record_key(label, public, [Event(EventKind.KEY_GENERATED, clock.now(), actor, f"key:{label}", detail)])
 
 
-def signer(store: LocalStore, token: Token, label: str) -> KeySigner:
+def signer(store: LocalStore, token: Token, label: str, signature: str | None = None) -> KeySigner:
     """
-    Return the signer of a key that the journal has recorded.
+    Return the signer of a key that the journal has recorded; `signature` as in `algorithm_for`.
 
-    Raises OperatorError when the token holds another key, or none, under this label.
+    Raises OperatorError when the token holds another key, or none, under this label, and PKIError(BAD_ALG) when
+    it does not sign so.
     """
-    found = KeySigner(token.find_key(label))
+    key = token.find_key(label)
+    found = KeySigner(key, algorithm_for(key.public_key(), signature))
     if spki(found.public_key) != store.state.keys.get(label):
         raise OperatorError(
             f"the token's key {label} is not the one that the journal {store.journal.path} recorded",

@@ -28,6 +28,7 @@ from chancery.ports import (
     RevocationReason,
     RevocationRequest,
     RevokedEntry,
+    Scope,
     Settlement,
     Standing,
     StatusState,
@@ -135,9 +136,13 @@ class LocalStore:
 
     # ports.IssuanceStore
 
-    def take(self, worker: str, limit: int, at: datetime.datetime) -> list[EnrolmentRequest]:
+    def take(
+        self, worker: str, limit: int, at: datetime.datetime, scope: Scope | None = None
+    ) -> list[EnrolmentRequest]:
         waiting = [
-            stored.request for stored in self.state.requests.values() if stored.state is RequestState.WAITING
+            stored.request
+            for stored in self.state.requests.values()
+            if stored.state is RequestState.WAITING and (scope is None or scope.holds(stored.request))
         ][:limit]
         if waiting:
             ids = tuple(request.request_id for request in waiting)

@@ -14,7 +14,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 
-from chancery.asn1.signature import KeySigner, PrivateKey, SignatureAlgorithm, algorithm_for
+from chancery.asn1.signature import ALGORITHMS, KeySigner, PrivateKey, Scheme, SignatureAlgorithm, algorithm_for
 from chancery.errors import OperatorError, PKIError
 from chancery.pkcs11.api import CryptokiError, Mechanism, TokenFlag
 from chancery.pkcs11.login import choose
@@ -168,8 +168,8 @@ class _Check:
 def _algorithms(key: PrivateKey) -> list[SignatureAlgorithm]:
     """The algorithm this suite signs with by default, and PSS for RSA."""
     public_key = key.public_key()
-    usual, pss = algorithm_for(public_key), algorithm_for(public_key, pss=True)
-    return [usual] if pss is usual else [usual, pss]
+    usual = algorithm_for(public_key)
+    return [usual, ALGORITHMS["rsassaPss-sha256"]] if usual.scheme is Scheme.RSA_PKCS1 else [usual]
 
 
 def _round_trip(key: PrivateKey, algorithm: SignatureAlgorithm) -> str | None:

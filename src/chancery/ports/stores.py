@@ -29,6 +29,7 @@ from chancery.ports.values import (
     RevocationOutcome,
     RevocationRequest,
     RevokedEntry,
+    Scope,
     Settlement,
     Standing,
     StoredCertificate,
@@ -75,8 +76,14 @@ class IssuanceStore(KeyBlocklist, Protocol):
     whether it took effect, stops using the batch, and recovers through `unconfirmed`.
     """
 
-    def take(self, worker: str, limit: int, at: datetime.datetime) -> list[EnrolmentRequest]:
-        """Take at most `limit` waiting requests for this worker, oldest first; nobody else gets them."""
+    def take(
+        self, worker: str, limit: int, at: datetime.datetime, scope: Scope | None = None
+    ) -> list[EnrolmentRequest]:
+        """
+        Take at most `limit` waiting requests for this worker, oldest first; nobody else gets them.
+
+        Of those in `scope`, where it is given; the others go on waiting.
+        """
 
     def record_intents(
         self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]

@@ -114,6 +114,24 @@ class EnrolmentRequest:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Scope:
+    """
+    Some of the requests that wait: those for one of `issuers`, or for no issuer by name under one of `profiles`.
+
+    With `inside` false, all the others.
+    """
+
+    issuers: tuple[str, ...]
+    profiles: tuple[str, ...]
+    inside: bool
+
+    def holds(self, request: EnrolmentRequest) -> bool:
+        """Tell whether a request is one of them."""
+        among = request.profile in self.profiles if request.issuer is None else request.issuer in self.issuers
+        return among is self.inside
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class NewRequest:
     """An `EnrolmentRequest` that is not yet stored."""
 

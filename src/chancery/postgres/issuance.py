@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 
-from chancery.ports import CertificateRecord, EnrolmentRequest, Event, Intent, Refusal, StatusState
+from chancery.ports import CertificateRecord, EnrolmentRequest, Event, Intent, Refusal, Scope, StatusState
 from chancery.postgres import blocklist
 from chancery.postgres.journal import insert_events
 from chancery.postgres.rows import columns, storable, text_array
@@ -25,6 +25,10 @@ WHERE request_id IN (
 RETURNING request_id, transaction_id, protocol, requestor, profile, issuer, csr, names, received_at, wish,
     coalesce((SELECT s.active FROM chancery.profile_switch AS s WHERE s.name = request.profile
               ORDER BY s.switch_id DESC LIMIT 1), true)"""
+
+_TAKE_IN_SCOPE = _TAKE.replace(
+    "ORDER BY", "AND coalesce(issuer = ANY (%b::text[]), profile = ANY (%b::text[])) = %b::boolean ORDER BY"
+)
 
 _INSERT_SERIALS = (
     "INSERT INTO chancery.serial (issuer_id, serial) SELECT * FROM unnest(%b::integer[], %b::bytea[])"
@@ -100,9 +104,15 @@ class PgIssuanceStore:
     def __init__(self, source: Connection | Session) -> None:
         self._session = session(source)
 
-    def take(self, worker: str, limit: int, at: datetime.datetime) -> list[EnrolmentRequest]:
-        """Take at most `limit` waiting requests for this worker, oldest first; nobody else gets them."""
-        rows = self._session.fetch(_TAKE, (worker, at, limit))
+    def take(
+        self, worker: str, limit: int, at: datetime.datetime, scope: Scope | None = None
+    ) -> list[EnrolmentRequest]:
+        """Take at most `limit` requests in `scope` that wait, oldest first; no other worker gets them."""
+        if scope is None:
+            rows = self._session.fetch(_TAKE, (worker, at, limit))
+        else:
+            some = (list(scope.issuers), list(scope.profiles), scope.inside)
+            rows = self._session.fetch(_TAKE_IN_SCOPE, (worker, at, *some, limit))
         # RETURNING has no order of its own.
         found = []
         for row in sorted(rows, key=lambda row: row[0]):
