@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 
 import pytest
-from pgdata import DAY, SECOND, Office, event, serial, settle
+from pgdata import DAY, SECOND, Office, event, new_request, serial, settle
 
-from chancery.ports import BlockedKey, EventKind, RevocationReason, StatusState
+from chancery.errors import ErrorType, PKIError
+from chancery.ports import BlockedKey, EventKind, RevocationReason, StatusState, Submission
 from chancery.postgres.migrate import migrate, migrations
 from chancery.postgres.roles import create_database
 from chancery.postgres.session import connect
@@ -44,7 +45,21 @@ def test_a_key_is_blocked_once_and_for_the_worker_too(office):
     assert set() == office.store.blocked([])
     assert blocked(1) == office.directory(lambda d: d.blocked_key(key_of(1)))
     assert office.directory(lambda d: d.blocked_key(key_of(2))) is None
-    assert [True, False] == [office.directory(lambda d, n=n: d.is_blocked(key_of(n))) for n in (1, 2)]
+
+
+def test_r5_a_request_for_a_blocked_key_is_refused_and_its_neighbours_stored(office):
+    _block(office, blocked(1))
+    asked = [Submission(new_request(f"t{n}"), (event(f"t{n}"),), key_of(n)) for n in (0, 1, 2)]
+    again = Submission(new_request("t1"), (), key_of(1))
+    other = Submission(new_request("t1", profile="other"), (), key_of(3))
+    first, second, third, same, different = office.queue(lambda q: q.submit_many([*asked, again, other]))
+    assert ["t0", "t2"] == [first.transaction_id, third.transaction_id]
+    assert ErrorType.BAD_CERT_TEMPLATE == second.type == same.type
+    assert ErrorType.TRANSACTION_ID_IN_USE == different.type
+    assert ["t0", "t2"] == office.events()[-2:]
+    with pytest.raises(PKIError, match="compromised"):
+        office.queue(lambda q: q.submit(new_request("t4"), [], key_of(1)))
+    assert 2 == office.count("request")
 
 
 def test_they_are_listed_in_the_order_of_their_hashes_in_pages(office):
@@ -100,14 +115,14 @@ def test_r5_what_was_revoked_before_there_was_the_list_is_on_it(server):
         owner, every = found.role("owner"), migrations()
         migrate(owner, at=AT)
         office = Office(found)
+        for number in (1, 2, 3):
+            office.issue(number, spki_sha256=key_of(min(number, 2)))
         with connect(found.superuser) as superuser:
             # As it was before: without the table, what hangs on it, and its migration.
             superuser.execute("DROP TRIGGER compromised_key ON chancery.certificate_status")
             superuser.execute("DROP FUNCTION chancery.compromised_key")
             superuser.execute("DROP TABLE chancery.blocked_key")
             superuser.execute("DELETE FROM public.chancery_migration WHERE number = 3")
-        for number in (1, 2, 3):
-            office.issue(number, spki_sha256=key_of(min(number, 2)))
         _revoke(office, 1, None, RevocationReason.SUPERSEDED)
         for number in (2, 3):
             _revoke(office, number, None)

@@ -10,7 +10,7 @@ import pytest
 from pgdata import SECOND, WORKER, Office, certificate, event, intent, new_request, new_revocation, serial
 
 from chancery.errors import ErrorType, PKIError
-from chancery.ports import RequestState, RevocationOutcome
+from chancery.ports import Refusal, RequestState, RevocationOutcome, Submission
 from chancery.postgres import requests
 from chancery.postgres.listen import OUTCOMES, REQUESTS, Listener
 from chancery.postgres.requests import PgRequestQueue, request_fingerprint
@@ -364,12 +364,17 @@ def test_notifications_come_in_the_order_of_the_commits_and_fit_their_payload(of
     assert set(ids[:700]) == first
 
 
+async def _all(groups) -> list:
+    return [one async for group in groups for one in group]
+
+
 def test_an_outage_is_a_refusal_and_then_over(own_server, own_database):
     office = Office(own_database)
 
     async def act(queue):
         stored = await queue.submit(new_request("t1"), [])
         waiting = asyncio.create_task(queue.wait(stored.request_id, LONG))
+        many = asyncio.create_task(_all(queue.settled([stored.request_id], LONG)))
         await queue._listener.ready()
         await asyncio.to_thread(own_server.embedded.stop)
         with pytest.raises(PKIError) as caught:
@@ -378,13 +383,18 @@ def test_an_outage_is_a_refusal_and_then_over(own_server, own_database):
         with pytest.raises(PKIError) as caught:
             await queue.wait(stored.request_id, 0.1)
         assert ErrorType.SYSTEM_UNAVAIL == caught.value.type
+        with pytest.raises(PKIError) as caught:
+            await _all(queue.settled([stored.request_id], 0.1))
+        assert ErrorType.SYSTEM_UNAVAIL == caught.value.type
         assert not waiting.done()
+        assert not many.done()
         await asyncio.to_thread(own_server.embedded.start)
         # The retry with the same transaction id, and the one who waited all along.
         await queue.submit(new_request("t2"), [])
         (request, _) = office.store.take(WORKER, 2, AT)
         office.store.record_intents(WORKER, [intent(request.request_id, 1)], [], [])
         office.store.record_certificates([certificate(request.request_id, 1)], [], [])
+        assert [await waiting] == await many
         return await waiting
 
     assert RequestState.DONE == office.queue(act).state
@@ -406,3 +416,74 @@ def test_a_listener_lives_through_a_restart_and_wakes_at_once(own_server, own_da
 def test_a_serial_is_as_the_caller_gave_it(office):
     office.queue(lambda q: q.submit_revocation(new_revocation(1), []))
     assert [serial(1)] == [request.serial for request in office.revocations.take_revocations(5)]
+
+
+def test_many_at_once_are_one_transaction_and_each_has_its_own_answer(office):
+    office.submit("t1", "t2")
+
+    def of(transaction_id: str, **changes) -> Submission:
+        return Submission(new_request(transaction_id, **changes), (event(f"many {transaction_id}"),))
+
+    asked = [of("t1"), of("t2", profile="other"), of("t3"), of("nul\x00"), of("t4"), of("t4")]
+    one, two, three, four, five, six = office.queue(lambda q: q.submit_many(asked))
+    assert ["t1", "t3", "t4"] == [found.transaction_id for found in (one, three, five)]
+    assert (ErrorType.TRANSACTION_ID_IN_USE, ErrorType.BAD_DATA_FORMAT) == (two.type, four.type)
+    assert five == six
+    assert ["t1", "t2", "many t3", "many t4"] == office.events()[1:]
+    ((transactions,),) = office.sql("SELECT count(DISTINCT xid) FROM chancery.journal_event WHERE body ~ 'many'")
+    assert 1 == transactions
+    assert [] == office.queue(lambda q: q.submit_many([]))
+
+
+def test_calls_of_many_share_the_next_commit(office):
+    async def act(queue):
+        calls = [[Submission(new_request(f"t{n}-{m}"), (event("x"),)) for m in range(20)] for n in range(10)]
+        return await asyncio.gather(*map(queue.submit_many, calls))
+
+    found = office.queue(act)
+    assert [[f"t{n}-{m}" for m in range(20)] for n in range(10)] == [
+        [one.transaction_id for one in call] for call in found
+    ]
+    (transactions,) = office.sql("SELECT count(DISTINCT xid) FROM chancery.journal_event")[0]
+    assert transactions <= 4
+
+
+def _settle(office, request_ids, refused: int | None = None) -> None:
+    taken = [one.request_id for one in office.store.take(WORKER, 100, AT)]
+    done = [one for one in taken if one in request_ids and one != refused]
+    office.store.record_intents(WORKER, [intent(one, one) for one in done], [], [])
+    refusals = [Refusal(refused, ErrorType.BAD_ALG, "no")] if refused is not None else []
+    office.store.record_certificates([certificate(one, one) for one in done], refusals, [])
+
+
+def test_many_are_given_as_they_become_final_and_the_rest_as_they_stand(office):
+    ids = office.submit(*(f"t{n}" for n in range(4)))
+
+    async def act(queue):
+        found = []
+        async for outcomes in queue.settled(ids, 1.5):
+            found.append({one.request_id: one.state for one in outcomes})
+            if len(found) == 1:
+                await asyncio.to_thread(_settle, office, ids[1:3], ids[2])
+        return found
+
+    _settle(office, ids[:1])
+    office.sql(
+        "UPDATE chancery.request SET state = 'waiting', worker = NULL, taken_at = NULL WHERE state = 'taken'"
+    )
+    first, second, last = office.queue(act)
+    assert {ids[0]: RequestState.DONE} == first
+    assert {ids[1]: RequestState.DONE, ids[2]: RequestState.REFUSED} == second
+    assert {ids[3]} == set(last)
+
+
+def test_many_that_settle_before_anybody_waits_are_known_at_once(office):
+    async def act(queue):
+        queue._listener.start()
+        await queue._listener.ready()
+        outcomes = await queue.submit_many([Submission(new_request(f"t{n}")) for n in range(3)])
+        ids = [one.request_id for one in outcomes]
+        await asyncio.to_thread(_settle, office, ids)
+        return [len(found) async for found in queue.settled(ids, LONG)]
+
+    assert 3 == sum(office.queue(act))

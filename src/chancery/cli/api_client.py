@@ -92,13 +92,19 @@ def read_config(
 
 
 class Client:
-    """A connection to the management interface. Every method ends the program with a clear line on failure."""
+    """
+    A connection to the management interface. Every method ends the program with a clear line on failure.
+
+    `base` and `context` are the address of the API and the TLS context, for one that speaks HTTP by itself.
+    """
 
     def __init__(self, config: ClientConfig) -> None:
         self._url = config.url
+        self.base = httpx.URL(config.url.rstrip("/") + "/api/v1")
+        self.context = _context(config)
         self._http = httpx.Client(
-            base_url=config.url.rstrip("/") + "/api/v1",
-            verify=_context(config),
+            base_url=self.base,
+            verify=self.context,
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=10.0),
             trust_env=False,
             headers={"user-agent": "chancery"},
@@ -120,14 +126,18 @@ class Client:
                 answer = self._http.request(method, path, **options)
             except httpx.HTTPError as error:
                 if pause is None or _tls_error(error) is not None:
-                    fail(f"{self._url} cannot be reached: {_why(error)}", _next_step(error), UNAVAILABLE)
+                    self.unreachable(error)
             else:
                 if answer.status_code != 503 or pause is None:
                     break
             time.sleep(pause)
         if not answer.is_success:
-            _fail_with_problem(answer)
+            fail_with_problem(answer)
         return answer
+
+    def unreachable(self, error: Exception) -> NoReturn:
+        """End the program because of what was raised in place of an answer."""
+        fail(f"{self._url} cannot be reached: {_why(error)}", _next_step(error), UNAVAILABLE)
 
     def get(self, path: str, **parameters: str | int | None) -> Any:
         """Return the JSON of a GET; parameters that are None are left out."""
@@ -237,7 +247,8 @@ _NEXT_STEPS = {
 }
 
 
-def _fail_with_problem(answer: httpx.Response) -> NoReturn:
+def fail_with_problem(answer: httpx.Response) -> NoReturn:
+    """End the program with what a problem says."""
     try:
         problem = answer.json()
         words = str(problem.get("detail") or problem.get("title"))
@@ -265,7 +276,9 @@ def _next_step(error: Exception) -> str:
     if isinstance(_tls_error(error), ssl.SSLCertVerificationError):
         return "check the CA file: the server's certificate does not chain to it"
     # A server that does not accept a client certificate ends the connection, with or without an alert.
-    if _tls_error(error) is not None or isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError)):
+    if _tls_error(error) is not None or isinstance(
+        error, (httpx.RemoteProtocolError, httpx.ReadError, ConnectionError)
+    ):
         return "check your certificate: one of another CA, or one that has expired, is not let in"
     return "check the url, and that the CA runs (`chancery status`)"
 

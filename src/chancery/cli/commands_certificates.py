@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from chancery.cli.api_client import SERVER_WAIT, Client, fail, with_client
+from chancery.cli.bulk import Wanted, request_all
 from chancery.cli.show import (
     IssuerOption,
     JSONOption,
@@ -49,13 +50,18 @@ def register(app: typer.Typer) -> None:
 def request(
     client: Client,
     *,
-    profile: Annotated[str, typer.Option(help="The profile to request under.")],
-    csr: Annotated[Path, typer.Option(help="The certification request (PKCS#10, PEM or DER).")],
+    profile: Annotated[str | None, typer.Option(help="The profile to request under.")] = None,
+    csr: Annotated[Path | None, typer.Option(help="The certification request (PKCS#10, PEM or DER).")] = None,
+    bulk: Annotated[
+        Path | None, typer.Option(help="Many: a directory of *.pem, *.csr and *.der, or a file of JSON lines.")
+    ] = None,
     name: Annotated[
         list[str] | None, typer.Option(help="A name beside the CSR's own: dns:…, ip:…, email:… or uri:….")
     ] = None,
     issuer: IssuerOption = None,
-    out: OutOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write it to this file; with --bulk: everything to this directory.")
+    ] = None,
     transaction_id: Annotated[
         str | None, typer.Option(help="Asked again with the same one, the same certificate is given.")
     ] = None,
@@ -70,25 +76,22 @@ def request(
     chain: Annotated[bool, typer.Option("--chain", help="Append the CA certificates (PEM).")] = False,
     json: JSONOption = False,
 ) -> None:
-    """Request a certificate."""
+    """Request a certificate, or with --bulk many of them: the same again goes on where it was broken off."""
+    beside = {"issuer": issuer, "not_before": not_before, "not_after": not_after, "duration": duration}
+    if bulk is not None:
+        if csr is not None or chain or format is Format.P7B:
+            raise typer.BadParameter("--bulk goes without --csr and --chain, and with --format pem or der")
+        der, every = format is Format.DER, {"profile": profile, **beside}
+        request_all(client, Wanted(bulk, every, tuple(name or ()), out, transaction_id, wait, der, json))
+        return
+    if profile is None or csr is None:
+        raise typer.BadParameter("--profile and --csr are needed, or --bulk")
     if chain and format is not Format.PEM:
         raise typer.BadParameter("--chain goes with --format pem; p7b holds the CAs anyway")
-    transaction = transaction_id or uuid.uuid4().hex
     asked: dict[str, Any] = {"profile": profile, "csr": _pem(read(csr)), "names": name or []}
-    beside = {"issuer": issuer, "not_before": not_before, "not_after": not_after, "duration": duration}
     asked |= {name: value for name, value in beside.items() if value is not None}
-    asked["transaction_id"] = transaction
-    query = {"wait": min(wait, SERVER_WAIT), "format": "json"}
-    answer = client.ask("POST", "/certificates", again=True, params=query, json=asked).json()
-    if answer["state"] not in {"done", "refused"}:
-        answer = _wait_for(client, answer, wait)
-    if answer["state"] == "refused":
-        fail(f"{answer.get('detail')} ({answer.get('error')})", "compare the request with `chancery profile show`")
-    if answer["state"] != "done":
-        fail(
-            f"request {answer['request_id']} is still waiting",
-            f"ask again with --transaction-id {transaction}",
-        )
+    asked["transaction_id"] = transaction_id or uuid.uuid4().hex
+    answer = _request_one(client, asked, wait)
     if out is not None or not json:
         _deliver(client, answer, "chain" if chain else format.value, out)
     if json:
@@ -96,6 +99,22 @@ def request(
     elif out is not None:
         pairs = [("serial", answer["serial"]), ("issuer", answer["issuer"]), ("written to", out)]
         show_pairs([*pairs, *((("note", answer["detail"]),) if answer.get("detail") else ())])
+
+
+def _request_one(client: Client, asked: dict[str, Any], wait: float) -> dict[str, Any]:
+    """Ask, and return the answer that has the certificate; without one the program ends."""
+    query = {"wait": min(wait, SERVER_WAIT), "format": "json"}
+    answer: dict[str, Any] = client.ask("POST", "/certificates", again=True, params=query, json=asked).json()
+    if answer["state"] not in {"done", "refused"}:
+        answer = _wait_for(client, answer, wait)
+    if answer["state"] == "refused":
+        fail(f"{answer.get('detail')} ({answer.get('error')})", "compare the request with `chancery profile show`")
+    if answer["state"] != "done":
+        fail(
+            f"request {answer['request_id']} is still waiting",
+            f"ask again with --transaction-id {asked['transaction_id']}",
+        )
+    return answer
 
 
 def _pem(data: bytes) -> str:

@@ -49,6 +49,7 @@ from chancery.ports.values import (
     Standing,
     StatusState,
     StoredCertificate,
+    Submission,
     TokenRecord,
 )
 
@@ -98,6 +99,7 @@ __all__ = [
     "StatusReader",
     "StatusState",
     "StoredCertificate",
+    "Submission",
     "TimestampStore",
     "TokenRecord",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
+from chancery.errors import PKIError
 from chancery.ports.values import (
     BlockedKey,
     CertificateQuery,
@@ -33,6 +34,7 @@ from chancery.ports.values import (
     Settlement,
     Standing,
     StoredCertificate,
+    Submission,
     TokenRecord,
 )
 
@@ -193,17 +195,34 @@ class RequestQueue(Protocol):
     away; then the caller may retry with the same transaction id without harm.
     """
 
-    async def submit(self, request: NewRequest, events: Sequence[Event]) -> RequestOutcome:
+    async def submit(
+        self, request: NewRequest, events: Sequence[Event], spki_sha256: bytes | None = None
+    ) -> RequestOutcome:
         """
         Store a request, or return the outcome of the one already stored under (requestor, transaction id).
 
-        Raises PKIError(TRANSACTION_ID_IN_USE) when that one asked for something else.
+        Raises PKIError: TRANSACTION_ID_IN_USE when that one asked for something else, BAD_CERT_TEMPLATE when the
+        key, of which `spki_sha256` is as in `Submission`, is blocked (R5): then nothing is stored.
+        """
+
+    async def submit_many(self, submissions: Sequence[Submission]) -> list[RequestOutcome | PKIError]:
+        """
+        Do what `submit` does for each of them, in one transaction: in their order what it returns or raises.
+
+        What one of them is refused for concerns no other. Raises PKIError(SYSTEM_UNAVAIL) for all.
         """
 
     async def outcome(self, request_id: int) -> RequestOutcome | None: ...
 
     async def wait(self, request_id: int, seconds: float) -> RequestOutcome:
         """Return the outcome as soon as it is final, else as it stands after `seconds`."""
+
+    def settled(self, request_ids: Collection[int], seconds: float) -> AsyncIterator[list[RequestOutcome]]:
+        """
+        Give the outcomes as they become final, some at a time; after `seconds` the others as they stand.
+
+        An outage in the middle is waited out; PKIError(SYSTEM_UNAVAIL) when it lasts to the end.
+        """
 
     async def submit_revocation(self, request: NewRevocation, events: Sequence[Event]) -> RevocationOutcome:
         """Store a revocation request. Raises PKIError(BAD_CERT_ID) for an issuer that does not exist."""
@@ -233,9 +252,6 @@ class Directory(Protocol):
     async def search(self, query: CertificateQuery) -> list[StoredCertificate]: ...
 
     async def latest_crl(self, issuer: str) -> CRLRecord | None: ...
-
-    async def is_blocked(self, spki_sha256: bytes) -> bool:
-        """Tell whether this key is blocked, as `KeyBlocklist` has it."""
 
     async def block_key(self, key: BlockedKey, events: Sequence[Event]) -> bool:
         """Block a key for good and tell whether that is new; if it is not, nothing is stored."""

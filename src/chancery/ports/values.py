@@ -147,6 +147,19 @@ class NewRequest:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Submission:
+    """
+    A request with the events of its receipt, which are stored with it if it is new.
+
+    `spki_sha256` is the SHA-256 of its key's SubjectPublicKeyInfo: a blocked key is refused (R5). None: not asked.
+    """
+
+    request: NewRequest
+    events: tuple[Event, ...] = ()
+    spki_sha256: bytes | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class RequestOutcome:
     """
     Where a request stands.

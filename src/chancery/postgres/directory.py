@@ -101,7 +101,6 @@ class PgDirectory:
         self._pool = pool
         self._clock = clock
         self._events: Batcher[Sequence[Event], None] = Batcher(self._record)
-        self._keys: Batcher[bytes, bool] = Batcher(self._are_blocked)
         self._switches: tuple[float, Mapping[str, ProfileSwitch]] | None = None
 
     async def operator(self, fingerprint: bytes) -> Operator | None:
@@ -169,14 +168,6 @@ class PgDirectory:
         """Return the current CRL of the issuer of this name."""
         found = await self._pool.fetch(_LATEST_CRL, (rows.storable(issuer),))
         return rows.crl_record(found[0]) if found else None
-
-    async def is_blocked(self, spki_sha256: bytes) -> bool:
-        """Tell whether this key was reported compromised (R5). Concurrent calls share a statement."""
-        return await self._keys.submit(spki_sha256)
-
-    async def _are_blocked(self, batch: list[bytes]) -> list[bool]:
-        found = {bytes(row[0]) for row in await self._pool.fetch(blocklist.BLOCKED, (batch,))}
-        return [key in found for key in batch]
 
     async def block_key(self, key: BlockedKey, events: Sequence[Event]) -> bool:
         """Block a key for good and tell whether that is new; if it is not, nothing is stored."""

@@ -7,12 +7,21 @@ import collections
 import contextlib
 import datetime
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from chancery.batching import Batcher
 from chancery.errors import ErrorType, PKIError
-from chancery.ports import Event, NewRequest, NewRevocation, RequestOutcome, RequestState, RevocationOutcome
+from chancery.pkix.weak import KEY_COMPROMISED
+from chancery.ports import (
+    Event,
+    NewRequest,
+    NewRevocation,
+    RequestOutcome,
+    RequestState,
+    RevocationOutcome,
+    Submission,
+)
 from chancery.postgres.journal import event_body
 from chancery.postgres.listen import OUTCOMES, AsyncListener
 from chancery.postgres.rows import columns, is_storable, text_array
@@ -26,22 +35,30 @@ _RETRY = 0.5
 _FIRST_LOOK = 0.5
 """Seconds until the first look where a notification will tell; it is made all the same, should that be lost."""
 _MAX_HEARD = 8192
+_MAX_MANY = 16
+"""Calls of `submit_many` in one statement."""
+_FINAL = (RequestState.DONE, RequestState.REFUSED)
 
+T = TypeVar("T")
 Outcome = TypeVar("Outcome", RequestOutcome, RevocationOutcome)
-Submission = tuple[NewRequest, Sequence[Event]]
 Result = RequestOutcome | PKIError
 
-# One statement, its own transaction: the requests that are new, and the events of those alone.
+# One statement, its own transaction: the requests that are new and whose key is not blocked, and the events of
+# those alone. What is blocked comes back without an id.
 _SUBMIT = """
 WITH asked AS (
     SELECT * FROM unnest(%b::integer[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[],
-        %b::text[], %b::bytea[], %b::timestamptz[], %b::text[])
-    AS t (n, transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at, wish)
+        %b::text[], %b::bytea[], %b::timestamptz[], %b::text[], %b::bytea[])
+    AS t (n, transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at, wish,
+        spki_sha256)
+), blocked AS (
+    SELECT n FROM asked WHERE EXISTS (
+        SELECT FROM chancery.blocked_key AS b WHERE b.spki_sha256 = asked.spki_sha256)
 ), stored AS (
     INSERT INTO chancery.request (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint,
         received_at, wish)
     SELECT transaction_id, protocol, requestor, profile, issuer, csr, names::text[], fingerprint, received_at, wish
-    FROM asked ORDER BY n
+    FROM asked WHERE n NOT IN (SELECT n FROM blocked) ORDER BY n
     ON CONFLICT (requestor, transaction_id) DO NOTHING
     RETURNING request_id, requestor, transaction_id
 ), journal AS (
@@ -49,7 +66,8 @@ WITH asked AS (
     SELECT e.body FROM unnest(%b::integer[], %b::text[]) WITH ORDINALITY AS e (n, body, position)
     JOIN asked USING (n) JOIN stored USING (requestor, transaction_id) ORDER BY position
 )
-SELECT n, request_id FROM stored JOIN asked USING (requestor, transaction_id)"""
+SELECT n, request_id FROM stored JOIN asked USING (requestor, transaction_id)
+UNION ALL SELECT n, NULL FROM blocked"""
 
 _OUTCOMES = """
 SELECT r.request_id, r.transaction_id, r.requestor, r.state, r.fingerprint, c.der, coalesce(i.name, r.issuer),
@@ -108,23 +126,43 @@ class PgRequestQueue:
         self._pool = pool
         self._submissions: Batcher[Submission, Result] = Batcher(self._store, max_batch, max_pending)
         self._reads: Batcher[int, RequestOutcome | None] = Batcher(self._read, max_batch, 8 * max_pending)
-        self._waiting: collections.defaultdict[str, set[asyncio.Event]] = collections.defaultdict(set)
+        self._many: Batcher[Sequence[Submission], list[Result]] = Batcher(self._store_many, _MAX_MANY, max_pending)
+        self._waiting: collections.defaultdict[str, set[_Watch]] = collections.defaultdict(set)
         # What was settled before anybody waited for it: the worker may be quicker than our own insert's answer.
         self._heard: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._listener = AsyncListener(pool.settings, (OUTCOMES,), self._settled, self._gap)
 
-    async def submit(self, request: NewRequest, events: Sequence[Event]) -> RequestOutcome:
+    async def submit(
+        self, request: NewRequest, events: Sequence[Event], spki_sha256: bytes | None = None
+    ) -> RequestOutcome:
         """
         Store a request with its events, or return the outcome of the one already stored under its ids.
 
-        Raises PKIError: TRANSACTION_ID_IN_USE when that one asked for something else, BAD_DATA_FORMAT for
-        what cannot be stored, SYSTEM_UNAVAIL when the database is away or too much is waiting.
+        Raises PKIError: TRANSACTION_ID_IN_USE when that one asked for something else, BAD_CERT_TEMPLATE for a
+        blocked key, BAD_DATA_FORMAT for what cannot be stored, SYSTEM_UNAVAIL when the database is away or too
+        much is waiting.
         """
         _check(request)
-        result = await self._submissions.submit((request, events))
+        result = await self._submissions.submit(Submission(request, tuple(events), spki_sha256))
         if isinstance(result, PKIError):
             raise result
         return result
+
+    async def submit_many(self, submissions: Sequence[Submission]) -> list[Result]:
+        """
+        Store requests as `submit` does, in one transaction: in their order what it returns or raises.
+
+        Calls that arrive while one commit is in flight share the next one. PKIError(SYSTEM_UNAVAIL) for all.
+        """
+        refused: dict[int, Result] = {}
+        for n, one in enumerate(submissions):
+            try:
+                _check(one.request)
+            except PKIError as error:
+                refused[n] = error
+        fit = [one for n, one in enumerate(submissions) if n not in refused]
+        results = iter(await self._many.submit(fit) if fit else ())
+        return [refused[n] if n in refused else next(results) for n in range(len(submissions))]
 
     async def outcome(self, request_id: int) -> RequestOutcome | None:
         """Return where a request stands, None when there is none."""
@@ -144,6 +182,50 @@ class PgRequestQueue:
             return outcome
 
         return await self._wait(str(request_id), read, seconds)
+
+    async def settled(self, request_ids: Collection[int], seconds: float) -> AsyncIterator[list[RequestOutcome]]:
+        """
+        Give the outcomes as they become final, those of one notification together; after `seconds` the others.
+
+        An outage in the middle is waited out; PKIError(SYSTEM_UNAVAIL) when it lasts to the end.
+        """
+        self._listener.start()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        waiting = {str(one): one for one in request_ids}
+        watch = _Watch({key for key in waiting if key in self._heard})
+        for key in waiting:
+            # Before the first look, as in `_wait`.
+            self._waiting[key].add(watch)
+        # Without notifications each of them is looked at, again and again.
+        look_at_all = not self._listener.connected
+        try:
+            while True:
+                left = until - loop.time()
+                keys = watch.take(waiting)
+                if look_at_all or left <= 0:
+                    keys = list(waiting)
+                if found := await self._look([waiting[key] for key in keys], left):
+                    for outcome in found:
+                        self._unwatch(str(outcome.request_id), watch)
+                        del waiting[str(outcome.request_id)]
+                    yield found
+                if left <= 0 or not waiting:
+                    return
+                pause = _POLL if self._listener.connected else _RETRY
+                look_at_all = not await _pause(watch.woken, min(until - loop.time(), pause))
+        finally:
+            for key in waiting:
+                self._unwatch(key, watch)
+
+    async def _look(self, request_ids: list[int], left: float) -> list[RequestOutcome]:
+        """Those of these that are final, all of them when no time is left; none while the database is away."""
+        if not request_ids:
+            return []
+        with contextlib.suppress(_Away):
+            found = await _tolerating(lambda: self._read(request_ids), left)
+            return [one for one in found if one is not None and (left <= 0 or one.state in _FINAL)]
+        return []
 
     async def submit_revocation(self, request: NewRevocation, events: Sequence[Event]) -> RevocationOutcome:
         """Store a revocation request. PKIError(BAD_CERT_ID) for an unknown issuer or an impossible serial."""
@@ -187,6 +269,7 @@ class PgRequestQueue:
     async def close(self) -> None:
         """Finish what was submitted and stop listening; the pool stays open."""
         await self._submissions.close()
+        await self._many.close()
         await self._listener.close()
 
     async def _store(self, batch: list[Submission]) -> list[Result]:
@@ -202,20 +285,30 @@ class PgRequestQueue:
 
     async def _store_together(self, batch: list[Submission]) -> list[Result]:
         # Twice the same ids in one batch: the first is stored, the others are retries of it.
-        first = {_key(request): n for n, (request, _) in reversed(list(enumerate(batch)))}
+        first = {_key(one.request): n for n, one in reversed(list(enumerate(batch)))}
         chosen = sorted(first.values())
-        events = [(n, event_body(event)) for n in chosen for event in batch[n][1]]
-        fingerprints = [request_fingerprint(request) for request, _ in batch]
-        rows = [_row(n, batch[n][0], fingerprints[n]) for n in chosen]
-        new: dict[int, int] = dict(await self._pool.fetch(_SUBMIT, (*columns(rows, 11), *columns(events, 2))))
-        known = await self._known([key for key, n in first.items() if n not in new])
+        events = [(n, event_body(event)) for n in chosen for event in batch[n].events]
+        fingerprints = [request_fingerprint(one.request) for one in batch]
+        rows = [_row(n, batch[n], fingerprints[n]) for n in chosen]
+        found = await self._pool.fetch(_SUBMIT, (*columns(rows, 12), *columns(events, 2)))
+        new: dict[int, int] = {n: request_id for n, request_id in found if request_id is not None}
+        blocked = {n for n, request_id in found if request_id is None}
+        known = await self._known([key for key, n in first.items() if n not in new and n not in blocked])
         results: list[Result] = []
-        for (request, _), fingerprint in zip(batch, fingerprints, strict=True):
-            key = _key(request)
+        for one, fingerprint in zip(batch, fingerprints, strict=True):
+            key = _key(one.request)
             n = first[key]
-            stored = known.get(key) or _waiting(new[n], batch[n][0], fingerprints[n])
+            if n in blocked:
+                # Another that came under the same ids is not stored with it: it was refused first.
+                results.append(_blocked() if fingerprint == fingerprints[n] else _in_use())
+                continue
+            stored = known.get(key) or _waiting(new[n], batch[n].request, fingerprints[n])
             results.append(stored if stored.fingerprint == fingerprint else _in_use())
         return results
+
+    async def _store_many(self, calls: list[Sequence[Submission]]) -> list[list[Result]]:
+        results = iter(await self._store([one for call in calls for one in call]))
+        return [[next(results) for _ in call] for call in calls]
 
     async def _known(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], RequestOutcome]:
         if not keys:
@@ -232,25 +325,28 @@ class PgRequestQueue:
         self._listener.start()
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        woken = asyncio.Event()
+        watch = _Watch()
         # Before the first look, so that nothing can settle unheard between the look and the wait.
-        self._waiting[key].add(woken)
+        self._waiting[key].add(watch)
         try:
             if self._listener.connected and key not in self._heard:
-                await _pause(woken, min(seconds, _FIRST_LOOK))
+                await _pause(watch.woken, min(seconds, _FIRST_LOOK))
             while True:
-                woken.clear()
+                watch.woken.clear()
                 with contextlib.suppress(_Away):
                     outcome = await _tolerating(read, until - loop.time())
                     left = until - loop.time()
-                    if outcome.state in {RequestState.DONE, RequestState.REFUSED} or left <= 0:
+                    if outcome.state in _FINAL or left <= 0:
                         return outcome
                 pause = _POLL if self._listener.connected else _RETRY
-                await _pause(woken, min(until - loop.time(), pause))
+                await _pause(watch.woken, min(until - loop.time(), pause))
         finally:
-            self._waiting[key].discard(woken)
-            if not self._waiting[key]:
-                del self._waiting[key]
+            self._unwatch(key, watch)
+
+    def _unwatch(self, key: str, watch: _Watch) -> None:
+        self._waiting[key].discard(watch)
+        if not self._waiting[key]:
+            del self._waiting[key]
 
     def _settled(self, _channel: str, payload: str) -> None:
         for key in payload.split(","):
@@ -258,31 +354,59 @@ class PgRequestQueue:
             if waiting is None:
                 self._heard[key] = None
                 continue
-            for woken in waiting:
-                woken.set()
+            for watch in waiting:
+                watch.tell(key)
         while len(self._heard) > _MAX_HEARD:
             self._heard.popitem(last=False)
 
     def _gap(self) -> None:
-        for waiting in self._waiting.values():
-            for woken in waiting:
-                woken.set()
+        for key, waiting in self._waiting.items():
+            for watch in waiting:
+                watch.tell(key)
 
 
-async def _pause(woken: asyncio.Event, seconds: float) -> None:
-    """Sleep until woken, at most `seconds`. A timer that wakes is cheaper than a timeout that cancels."""
-    timer = asyncio.get_running_loop().call_later(max(0.0, seconds), woken.set)
+class _Watch:
+    """What has been heard of that somebody waits for; `woken` when there is something to look at."""
+
+    __slots__ = ("heard", "woken")
+
+    def __init__(self, heard: set[str] | None = None) -> None:
+        self.heard = heard or set()
+        self.woken = asyncio.Event()
+
+    def tell(self, key: str) -> None:
+        self.heard.add(key)
+        self.woken.set()
+
+    def take(self, among: Collection[str]) -> list[str]:
+        """Return what was heard of since the last call and is still waited for."""
+        heard, self.heard = self.heard, set()
+        self.woken.clear()
+        return [key for key in heard if key in among]
+
+
+async def _pause(woken: asyncio.Event, seconds: float) -> bool:
+    """Sleep until woken, at most `seconds`; tell whether it was. A timer is cheaper than a timeout."""
+    late = False
+
+    def give_up() -> None:
+        nonlocal late
+        late = True
+        woken.set()
+
+    timer = asyncio.get_running_loop().call_later(max(0.0, seconds), give_up)
     try:
         await woken.wait()
     finally:
         timer.cancel()
+    return not late
 
 
 class _Away(Exception):  # noqa: N818 - it never leaves this module
     """The database is away, and there is time to look again."""
 
 
-async def _tolerating(read: Callable[[], Awaitable[Outcome]], left: float) -> Outcome:
+async def _tolerating(read: Callable[[], Awaitable[T]], left: float) -> T:
     try:
         return await read()
     except PKIError as error:
@@ -316,7 +440,8 @@ def _key(request: NewRequest) -> tuple[str, str]:
     return request.requestor, request.transaction_id
 
 
-def _row(n: int, request: NewRequest, fingerprint: bytes) -> tuple[object, ...]:
+def _row(n: int, submission: Submission, fingerprint: bytes) -> tuple[object, ...]:
+    request = submission.request
     return (
         n,
         request.transaction_id,
@@ -329,6 +454,7 @@ def _row(n: int, request: NewRequest, fingerprint: bytes) -> tuple[object, ...]:
         fingerprint,
         request.received_at,
         request.wish,
+        submission.spki_sha256,
     )
 
 
@@ -363,3 +489,7 @@ def _outcome(row: Sequence[Any]) -> RequestOutcome:
 
 def _in_use() -> PKIError:
     return PKIError(ErrorType.TRANSACTION_ID_IN_USE, "that transaction id asked for something else")
+
+
+def _blocked() -> PKIError:
+    return PKIError(ErrorType.BAD_CERT_TEMPLATE, KEY_COMPROMISED)

@@ -20,7 +20,6 @@ from chancery.errors import ErrorType, PKIError
 from chancery.pkix.key import check_key, proof_of_possession
 from chancery.pkix.name import general_names
 from chancery.pkix.profile import Profile
-from chancery.pkix.weak import KEY_COMPROMISED
 from chancery.pkix.wish import Wish, wish_text
 from chancery.ports import (
     CertificateQuery,
@@ -34,6 +33,7 @@ from chancery.ports import (
     NewRequest,
     NewRevocation,
     Operator,
+    ProfileSwitch,
     RequestOutcome,
     RequestQueue,
     RequestState,
@@ -41,6 +41,7 @@ from chancery.ports import (
     RevocationReason,
     StatusState,
     StoredCertificate,
+    Submission,
 )
 from chancery.ra.requestor import Operation, authorise, authorise_profile, may_request, own_name
 
@@ -55,6 +56,8 @@ _CSR_PEM = re.compile(
     rb"\s([A-Za-z0-9+/=\s]+)"
     rb"-----END (?(1)NEW )CERTIFICATE REQUEST-----\s*"
 )
+NO_REFUSAL = frozenset({ErrorType.SYSTEM_UNAVAIL, ErrorType.SYSTEM_FAILURE, ErrorType.TRANSACTION_ID_IN_USE})
+"""What is not journalled as a refusal at the gate: the request was not judged, or is there already."""
 FINAL = (RequestState.DONE, RequestState.REFUSED)
 
 
@@ -149,36 +152,21 @@ async def enrol(
     Refusals at the gate are journalled. The outcome may be final or not; a refusal by the CA is returned.
     """
     try:
-        request, key = _check(ra, operator, application)
-        await _check_active(ra, request.profile)
-        await _check_not_blocked(ra, key)
+        submission = check(ra, operator, application)
+        check_active(await ra.directory.profile_switches(), application.profile)
+        outcome = await ra.queue.submit(submission.request, submission.events, submission.spki_sha256)
     except PKIError as error:
-        if error.type is ErrorType.SYSTEM_UNAVAIL:
-            raise
-        detail = {"error": error.type.value, "detail": error.detail, "protocol": application.protocol}
-        event = ra.event(EventKind.REQUEST_REFUSED, operator.name, "request:refused-at-gate", detail)
-        await ra.directory.record([event])
+        if error.type not in NO_REFUSAL:
+            await ra.directory.record([refused_at_gate(ra, operator, application.protocol, error)])
         raise
-    received: EventDetail = {
-        "protocol": request.protocol,
-        "profile": request.profile,
-        "issuer": request.issuer,
-        "names": list(request.names),
-        "csr_sha256": hashlib.sha256(request.csr).hexdigest(),
-    }
-    if request.wish is not None:
-        received = {**received, "wish": request.wish}
-    subject = f"transaction:{request.transaction_id}"
-    event = ra.event(EventKind.REQUEST_RECEIVED, operator.name, subject, received)
-    outcome = await ra.queue.submit(request, [event])
     if outcome.state in FINAL or wait_seconds <= 0:
         return outcome
     return await ra.queue.wait(outcome.request_id, wait_seconds)
 
 
-async def _check_active(ra: RegistrationAuthority, profile: str) -> None:
-    """The worker asks again; here the requestor is told at once, and why."""
-    switch = (await ra.directory.profile_switches()).get(profile)
+def check_active(switches: Mapping[str, ProfileSwitch], profile: str) -> None:
+    """PKIError(NOT_AUTHORIZED) for a deactivated one. The worker asks again; here it is told at once, and why."""
+    switch = switches.get(profile)
     if switch is not None and not switch.active:
         when = f"{switch.at:%Y-%m-%d %H:%M:%S} UTC"
         raise PKIError(
@@ -186,14 +174,19 @@ async def _check_active(ra: RegistrationAuthority, profile: str) -> None:
         )
 
 
-async def _check_not_blocked(ra: RegistrationAuthority, spki_sha256: bytes) -> None:
-    """R5. The worker asks again; here the requestor is told at once."""
-    if await ra.directory.is_blocked(spki_sha256):
-        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, KEY_COMPROMISED)
+def refused_at_gate(ra: RegistrationAuthority, operator: Operator, protocol: str, error: PKIError) -> Event:
+    """Return the event of a refusal that leaves no request behind."""
+    detail = {"error": error.type.value, "detail": error.detail, "protocol": protocol}
+    return ra.event(EventKind.REQUEST_REFUSED, operator.name, "request:refused-at-gate", detail)
 
 
-def _check(ra: RegistrationAuthority, operator: Operator, application: Application) -> tuple[NewRequest, bytes]:
-    """Return what is to be stored, and the SHA-256 of the key's SubjectPublicKeyInfo."""
+def check(ra: RegistrationAuthority, operator: Operator, application: Application) -> Submission:
+    """
+    Return what is to be stored of an application, with the event of its receipt.
+
+    Raises PKIError: NOT_AUTHORIZED, BAD_CERT_TEMPLATE, BAD_REQUEST, and what the gate says of the CSR. That the
+    key is not blocked (R5) is left to the queue; the worker asks again.
+    """
     authorise(operator, Operation.SUBMIT)
     authorise_profile(operator, application.profile)
     profile = ra.profiles.get(application.profile)
@@ -237,7 +230,18 @@ def _check(ra: RegistrationAuthority, operator: Operator, application: Applicati
         received_at=ra.clock.now(),
         wish=wish_text(application.wish),
     )
-    return request, hashlib.sha256(proven.spki).digest()
+    received: EventDetail = {
+        "protocol": request.protocol,
+        "profile": request.profile,
+        "issuer": request.issuer,
+        "names": list(request.names),
+        "csr_sha256": hashlib.sha256(csr).hexdigest(),
+    }
+    if request.wish is not None:
+        received = {**received, "wish": request.wish}
+    subject = f"transaction:{transaction_id}"
+    event = Event(EventKind.REQUEST_RECEIVED, request.received_at, operator.name, subject, received)
+    return Submission(request, (event,), hashlib.sha256(proven.spki).digest())
 
 
 async def find_request(ra: RegistrationAuthority, operator: Operator, request_id: int) -> RequestOutcome:

@@ -28,10 +28,15 @@ _log = structlog.get_logger("chancery.web.access")
 
 @dataclasses.dataclass(slots=True)
 class Peer:
-    """The other end of one TLS connection: its certificate (DER) and whether its login has been journalled."""
+    """
+    The other end of one TLS connection: its certificate (DER) and whether its login has been journalled.
+
+    `message_limit`: the octets that its message under way may have, where an endpoint takes more than others.
+    """
 
     certificate: bytes | None
     welcomed: bool = False
+    message_limit: int | None = None
 
 
 class Trickle:

@@ -72,7 +72,7 @@ async def read_json(request: Request, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=type_)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise PKIError(ErrorType.BAD_DATA_FORMAT, _reason(error)) from None
+        raise PKIError(ErrorType.BAD_DATA_FORMAT, reason(error)) from None
 
 
 def read_query(request: Request, type_: type[T]) -> T:
@@ -95,7 +95,7 @@ def read_query(request: Request, type_: type[T]) -> T:
     try:
         return msgspec.convert(values, type_, strict=False)
     except msgspec.ValidationError as error:
-        raise PKIError(ErrorType.BAD_REQUEST, f"query: {_reason(error)}") from None
+        raise PKIError(ErrorType.BAD_REQUEST, f"query: {reason(error)}") from None
 
 
 @functools.cache
@@ -105,7 +105,7 @@ def _lists(type_: type[msgspec.Struct]) -> frozenset[str]:
     return frozenset(field.encode_name for field in fields if field.default_factory is list)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What msgspec says is wrong, short enough for any client's log."""
     text = str(error) if isinstance(error, msgspec.MsgspecError) else "not JSON in UTF-8"
     return text[:300]

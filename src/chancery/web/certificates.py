@@ -5,10 +5,8 @@ from __future__ import annotations
 import datetime
 import re
 
-from cryptography import x509
 from starlette.responses import Response
 
-from chancery.asn1 import der
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.name import canonical
 from chancery.pkix.wish import Wish
@@ -53,7 +51,7 @@ async def request_certificate(call: Call) -> Response:
     if outcome.certificate is None:
         place = {"location": f"{API}/requests/{outcome.request_id}", "retry-after": "1"}
         return json(await _request_view(call, outcome), 202, place)
-    serial = _serial_of(outcome.certificate)
+    serial = forms.serial_of(outcome.certificate)
     place = {"location": f"{API}/certificates/{serial}?issuer={outcome.issuer}"}
     form = forms.chosen(call.request, choice.format)
     if form is Form.JSON:
@@ -62,16 +60,12 @@ async def request_certificate(call: Call) -> Response:
     return forms.file(form, chain, serial, 201, place)
 
 
-def _serial_of(certificate: bytes) -> str:
-    return serial_text(der.integer_octets(x509.load_der_x509_certificate(certificate).serial_number))
-
-
 async def _read_json(call: Call) -> tuple[Application, AnswerChoice]:
     choice = read_query(call.request, AnswerChoice)
     asked = await read_json(call.request, CertificateRequest)
     transaction_id = _transaction_id(call, asked.transaction_id)
     application = Application(
-        "rest", asked.profile, asked.csr.encode(), tuple(asked.names), asked.issuer, transaction_id, _wish(asked)
+        "rest", asked.profile, asked.csr.encode(), tuple(asked.names), asked.issuer, transaction_id, wish_of(asked)
     )
     return application, choice
 
@@ -83,12 +77,12 @@ async def _read_pkcs10(call: Call) -> tuple[Application, AnswerChoice]:
     csr = await read_body(call.request)
     transaction_id = _transaction_id(call, choice.transaction_id)
     application = Application(
-        "rest", choice.profile, csr, tuple(choice.name), choice.issuer, transaction_id, _wish(choice)
+        "rest", choice.profile, csr, tuple(choice.name), choice.issuer, transaction_id, wish_of(choice)
     )
     return application, choice
 
 
-def _wish(asked: CertificateRequest | RawRequest) -> Wish | None:
+def wish_of(asked: CertificateRequest | RawRequest) -> Wish | None:
     """The validity asked for, None when it is left to the profile."""
     if asked.not_before is None and asked.not_after is None and asked.duration is None:
         return None
@@ -112,7 +106,7 @@ def _transaction_id(call: Call, given: str | None) -> str | None:
 async def _request_view(call: Call, outcome: RequestOutcome) -> RequestView:
     serial, chain = None, []
     if outcome.certificate is not None:
-        serial = _serial_of(outcome.certificate)
+        serial = forms.serial_of(outcome.certificate)
         chain = await call.service.issuers.chain(outcome.issuer or "")
     return RequestView(
         request_id=outcome.request_id,

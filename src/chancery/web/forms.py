@@ -9,7 +9,8 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from chancery.asn1 import cms
+from chancery.asn1 import cms, der
+from chancery.ra.enrolment import serial_text
 from chancery.web.service import JSON, download
 from chancery.web.views import Form, pem
 
@@ -25,6 +26,7 @@ _BY_MEDIA_TYPE: Mapping[str, Form] = {
     PKIX_CERT: Form.DER,
     PKCS7: Form.PKCS7,
 }
+_VERSION: Final = 0xA0
 MEDIA_TYPES: Final = (PEM, PEM_CHAIN, PKIX_CERT, PKCS7)
 
 
@@ -60,3 +62,10 @@ def file(
     if form is Form.PEM:
         return download(pem(chain[0]).encode(), PEM, f"{name}.pem", status, headers)
     return download("".join(map(pem, chain)).encode(), PEM_CHAIN, f"{name}.chain.pem", status, headers)
+
+
+def serial_of(certificate: bytes) -> str:
+    """Serial number of a certificate (DER) that this CA made, in hexadecimal (RFC 5280 4.1: after the version)."""
+    tbs = der.Reader(certificate).enter().enter()
+    tbs.raw(_VERSION)
+    return serial_text(tbs.take(der.INTEGER))

@@ -33,7 +33,8 @@ class Guard:
     """
     ASGI middleware. The log line has no body, no query and no header: they may hold names.
 
-    `state["operator"]` in the scope, set where the operator is admitted, is the name that is logged.
+    `state["operator"]` in the scope, set where the operator is admitted, is the name that is logged;
+    `state["timeout"]` is the limit on the request's time, for what may take longer as long as it moves.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Guard:
             return of_error(PKIError(ErrorType.SYSTEM_UNAVAIL, "too many requests at once"))
         try:
             async with asyncio.timeout(self._seconds) as timeout:
+                scope.setdefault("state", {})["timeout"] = timeout
                 await self._app(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the one handler: rule 5 of the house
             if isinstance(error, TimeoutError) and timeout.expired():

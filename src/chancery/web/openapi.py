@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from chancery.web.failures import PROBLEM_JSON, Problem
-from chancery.web.service import JSON, Answer, Endpoint
+from chancery.web.service import JSON, NDJSON, Answer, Endpoint
 
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -20,7 +20,8 @@ def describe(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     types: list[Any] = [Problem]
     for endpoint in endpoints:
         types += [one for one in (endpoint.body, endpoint.query) if one is not None]
-        types += [answer.body for answer in endpoint.answers if isinstance(answer.body, type)]
+        for answer in endpoint.answers:
+            types += _structures(answer)
     _, components = msgspec.json.schema_components(types, ref_template=_REF)
     queries = {endpoint.query.__name__ for endpoint in endpoints if endpoint.query is not None}
     paths: dict[str, dict[str, Any]] = {}
@@ -64,7 +65,8 @@ def _operation(endpoint: Endpoint, components: dict[str, Any]) -> dict[str, Any]
     if parameters := [*_path_parameters(endpoint), *_query_parameters(endpoint, components), *_headers(endpoint)]:
         found["parameters"] = parameters
     if endpoint.body is not None:
-        content: dict[str, Any] = {JSON: {"schema": {"$ref": _REF.format(name=endpoint.body.__name__)}}}
+        schema = {"$ref": _REF.format(name=endpoint.body.__name__)}
+        content: dict[str, Any] = {NDJSON if endpoint.lines else JSON: {"schema": schema}}
         if endpoint.raw_body is not None:
             content[endpoint.raw_body] = {}
         found["requestBody"] = {"required": True, "content": content}
@@ -80,14 +82,24 @@ def _operation_id(endpoint: Endpoint) -> str:
     return str(getattr(handler, "__name__", endpoint.summary))
 
 
+def _structures(answer: Answer) -> tuple[type[msgspec.Struct], ...]:
+    """What an answer is made of, where that is not bytes of a media type."""
+    if isinstance(answer.body, tuple):
+        return answer.body
+    return (answer.body,) if isinstance(answer.body, type) else ()
+
+
 def _response(answer: Answer) -> dict[str, Any]:
     if answer.body is None:
         return {"description": answer.description}
     content: dict[str, Any] = {media_type: {} for media_type in answer.also}
+    schemas = [{"$ref": _REF.format(name=one.__name__)} for one in _structures(answer)]
     if isinstance(answer.body, str):
         content[answer.body] = {}
+    elif isinstance(answer.body, tuple):
+        content[NDJSON] = {"schema": {"oneOf": schemas}}
     else:
-        content[JSON] = {"schema": {"$ref": _REF.format(name=answer.body.__name__)}}
+        content[JSON] = {"schema": schemas[0]}
     return {"description": answer.description, "content": content}
 
 

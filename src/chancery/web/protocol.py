@@ -12,7 +12,7 @@ from chancery.web.failures import PROBLEM_JSON, of_status
 
 MAX_HEAD: Final = 32 * 1024
 MAX_HEADERS: Final = 100
-# A whole message, trailers included; bodies are limited closer in `bodies`.
+# A whole message, trailers included; bodies are limited closer in `bodies` and `bulk`.
 MAX_MESSAGE: Final = 1024 * 1024
 HEAD_SECONDS: Final = 10.0
 
@@ -58,13 +58,14 @@ class PeerProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._head_open and self._received > MAX_HEAD:
             self._refuse(431, "Request Header Fields Too Large")
-        elif self._received > MAX_MESSAGE:
+        elif self._received > (self._peer.message_limit or MAX_MESSAGE):
             self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["state"]["peer"] = self._peer
         self._received, self._head_open = 0, True
+        self._peer.message_limit = None
         self._watch_head()
 
     def on_headers_complete(self) -> None:

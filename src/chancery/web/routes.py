@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from chancery.ra.requestor import Operation
-from chancery.web import certificates, issuers, keys, management
+from chancery.web import bulk, certificates, issuers, keys, management
 from chancery.web.certificates import PKCS10
 from chancery.web.forms import CERTS_ONLY, MEDIA_TYPES, PEM, PEM_CHAIN, PKCS7, PKIX_CERT
 from chancery.web.issuers import PKIX_CRL
@@ -14,6 +14,10 @@ from chancery.web.views import (
     BlockedKeyList,
     BlockedKeySearch,
     BlockedKeyView,
+    BulkAnswer,
+    BulkChoice,
+    BulkEnd,
+    BulkLine,
     CertificateChoice,
     CertificateList,
     CertificateRequest,
@@ -62,6 +66,17 @@ _CERTIFICATES = (
         raw_body=PKCS10,
         query=RawRequest,
         headers=(("Idempotency-Key", "The transaction id, in place of `transaction_id`."),),
+    ),
+    Endpoint(
+        "POST",
+        f"{API}/certificates/bulk",
+        "Request many certificates, a line each",
+        (Answer(200, "A line for each as soon as it is settled, then a last one.", (BulkAnswer, BulkEnd)),),
+        Operation.SUBMIT,
+        bulk.request_certificates,
+        body=BulkLine,
+        lines=True,
+        query=BulkChoice,
     ),
     Endpoint(
         "GET",

@@ -20,6 +20,7 @@ REMEMBER_ISSUERS_SECONDS = 5.0
 REMEMBER_HEALTH_SECONDS = 2.0
 API = "/api/v1"
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 
 
 class Issuers:
@@ -80,6 +81,13 @@ class Health:
             raise PKIError(self._failure.type, self._failure.detail)
 
 
+@dataclasses.dataclass(slots=True)
+class Counter:
+    """How many of something are under way."""
+
+    taken: int = 0
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Service:
     """The registration core and what is kept beside it in this process; `description` is the OpenAPI document."""
@@ -90,6 +98,7 @@ class Service:
     health: Health
     version: str
     description: bytes
+    bulk: Counter = dataclasses.field(default_factory=Counter)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -115,12 +124,12 @@ class Answer:
     """
     One answer that an endpoint may give besides a problem: a structure as JSON, or bytes of a media type.
 
-    `also` are media types in which the same is given on request.
+    Several structures: lines of JSON, each one of them. `also`: media types in which the same is given on request.
     """
 
     status: int
     description: str
-    body: type[msgspec.Struct] | str | None
+    body: type[msgspec.Struct] | tuple[type[msgspec.Struct], ...] | str | None
     also: tuple[str, ...] = ()
 
 
@@ -134,7 +143,7 @@ class Endpoint:
     One method of one path. `operation` None: every operator may.
 
     `public` endpoints need no certificate; they have another kind of handler. `raw_body` is a media type that is
-    taken in place of `body` as JSON.
+    taken in place of `body` as JSON. `lines`: the body is such structures, a line of JSON each.
     """
 
     method: str
@@ -146,6 +155,7 @@ class Endpoint:
     public: PublicHandler | None = None
     body: type[msgspec.Struct] | None = None
     raw_body: str | None = None
+    lines: bool = False
     query: type[msgspec.Struct] | None = None
     headers: tuple[tuple[str, str], ...] = ()
 

@@ -98,6 +98,18 @@ class CertificateRequest(Asked, frozen=True, kw_only=True):
     duration: Duration | None = None
 
 
+class BulkLine(CertificateRequest, frozen=True, kw_only=True):
+    """One request of many, a line of its own; `csr` is PKCS#10 in PEM, or its DER in base64."""
+
+    transaction_id: TransactionID
+
+
+class BulkChoice(Asked, frozen=True, kw_only=True):
+    """How long to wait for each certificate before its line is answered `waiting`."""
+
+    wait: Wait = 30.0
+
+
 class AnswerChoice(Asked, frozen=True, kw_only=True):
     """How long to wait for the certificate, and its form; without `format` the Accept header decides."""
 
@@ -232,6 +244,35 @@ class RequestView(View, frozen=True, kw_only=True):
     serial: str | None = None
     certificate: str | None = None
     chain: list[str] = []
+    error: str | None = None
+    detail: str | None = None
+
+
+class BulkAnswer(View, frozen=True, kw_only=True, tag_field="kind", tag="answer"):
+    """
+    The answer to line `line` (from 1): `done` with the certificate (PEM), `refused`, or `waiting`: ask again.
+
+    `transaction_id` is missing where the line could not be read.
+    """
+
+    line: int
+    state: RequestState
+    transaction_id: str | None = None
+    request_id: int | None = None
+    issuer: str | None = None
+    serial: str | None = None
+    certificate: str | None = None
+    error: str | None = None
+    detail: str | None = None
+
+
+class BulkEnd(View, frozen=True, kw_only=True, omit_defaults=False, tag_field="kind", tag="end"):
+    """The last line: how many lines were answered, and how. An `error` says why later ones were not looked at."""
+
+    lines: int
+    done: int
+    refused: int
+    waiting: int
     error: str | None = None
     detail: str | None = None
 

@@ -174,10 +174,10 @@ def test_many_certificates_are_all_revoked_and_not_all_shown(monkeypatch):
 def test_a_blocklist_that_is_away_refuses_nothing_for_good():
     world = _world()
 
-    async def away(spki_sha256: bytes) -> bool:
+    async def away(*_: object) -> None:
         raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database is away")
 
-    world.memory.is_blocked = away
+    world.memory.submit = away
     assert 503 == _request(world).status_code
     assert [] == _acts(world)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from chancery.ports import NewRevocation, ProfileSwitch, RevocationReason, Role
 from chancery.web.routes import ENDPOINTS
+from chancery.web.service import NDJSON
 from unit.web.world import World, csr_pem, make_certificate, make_csr, to_der
 
 A, O, R, U = Role.ADMINISTRATOR, Role.OFFICER, Role.REQUESTOR, Role.AUDITOR  # noqa: E741 - read in a table
@@ -28,6 +30,14 @@ class Case:
     status: int
     roles: set[Role]
     body: Callable[[World], dict[str, Any]] | None = None
+    lines: bool = False
+
+    def sent(self, world: World) -> dict[str, Any]:
+        if self.body is None:
+            return {}
+        if self.lines:
+            return {"content": json.dumps(self.body(world)), "headers": {"content-type": NDJSON}}
+        return {"json": self.body(world)}
 
 
 def _request(_: World) -> dict[str, Any]:
@@ -50,6 +60,7 @@ def _activation(world: World) -> dict[str, Any]:
 
 CASES = [
     Case("POST", "/api/v1/certificates", "/api/v1/certificates", 201, {O, R}, _request),
+    Case("POST", "/api/v1/certificates/bulk", "/api/v1/certificates/bulk", 200, {O, R}, _request, lines=True),
     Case("GET", "/api/v1/certificates", "/api/v1/certificates", 200, {O, R, U}),
     Case("GET", "/api/v1/requests/{request_id}", "/api/v1/requests/1", 200, {O, R, U}),
     Case("GET", "/api/v1/certificates/{serial}.chain.pem", f"{STORED}.chain.pem", 200, {O, R, U}),
@@ -111,8 +122,7 @@ def _world(*roles: Role) -> World:
 
 
 def _ask(world: World, label: str | None, case: Case):
-    body = {} if case.body is None else {"json": case.body(world)}
-    return world.ask(label, case.method, case.path, **body)
+    return world.ask(label, case.method, case.path, **case.sent(world))
 
 
 def test_every_route_stands_in_the_table():
@@ -155,12 +165,11 @@ def test_a_stranger_is_told_nothing(case):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.method} {case.route}")
 def test_a_certificate_that_is_no_operators_opens_nothing(case):
     world = _world(Role.OFFICER)
-    body = {} if case.body is None else {"json": case.body(world)}
     forged = to_der(make_certificate("somebody", "elsewhere", serial=5))
 
     async def go():
         async with world.client_with(forged) as client:
-            return await client.request(case.method, case.path, **body)
+            return await client.request(case.method, case.path, **case.sent(world))
 
     import asyncio
 

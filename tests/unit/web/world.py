@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 import httpx
 from cryptography import x509
@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from chancery.asn1 import der
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.profile import shipped_profiles
+from chancery.pkix.weak import KEY_COMPROMISED
 from chancery.ports import (
     BlockedKey,
     CertificateQuery,
@@ -37,6 +38,7 @@ from chancery.ports import (
     Role,
     StatusState,
     StoredCertificate,
+    Submission,
 )
 from chancery.ra.enrolment import FINAL, RegistrationAuthority
 from chancery.web.access import Peer
@@ -157,10 +159,23 @@ class MemoryRegistration:
 
     # RequestQueue
 
-    async def submit(self, request: NewRequest, events: Sequence[Event]) -> RequestOutcome:
-        return self._around(lambda: self._submit(request, events))
+    async def submit(
+        self, request: NewRequest, events: Sequence[Event], spki_sha256: bytes | None = None
+    ) -> RequestOutcome:
+        return self._around(lambda: self._submit(request, events, spki_sha256))
 
-    def _submit(self, request: NewRequest, events: Sequence[Event]) -> RequestOutcome:
+    async def submit_many(self, submissions: Sequence[Submission]) -> list[RequestOutcome | PKIError]:
+        return self._around(lambda: [self._one_of_many(one) for one in submissions])
+
+    def _one_of_many(self, submission: Submission) -> RequestOutcome | PKIError:
+        try:
+            return self._submit(submission.request, submission.events, submission.spki_sha256)
+        except PKIError as error:
+            return error
+
+    def _submit(self, request: NewRequest, events: Sequence[Event], spki_sha256: bytes | None) -> RequestOutcome:
+        if spki_sha256 in self.blocked:
+            raise PKIError(ErrorType.BAD_CERT_TEMPLATE, KEY_COMPROMISED)
         fingerprint = fingerprint_of(request)
         for known, outcome in self.requests.values():
             if (known.requestor, known.transaction_id) == (request.requestor, request.transaction_id):
@@ -248,6 +263,11 @@ class MemoryRegistration:
     async def wait(self, request_id: int, seconds: float) -> RequestOutcome:
         await asyncio.sleep(0)
         return self._around(lambda: self.requests[request_id][1])
+
+    async def settled(self, request_ids: Collection[int], seconds: float) -> AsyncIterator[list[RequestOutcome]]:
+        await asyncio.sleep(0)
+        for request_id in request_ids:
+            yield [self._around(lambda one=request_id: self.requests[one][1])]
 
     async def submit_revocation(self, request: NewRevocation, events: Sequence[Event]) -> RevocationOutcome:
         def act() -> RevocationOutcome:
@@ -353,9 +373,6 @@ class MemoryRegistration:
 
     async def latest_crl(self, issuer: str) -> CRLRecord | None:
         return self._around(lambda: self.crls.get(issuer))
-
-    async def is_blocked(self, spki_sha256: bytes) -> bool:
-        return self._around(lambda: spki_sha256 in self.blocked)
 
     async def block_key(self, key: BlockedKey, events: Sequence[Event]) -> bool:
         def act() -> bool:
