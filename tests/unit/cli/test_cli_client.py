@@ -105,8 +105,8 @@ def test_a_503_is_tried_again_with_the_same_transaction_id(served, csr):
     before = len(memory.requests)
     submit, failed = memory.submit, []
 
-    async def fails_once_afterwards(request, events):
-        found = await submit(request, events)
+    async def fails_once_afterwards(request, *more):
+        found = await submit(request, *more)
         if not failed:
             failed.append(request.transaction_id)
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the connection broke")
