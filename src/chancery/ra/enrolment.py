@@ -180,18 +180,13 @@ def refused_at_gate(ra: RegistrationAuthority, operator: Operator, protocol: str
     return ra.event(EventKind.REQUEST_REFUSED, operator.name, "request:refused-at-gate", detail)
 
 
-def check(ra: RegistrationAuthority, operator: Operator, application: Application) -> Submission:
-    """
-    Return what is to be stored of an application, with the event of its receipt.
-
-    Raises PKIError: NOT_AUTHORIZED, BAD_CERT_TEMPLATE, BAD_REQUEST, and what the gate says of the CSR. That the
-    key is not blocked (R5) is left to the queue; the worker asks again.
-    """
+def _allowed_profile(ra: RegistrationAuthority, operator: Operator, name: str) -> Profile:
+    """Return the profile of this name, if this operator may request under it. Raises PKIError."""
     authorise(operator, Operation.SUBMIT)
-    authorise_profile(operator, application.profile)
-    profile = ra.profiles.get(application.profile)
+    authorise_profile(operator, name)
+    profile = ra.profiles.get(name)
     if profile is None:
-        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no profile named {application.profile!r}")
+        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no profile named {name!r}")
     if profile.ceremony:
         # R8: a root signs only in a ceremony; what can sign certificates is never asked for over a network.
         raise PKIError(
@@ -203,6 +198,17 @@ def check(ra: RegistrationAuthority, operator: Operator, application: Applicatio
             f"{operator.name} may not request {profile.name}, a profile of the authority's own services: an "
             "administrator has to enrol an operator for it by name",
         )
+    return profile
+
+
+def check(ra: RegistrationAuthority, operator: Operator, application: Application) -> Submission:
+    """
+    Return what is to be stored of an application, with the event of its receipt.
+
+    Raises PKIError: NOT_AUTHORIZED, BAD_CERT_TEMPLATE, BAD_REQUEST, and what the gate says of the CSR. That the
+    key is not blocked (R5) is left to the queue; the worker asks again.
+    """
+    profile = _allowed_profile(ra, operator, application.profile)
     if len(application.issuer or "") > MAX_ISSUER:
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "no issuer has a name as long as that")
     if len(application.names) > MAX_NAMES:
