@@ -27,7 +27,8 @@ RETURNING request_id, transaction_id, protocol, requestor, profile, issuer, csr,
               ORDER BY s.switch_id DESC LIMIT 1), true)"""
 
 _TAKE_IN_SCOPE = _TAKE.replace(
-    "ORDER BY", "AND coalesce(issuer = ANY (%b::text[]), profile = ANY (%b::text[])) = %b::boolean ORDER BY"
+    "state = 'waiting'",
+    "state = 'waiting' AND coalesce(issuer = ANY (%b::text[]), profile = ANY (%b::text[])) = %b::boolean",
 )
 
 _INSERT_SERIALS = (
