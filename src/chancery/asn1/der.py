@@ -346,7 +346,11 @@ class Reader:
         data, at, end = self._data, self._at, self._end
         found = []
         while at < end:
-            tag, _, stop = header(data, at, end)
+            # Most are short and have a small tag; `header` is asked about the others and about what is wrong.
+            tag = data[at]
+            stop = at + 2 + data[at + 1] if end - at > 1 else end + 1
+            if stop > end or stop > at + 0x81 or tag & 0x1F == 0x1F:
+                tag, _, stop = header(data, at, end)
             found.append((tag, data[at:stop]))
             at = stop
         self._at = at

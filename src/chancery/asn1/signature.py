@@ -23,6 +23,7 @@ MLDSAPrivateKey = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDS
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | MLDSAPublicKey
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | MLDSAPrivateKey
 HashAlgorithm = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
+_ECDSA = {hash_.name: ec.ECDSA(hash_) for hash_ in (hashes.SHA256(), hashes.SHA384(), hashes.SHA512())}
 
 
 class Scheme(enum.Enum):
@@ -55,7 +56,7 @@ class SignatureAlgorithm:
     def verify(self, public_key: PublicKey, signature: bytes, data: bytes) -> None:
         """Raise InvalidSignature unless `signature` is this key's over `data`."""
         if self.scheme is Scheme.ECDSA and isinstance(public_key, ec.EllipticCurvePublicKey) and self.hash:
-            public_key.verify(signature, data, ec.ECDSA(self.hash))
+            public_key.verify(signature, data, _ECDSA[self.hash.name])
         elif (self.scheme is Scheme.ED25519 and isinstance(public_key, ed25519.Ed25519PublicKey)) or (
             self.scheme is Scheme.ML_DSA and isinstance(public_key, MLDSAPublicKey) and self.fits(public_key)
         ):

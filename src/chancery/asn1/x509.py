@@ -239,11 +239,12 @@ def split_signed(data: bytes) -> tuple[bytes, bytes, bytes]:
     Raises PKIError(BAD_DATA_FORMAT) when the outer form is another, or anything follows.
     """
     outer = der.Reader(data)
-    whole = outer.enter()
+    fields = outer.enter().elements()
     outer.done()
-    tbs, algorithm = whole.raw(der.SEQUENCE), whole.raw(der.SEQUENCE)
-    bits = whole.take(der.BIT_STRING)
-    whole.done()
+    if [tag for tag, _ in fields] != [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]:
+        raise der.malformed("not a signed structure (RFC 5280 4.1.1)")
+    (_, tbs), (_, algorithm), (_, signature) = fields
+    bits = der.content(signature)
     if bits[:1] != b"\x00":
         raise der.malformed("a signature that is not whole octets")
     return tbs, algorithm, bits[1:]

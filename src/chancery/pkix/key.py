@@ -217,7 +217,7 @@ def load_spki(spki: bytes) -> object:
     return load_der_public_key(spki)
 
 
-# What stands before the point or the key, whose length is fixed: then there is one encoding, and this is it.
+# SubjectPublicKeyInfo of a fixed length up to the point or key: what follows has one encoding then.
 _USUAL = {
     91: bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"),
     120: bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"),
@@ -226,10 +226,10 @@ _USUAL = {
 }
 
 
-def _usual(spki: bytes, public_key: object) -> bool:
-    """Tell whether this is how the key is written in certificates (RFC 3279, 5480, 8410)."""
+def usual_point(spki: bytes) -> bool:
+    """Tell whether it is the one encoding of a point on a NIST curve, or of an Ed25519 key (RFC 5480, 8410)."""
     start = _USUAL.get(len(spki))
-    return (start is not None and spki.startswith(start)) or spki_der(public_key) == spki
+    return start is not None and spki.startswith(start)
 
 
 def proof_of_possession(csr: bytes) -> Proven:
@@ -243,16 +243,17 @@ def proof_of_possession(csr: bytes) -> Proven:
     der.check(csr)
     info_der, identifier, signature = split_signed(csr)
     algorithm = algorithm_from_identifier(identifier)
-    info = der.Reader(info_der).enter()
-    info.take(der.INTEGER)
-    subject, spki = info.raw(der.SEQUENCE), info.raw(der.SEQUENCE)
+    fields = der.Reader(info_der).enter().elements()
+    if [tag for tag, _ in fields[:3]] != [der.INTEGER, der.SEQUENCE, der.SEQUENCE]:
+        raise der.malformed("not a PKCS#10 certification request (RFC 2986)")
+    (_, subject), (_, spki) = fields[1:3]
     try:
         request = x509.load_der_x509_csr(csr)
     except (ValueError, x509.InvalidVersion):
         raise PKIError(ErrorType.BAD_DATA_FORMAT, "not a PKCS#10 certification request (RFC 2986)") from None
     try:
         public_key = load_spki(spki)
-        usual = _usual(spki, public_key)
+        usual = usual_point(spki) or spki_der(public_key) == spki
     except (ValueError, UnsupportedAlgorithm):
         raise PKIError(ErrorType.BAD_ALG, "the request's public key cannot be used") from None
     if not usual:

@@ -11,6 +11,7 @@ not know to be part of the frame counts as another in every certificate.
 from __future__ import annotations
 
 import dataclasses
+import operator
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar, cast
@@ -122,12 +123,11 @@ class Linting:
             return run(self.rules, seen)
         seen.share(plan.example)
         found = [*plan.constant, *self._dated(plan, seen)]
-        for place, rule in plan.others:
-            if some := _findings(rule, seen):
-                found.append((place, some))
-        if not found:
-            return []
-        return [one for _, some in sorted(found, key=lambda each: each[0]) for one in some]
+        try:
+            found += [(place, some) for place, rule in plan.others if (some := tuple(rule(seen)))]
+        except Exception:  # noqa: BLE001 - a lint that throws is found again below, and becomes a finding
+            return run(self.rules, seen)
+        return [one for _, some in sorted(found, key=_place) for one in some]
 
     def _plan(self, seen: CertificateView) -> _Plan | None:
         """Return the plan for this frame, made when it is seen for the second time: many never are."""
@@ -170,6 +170,9 @@ class Linting:
             with self._lock:
                 _remember(plan.by_validity, seen.validity, tuple(found), MAX_VALIDITIES)
         return tuple(found)
+
+
+_place = operator.itemgetter(0)
 
 
 def _watch(rule: CertificateLint, seen: CertificateView) -> tuple[tuple[Finding, ...], set[str]]:

@@ -102,6 +102,7 @@ def _punycode_label(label: str) -> None:
         raise _bad(f"{label!r} is not an A-label (RFC 5890 2.3.2.1)")
 
 
+@functools.lru_cache(maxsize=4096)
 def dns_name(text: str) -> str:
     """
     Check a DNS name, perhaps with `*` for its first label, and return it in lower case.

@@ -16,7 +16,7 @@ from chancery.pkix.rules import UPPER_BOUNDS
 from chancery.pkix.view import DNS_NAME, IP_NAME, MAIL_NAME, URI_NAME, CertificateView, EncodedAttribute, name_text
 
 _SHORT = {oid: short for short, oid in ATTRIBUTES.items()}
-_SYNTAX = {MAIL_NAME: email_address, DNS_NAME: dns_name, URI_NAME: absolute_uri}
+_SYNTAX: dict[int, Callable[[str], str]] = {MAIL_NAME: email_address, DNS_NAME: dns_name, URI_NAME: absolute_uri}
 _ENCODINGS = {der.UTF8_STRING: "utf-8", der.PRINTABLE_STRING: "ascii", der.IA5_STRING: "ascii"}
 
 

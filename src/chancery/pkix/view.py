@@ -7,7 +7,7 @@ import datetime
 import functools
 import ipaddress
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from chancery.asn1 import der, oids
 from chancery.asn1.x509 import split_signed, subject_fields
 from chancery.errors import PKIError
-from chancery.pkix.key import load_spki
+from chancery.pkix.key import load_spki, usual_point
 
 V = TypeVar("V", bound=x509.ExtensionType)
 
@@ -29,8 +29,7 @@ class EncodedTime:
     at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class EncodedAttribute:
+class EncodedAttribute(NamedTuple):
     """One attribute of a Name: dotted type, string tag, content octets."""
 
     type: str
@@ -38,8 +37,9 @@ class EncodedAttribute:
     value: bytes
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class EncodedExtension:
+class EncodedExtension(NamedTuple):
+    """An Extension: dotted type, and the octets inside its OCTET STRING."""
+
     oid: str
     critical: bool
     value: bytes
@@ -258,14 +258,16 @@ def view(
     if [tag for tag, _ in fields[at : at + 6]] != _FIELDS:
         raise der.malformed("not the fields of a TBSCertificate")
     seen = CertificateView(data, issuer, certificate)
-    seen.version = der.Reader(fields[0][1]).enter(0xA0).integer() if at else 0
+    seen.version = _version(fields[0][1]) if at else 0
     serial, seen.inner_algorithm, seen.issuer_name, seen.validity, seen.subject_name, seen.spki = [
         value for _, value in fields[at : at + 6]
     ]
     seen.serial, seen.outer_algorithm = der.content(serial), outer_algorithm
     seen.not_before, seen.not_after = _times(seen.validity)
-    for piece in (serial, seen.subject_name, seen.spki):
-        der.check(piece, max_size=len(piece))
+    der.check(serial)
+    der.check(seen.subject_name)
+    if not usual_point(seen.spki):
+        der.check(seen.spki)
     for piece in (seen.inner_algorithm, outer_algorithm, seen.issuer_name):
         _check_again(piece)
     rest = fields[at + 6 :]
@@ -278,6 +280,10 @@ def view(
     seen.raw_extensions = tuple(map(_extension, extensions))
     seen.frame = _frame(seen, extensions)
     return seen
+
+
+def _version(encoded: bytes) -> int:
+    return 2 if encoded == b"\xa0\x03\x02\x01\x02" else der.Reader(encoded).enter(0xA0).integer()
 
 
 _FIELDS = [der.INTEGER, *[der.SEQUENCE] * 5]
@@ -314,7 +320,7 @@ def _frame(seen: CertificateView, extensions: Sequence[bytes]) -> Hashable | Non
         seen.outer_algorithm,
         seen.issuer_name,
         seen.unique_identifiers,
-        der.Reader(der.content(seen.spki)).raw(der.SEQUENCE),
+        der.Reader(seen.spki).enter().raw(der.SEQUENCE),
         seen.issuer,
         *common,
     )
@@ -338,8 +344,7 @@ OTHER_NAME, MAIL_NAME, DNS_NAME, URI_NAME, IP_NAME = 0xA0, 0x81, 0x82, 0x86, 0x8
 _TEXT_NAMES, _HOST, _NETWORK = frozenset({MAIL_NAME, DNS_NAME, URI_NAME}), (4, 16), (8, 32)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class EncodedName:
+class EncodedName(NamedTuple):
     """A GeneralName: its tag and content octets."""
 
     tag: int
@@ -426,14 +431,14 @@ def read_extensions(reader: der.Reader) -> tuple[EncodedExtension, ...]:
 @functools.lru_cache(maxsize=1024)
 def _extension(encoded: bytes) -> EncodedExtension:
     """Read one Extension; remembered, because those of one profile under one issuer are mostly the same."""
-    one = der.Reader(encoded).enter()
-    oid = one.oid()
-    critical = one.peek() == der.BOOLEAN
-    if critical and one.take(der.BOOLEAN) != b"\xff":
+    fields = der.Reader(encoded).enter().elements()
+    critical = len(fields) == 3 and fields[1][0] == der.BOOLEAN
+    if critical and fields.pop(1)[1] != b"\x01\x01\xff":
         raise der.malformed("an extension whose critical is written and not TRUE")
-    value = one.take(der.OCTET_STRING)
-    one.done()
-    return EncodedExtension(oid, critical, value)
+    if [tag for tag, _ in fields] != [der.OID, der.OCTET_STRING]:
+        raise der.malformed("not the fields of an Extension")
+    (_, oid), (_, value) = fields
+    return EncodedExtension(der.decode_oid(der.content(oid)), critical, der.content(value))
 
 
 def read_attributes(name: bytes) -> tuple[EncodedAttribute, ...]:
