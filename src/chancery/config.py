@@ -186,7 +186,7 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     issuers: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
     default_issuer: Name
     batch: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 128
-    signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     health_file: Path | None = None
     profiles: Path | None = None
     weak_keys: Path | None = None

@@ -116,6 +116,7 @@ def run(config: WorkerConfig) -> None:
                 instance=config.instance,
                 worker=name,
                 signers=signers,
+                signing_threads=config.signing_threads,
                 service_keys=frozenset(bytes.fromhex(one) for one in config.service_keys),
                 weak_keys=build.weak_keys(config.weak_keys),
                 second_opinions=linters,

@@ -17,9 +17,11 @@ from chancery.postgres.journal import insert_events
 from chancery.postgres.rows import columns, storable, text_array
 from chancery.postgres.session import Connection, PgConnection, Session, session
 
+# Its commit does not wait for the disk: a server that loses it leaves the requests waiting, and the commit of the
+# intents that follows, which does wait, is never on disk without it.
 _TAKE = """
 UPDATE chancery.request SET state = 'taken', worker = %s, taken_at = %s
-WHERE request_id IN (
+WHERE (SELECT set_config('synchronous_commit', 'off', true)) = 'off' AND request_id IN (
     SELECT request_id FROM chancery.request WHERE state = 'waiting'
     ORDER BY request_id LIMIT %s FOR UPDATE SKIP LOCKED)
 RETURNING request_id, transaction_id, protocol, requestor, profile, issuer, csr, names, received_at, wish,
