@@ -52,6 +52,7 @@ class Issuing:
     certificates of the authority's own services (`Profile.service`), whoever asks; None leaves that to the
     requestor's rights.
     `second_opinions` are linters of others, by the names that profiles know them by.
+    `inactive` are issuers by name that issue no more: their own OCSP delegates alone go on.
     """
 
     store: IssuanceStore
@@ -68,6 +69,7 @@ class Issuing:
     weak_keys: KnownKeys | None = None
     service_keys: frozenset[bytes] | None = None
     second_opinions: Mapping[str, SecondOpinion] = dataclasses.field(default_factory=dict)
+    inactive: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         _check_instance(self.instance)
@@ -192,10 +194,7 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
         raise PKIError(ErrorType.NOT_AUTHORIZED, f"{profile.name} is signed in a ceremony of the offline CA (R8)")
     if not request.profile_active:
         raise PKIError(ErrorType.NOT_AUTHORIZED, f"the profile {profile.name} is deactivated")
-    name = request.issuer or profile.default_issuer or issuing.default_issuer
-    issuer = issuing.issuers.get(name)
-    if issuer is None:
-        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no issuer named {name!r} issues here")
+    issuer = _issuer(issuing, request, profile)
     asked = requested(request.csr, request.names, request.wish)
     if issuing.weak_keys is not None:
         issuing.weak_keys.check(asked.public_key)
@@ -206,6 +205,20 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
     _ask_others(issuing, profile, issuer, linted)
     intent = intent_of(request, issuer.record.issuer_id, serial, linted, profile=profile, at=now)
     return _Prepared(request, issuer, granted, intent, linted, hashlib.sha256(granted.spki).digest())
+
+
+def _issuer(issuing: Issuing, request: EnrolmentRequest, profile: Profile) -> Issuer:
+    """Return who issues this; BAD_CERT_TEMPLATE when the one asked for is not here, or issues no more."""
+    name = request.issuer or profile.default_issuer or issuing.default_issuer
+    issuer = issuing.issuers.get(name)
+    if issuer is None:
+        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no issuer named {name!r} issues here")
+    if name in issuing.inactive and not profile.ocsp:
+        detail = f"the issuer {name} is deactivated and issues no more certificates"
+        if issuing.default_issuer not in {name, *issuing.inactive}:
+            detail += f"; {issuing.default_issuer} does"
+        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, detail)
+    return issuer
 
 
 def _check_service(issuing: Issuing, profile: Profile, asked: Requested) -> None:

@@ -29,6 +29,7 @@ from chancery.pkix.granting import Granted, IssuerLimits, Requested, grant
 from chancery.pkix.key import load_spki, spki_der
 from chancery.pkix.lint import blocking, lint_der
 from chancery.pkix.name import attributes_of
+from chancery.pkix.path import limits as path_limits
 from chancery.pkix.profile import Profile
 from chancery.pkix.view import IssuerView, view_issuer
 from chancery.ports import CRLShard, IssuerRecord
@@ -199,10 +200,17 @@ class Issuer(_Signing):
 
     Raises PKIError(SYSTEM_FAILURE) when key and certificate differ, or the certificate is not a CA's with a
     subject key identifier and the right to sign certificates. The key that signatures are verified under is
-    the certificate's, never the token's.
+    the certificate's, never the token's. `above` are the CA certificates above it, nearest first: what they
+    constrain is constrained here, too (RFC 5280 6.1).
     """
 
-    def __init__(self, record: IssuerRecord, signer: Signer, urls: IssuerURLs) -> None:
+    def __init__(
+        self,
+        record: IssuerRecord,
+        signer: Signer,
+        urls: IssuerURLs,
+        above: tuple[x509.Certificate, ...] = (),
+    ) -> None:
         certificate = x509.load_der_x509_certificate(record.certificate)
         subject, spki = template.subject_fields(record.certificate)
         if spki_der(signer.public_key) != spki:
@@ -213,7 +221,8 @@ class Issuer(_Signing):
         self._view = view_issuer(certificate)
         self.urls = urls
         self.subject = subject
-        self.key_identifier, self.limits = _ca_fields(record.name, certificate)
+        self.key_identifier = _ca_key_identifier(record.name, certificate)
+        self.limits = path_limits((certificate, *above))
 
     def prepare(self, granted: Granted, serial: bytes) -> LintedCertificate:
         """
@@ -255,7 +264,7 @@ def issuer_key(record: IssuerRecord) -> PublicKey:
     return key
 
 
-def _ca_fields(name: str, certificate: x509.Certificate) -> tuple[bytes, IssuerLimits]:
+def _ca_key_identifier(name: str, certificate: x509.Certificate) -> bytes:
     try:
         extensions = certificate.extensions
         basic = extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -265,7 +274,7 @@ def _ca_fields(name: str, certificate: x509.Certificate) -> tuple[bytes, IssuerL
         raise PKIError(ErrorType.SYSTEM_FAILURE, f"{name}: not a CA certificate (RFC 5280 4.2): {error}") from None
     if not basic.ca or not usage.key_cert_sign or not usage.crl_sign:
         raise PKIError(ErrorType.SYSTEM_FAILURE, f"{name}: the certificate may not sign certificates and CRLs")
-    return ski.digest, IssuerLimits(certificate.not_valid_after_utc, basic.path_length)
+    return ski.digest
 
 
 class SelfIssuer(_Signing):

@@ -26,11 +26,17 @@ class TokenWatch:
     """
 
     def __init__(self, issuing: Issuing, reach: Reach | None) -> None:
-        self._issuing = issuing
         self._reach = reach
-        self._token_of = {name: one.record.token_label or "" for name, one in issuing.issuers.items()}
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
+        self.change(issuing)
+
+    def change(self, issuing: Issuing) -> None:
+        """Take these issuers in place of those of before; what is known of their tokens stays."""
+        self._issuing = issuing
+        self._token_of = {name: one.record.token_label or "" for name, one in issuing.issuers.items()}
+        for label in self._failures.keys() - self._token_of.values():
+            self.back(label)
 
     def groups(self) -> Mapping[str, Mapping[int, Issuer]]:
         """Return the issuers (by issuer_id) of each token."""

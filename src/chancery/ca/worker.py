@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from chancery.ca.crl import CRLSettings, publish_due
+from chancery.ca.hierarchy import Hierarchy
 from chancery.ca.issuance import BatchResult, Issuing, issue_batch, recover
 from chancery.ca.issuer import TokenAwayError
 from chancery.ca.revocation import settle_revocations
@@ -19,6 +20,8 @@ from chancery.ca.tokens import PAUSES, Reach, TokenWatch
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import EnrolmentRequest, RevocationStore
 
+Look = Callable[[], Hierarchy | None]
+"""Reads the issuers as they stand now; None when they are as they were. PKIError when the database is away."""
 Report = Callable[[str, Mapping[str, object]], None]
 """Takes an event name and its values for the log."""
 
@@ -28,10 +31,14 @@ CRL_SHARE = 10
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """`batch`: most requests in one batch. `idle`: longest wait in seconds without a wake-up."""
+    """
+    `batch`: most requests in one batch. `idle`: longest wait in seconds without a wake-up. `look`: seconds from
+    one look at the issuers to the next.
+    """
 
     batch: int = 128
     idle: float = 1.0
+    look: float = 1.0
     crl: CRLSettings = dataclasses.field(default_factory=CRLSettings)
 
     def __post_init__(self) -> None:
@@ -43,7 +50,8 @@ class Worker:
     """
     Runs issuance, revocation and CRLs over their stores; `report` is told what was done.
 
-    `reach` tells of a token that failed whether it answers again (`ca.tokens.Reach`).
+    `reach` tells of a token that failed whether it answers again (`ca.tokens.Reach`). `look`, where given, brings
+    new, changed and deactivated issuers in between two batches.
     """
 
     def __init__(
@@ -53,6 +61,8 @@ class Worker:
         settings: WorkerSettings,
         report: Report,
         reach: Reach | None = None,
+        *,
+        look: Look | None = None,
     ) -> None:
         self._issuing = issuing
         self._revocations = revocations
@@ -62,6 +72,8 @@ class Worker:
         self._groups = self._tokens.groups()
         self._recovered = False
         self._crl_not_before = 0.0
+        self._look = look
+        self._look_at = float("-inf")
 
     @property
     def tokens_away(self) -> list[str]:
@@ -82,7 +94,23 @@ class Worker:
             self._recovered = False
             raise
 
+    def _refresh(self) -> None:
+        """Take the issuers as they stand now, if it is time to look: one statement a second at most."""
+        now = self._issuing.clock.monotonic()
+        if self._look is None or now < self._look_at:
+            return
+        if (found := self._look()) is not None:
+            self._issuing = dataclasses.replace(
+                self._issuing, issuers=found.issuers, default_issuer=found.default, inactive=found.inactive
+            )
+            self._tokens.change(self._issuing)
+            self._groups = self._tokens.groups()
+            names = {"inactive": sorted(found.inactive), "default": found.default}
+            self._report("issuers", {"issuers": sorted(found.issuers), **names})
+        self._look_at = now + self._settings.look
+
     def _round(self) -> bool:
+        self._refresh()
         issuing = self._issuing
         if not self._recovered:
             if found := recover(issuing):

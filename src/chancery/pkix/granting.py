@@ -12,6 +12,7 @@ from chancery.asn1 import x509 as template
 from chancery.asn1.oids import ATTRIBUTES, EXTENDED_KEY_USAGES
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix import name as names_
+from chancery.pkix.constraints import NameConstraints, check_names
 from chancery.pkix.key import check_key, key_kind, proof_of_possession, spki_der
 from chancery.pkix.rules import (
     KEY_USAGES,
@@ -68,6 +69,12 @@ class Profile:
         purposes = {EXTENDED_KEY_USAGES.get(one, one) for one in self.extensions.extended_key_usage}
         return bool(purposes & _SERVICES)
 
+    @property
+    def ocsp(self) -> bool:
+        """Whether it is for OCSP delegates: an issuer makes its own as long as it answers for its certificates."""
+        purposes = {EXTENDED_KEY_USAGES.get(one, one) for one in self.extensions.extended_key_usage}
+        return EXTENDED_KEY_USAGES["OCSPSigning"] in purposes
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Requested:
@@ -87,10 +94,15 @@ class Requested:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IssuerLimits:
-    """What the issuer's own certificate allows. `path_length` None: no limit (RFC 5280 4.2.1.9)."""
+    """
+    What the issuer's own certificate, and those above it, allow. `path_length` None: no limit (RFC 5280 4.2.1.9).
+
+    `constraints` hold together (4.2.1.10).
+    """
 
     not_after: datetime.datetime
     path_length: int | None
+    constraints: tuple[NameConstraints, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,6 +169,8 @@ def grant(profile: Profile, asked: Requested, limits: IssuerLimits, at: datetime
     subject = _subject(profile.subject, asked.subject)
     names = _names(profile.names, asked)
     _check_common_name(profile.subject, subject, names)
+    if limits.constraints:
+        check_names(limits.constraints, subject, names)
     dropped: list[str] = []
     not_before, not_after = _validity(profile.validity, asked.wish, limits, at, dropped)
     _check_path_length(profile.extensions, limits)

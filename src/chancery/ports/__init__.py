@@ -1,6 +1,19 @@
 """What the core asks of the world: frozen values and Protocols whose docstrings are contracts."""
 
 from chancery.asn1.signature import Signer
+from chancery.ports.hierarchy import (
+    Act,
+    CertificateKind,
+    FurtherCertificate,
+    HierarchyNode,
+    IssuerAct,
+    IssuerRecord,
+    KeyPlace,
+    NewCertificate,
+    NewIssuer,
+    Place,
+    Takeover,
+)
 from chancery.ports.stores import (
     Clock,
     Directory,
@@ -28,9 +41,7 @@ from chancery.ports.values import (
     EventDetail,
     EventKind,
     Intent,
-    IssuerRecord,
     Leaf,
-    NewIssuer,
     NewRequest,
     NewRevocation,
     Operator,
@@ -54,9 +65,11 @@ from chancery.ports.values import (
 )
 
 __all__ = [
+    "Act",
     "BlockedKey",
     "CRLRecord",
     "CRLShard",
+    "CertificateKind",
     "CertificateQuery",
     "CertificateRecord",
     "CertificateStatus",
@@ -68,17 +81,23 @@ __all__ = [
     "Event",
     "EventDetail",
     "EventKind",
+    "FurtherCertificate",
+    "HierarchyNode",
     "Intent",
     "IssuanceStore",
+    "IssuerAct",
     "IssuerRecord",
     "IssuerStore",
     "JournalStore",
     "KeyBlocklist",
+    "KeyPlace",
     "Leaf",
+    "NewCertificate",
     "NewIssuer",
     "NewRequest",
     "NewRevocation",
     "Operator",
+    "Place",
     "ProfileRecord",
     "ProfileSwitch",
     "Refusal",
@@ -100,6 +119,7 @@ __all__ = [
     "StatusState",
     "StoredCertificate",
     "Submission",
+    "Takeover",
     "TimestampStore",
     "TokenRecord",
 ]

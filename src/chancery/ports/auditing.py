@@ -8,7 +8,8 @@ import enum
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from chancery.ports.values import CertificateRecord, CRLRecord, EnrolmentRequest, EventKind, Intent, IssuerRecord
+from chancery.ports.hierarchy import IssuerRecord
+from chancery.ports.values import CertificateRecord, CRLRecord, EnrolmentRequest, EventKind, Intent
 
 # States, reasons and roles are kept as stored: a row that was edited may hold any.
 

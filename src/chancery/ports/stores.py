@@ -7,6 +7,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from typing import Protocol
 
 from chancery.errors import PKIError
+from chancery.ports.hierarchy import (
+    HierarchyNode,
+    IssuerAct,
+    IssuerRecord,
+    NewCertificate,
+    NewIssuer,
+    Takeover,
+)
 from chancery.ports.values import (
     BlockedKey,
     CertificateQuery,
@@ -17,9 +25,7 @@ from chancery.ports.values import (
     EnrolmentRequest,
     Event,
     Intent,
-    IssuerRecord,
     Leaf,
-    NewIssuer,
     NewRequest,
     NewRevocation,
     Operator,
@@ -249,6 +255,13 @@ class Directory(Protocol):
 
     async def issuers(self) -> list[IssuerRecord]: ...
 
+    async def hierarchy(self, delegates: Sequence[str]) -> list[HierarchyNode]:
+        """
+        Return every issuer with its key's place, counts and CRL: for people, as it reads every status.
+
+        `delegates` are the profiles of OCSP delegates.
+        """
+
     async def search(self, query: CertificateQuery) -> list[StoredCertificate]: ...
 
     async def latest_crl(self, issuer: str) -> CRLRecord | None: ...
@@ -302,11 +315,36 @@ class IssuerStore(Protocol):
 
     def issuers(self) -> list[IssuerRecord]: ...
 
-    def add_issuer(self, issuer: NewIssuer, at: datetime.datetime, events: Sequence[Event]) -> int:
+    def add_issuer(
+        self,
+        issuer: NewIssuer,
+        at: datetime.datetime,
+        events: Sequence[Event],
+        acts: Sequence[IssuerAct] = (),
+        takeover: Takeover | None = None,
+    ) -> int:
         """
         Store an issuer and return its id; the same (name, certificate) again returns the id and stores nothing.
 
-        Raises PKIError(BAD_REQUEST) when the name is taken by another certificate, or the parent is unknown.
+        With it, in the same transaction, `acts` upon this issuer and others, and what it has revoked elsewhere:
+        its next CRLNumber is above the one taken over (R15). Raises PKIError(BAD_REQUEST) when the name is taken
+        by another certificate, the parent is unknown, or an act does not fit.
+        """
+
+    def add_certificate(self, certificate: NewCertificate, at: datetime.datetime, events: Sequence[Event]) -> None:
+        """
+        Store a further certificate of an issuer; the same again stores nothing.
+
+        Raises PKIError(BAD_REQUEST) when issuer or parent are unknown, or the certificate has another name or key
+        than the issuer's.
+        """
+
+    def act(self, acts: Sequence[IssuerAct], events: Sequence[Event]) -> None:
+        """
+        Activate, deactivate or make the default, all at once.
+
+        Raises PKIError(BAD_REQUEST) for an issuer that is unknown, whose key is elsewhere or that is so already,
+        for a default that is not active, and for the deactivation of the default.
         """
 
     def import_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:

@@ -25,7 +25,13 @@ class EventKind(enum.Enum):
 
     CA_CREATED = "ca.created"
     CA_IMPORTED = "ca.imported"
+    CA_REQUESTED = "ca.requested"
+    CA_CERTIFICATE = "ca.certificate"
+    CA_ACTIVATED = "ca.activated"
+    CA_DEACTIVATED = "ca.deactivated"
+    CA_DEFAULT = "ca.default"
     KEY_GENERATED = "key.generated"
+    KEY_IMPORTED = "key.imported"
     REQUEST_RECEIVED = "request.received"
     REQUEST_REFUSED = "request.refused"
     INTENT_RECORDED = "certificate.intent"
@@ -235,18 +241,6 @@ class Refusal:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class IssuerRecord:
-    """An issuer as stored: its certificate (DER) and the token and label that hold its key."""
-
-    issuer_id: int
-    name: str
-    certificate: bytes
-    parent_id: int | None
-    token_label: str | None
-    key_label: str | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class CRLShard:
     """
     A partition of an issuer's CRLs (RFC 5280 5.2.5): its number, from 1, and the URL of its CRL.
@@ -256,17 +250,6 @@ class CRLShard:
 
     number: int
     url: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class NewIssuer:
-    """An issuer that is not yet stored; `parent` is the name of the issuer above it, None for a root."""
-
-    name: str
-    certificate: bytes
-    parent: str | None
-    token_label: str | None
-    key_label: str | None
 
 
 class RevocationReason(enum.IntEnum):

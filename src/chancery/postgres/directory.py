@@ -16,8 +16,11 @@ from chancery.ports import (
     Clock,
     CRLRecord,
     Event,
+    HierarchyNode,
     IssuerRecord,
+    KeyPlace,
     Operator,
+    Place,
     ProfileRecord,
     ProfileSwitch,
     Role,
@@ -76,6 +79,24 @@ SELECT
     (SELECT count(*) FROM chancery.certificate),
     (SELECT count(*) FROM chancery.certificate_status WHERE state = 'revoked'),
     (SELECT count(*) FROM chancery.certificate_status WHERE state = 'unconfirmed')"""
+
+_HIERARCHY = f"""
+WITH issuer AS ({rows.ISSUERS}),
+valid AS (SELECT issuer_id, count(*) AS many, max(not_after) AS until,
+        bool_or(profile = ANY (%(delegates)s::text[]) AND not_before <= %(at)s AND not_after > %(at)s) AS delegate
+    FROM chancery.certificate GROUP BY issuer_id),
+revoked AS (SELECT issuer_id, count(*) AS many FROM chancery.certificate_status
+    WHERE state = 'revoked' GROUP BY issuer_id)
+SELECT i.*, k.place, k.module, k.device, k.software, k.imported,
+    coalesce(v.many, 0), coalesce(r.many, 0), v.until, coalesce(v.delegate, false),
+    c.issuer_id, c.number, c.this_update, c.next_update, c.covers, c.der
+FROM issuer AS i
+LEFT JOIN chancery.issuer_key AS k USING (issuer_id)
+LEFT JOIN valid AS v USING (issuer_id)
+LEFT JOIN revoked AS r USING (issuer_id)
+LEFT JOIN LATERAL (SELECT * FROM chancery.crl AS l WHERE l.issuer_id = i.issuer_id
+    ORDER BY l.number DESC LIMIT 1) AS c ON true
+ORDER BY i.issuer_id"""  # noqa: S608 - put together from constants
 
 _LATEST_CRL = """
 SELECT c.issuer_id, c.number, c.this_update, c.next_update, c.covers, c.der
@@ -207,6 +228,11 @@ class PgDirectory:
         self._switches = None
         return bool(found[0][0])
 
+    async def hierarchy(self, delegates: Sequence[str]) -> list[HierarchyNode]:
+        """Return every issuer with its key's place, counts and CRL; `delegates` are OCSP delegates' profiles."""
+        values = {"delegates": list(delegates), "at": self._clock.now()}
+        return [_node(row) for row in await self._pool.fetch(_HIERARCHY, values)]
+
     async def counts(self) -> Mapping[str, int]:
         """Return requests waiting, requests taken, certificates, revoked, unconfirmed."""
         found = await self._pool.fetch(_COUNTS)
@@ -226,6 +252,20 @@ class PgDirectory:
 async def _other_administrator(connection: AsyncPgConnection, name: str, at: datetime.datetime) -> bool:
     cursor = await connection.execute(_OTHER_ADMINISTRATOR.encode(), {"at": at, "name": name})
     return await cursor.fetchone() is not None
+
+
+def _node(row: Sequence[Any]) -> HierarchyNode:
+    """Make the value of one row of `_HIERARCHY`."""
+    issuer, key, (certificates, revoked, last_expiry, delegate), crl = row[:11], row[11:16], row[16:20], row[20:]
+    return HierarchyNode(
+        record=rows.issuer_record(issuer),
+        key=None if key[0] is None else KeyPlace(Place(key[0]), *key[1:]),
+        certificates=certificates,
+        revoked=revoked,
+        last_expiry=last_expiry,
+        delegate=delegate,
+        crl=None if crl[0] is None else rows.crl_record(crl),
+    )
 
 
 def _operator(row: Sequence[Any]) -> Operator:

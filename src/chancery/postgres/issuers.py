@@ -7,16 +7,31 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+import psycopg
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chancery.errors import ErrorType, OperatorError, PKIError
-from chancery.ports import CRLRecord, Event, EventDetail, EventKind, IssuerRecord, NewIssuer
+from chancery.ports import (
+    CRLRecord,
+    Event,
+    EventDetail,
+    EventKind,
+    IssuerAct,
+    IssuerRecord,
+    KeyPlace,
+    NewCertificate,
+    NewIssuer,
+    RevokedEntry,
+    Takeover,
+)
 from chancery.postgres import rows
 from chancery.postgres.journal import insert_events
 from chancery.postgres.revocation import insert_crl
 from chancery.postgres.session import Connection, PgConnection, Session, session
 
+_ACTS = 1128814341
+"""The lock of `issuer_act_fits`."""
 NAME = "[a-z0-9][a-z0-9-]{0,62}"
 """As the schema says; the name stands in URLs."""
 
@@ -28,6 +43,25 @@ _OTHER_TEXT = "SELECT FROM chancery.profile WHERE name = %s AND version = %s AND
 _INSERT_PROFILE = """
 INSERT INTO chancery.profile (name, version, sha256, source, added_at)
 VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING name"""
+_INSERT_CERTIFICATE = """
+INSERT INTO chancery.issuer_certificate (issuer_id, kind, subject, certificate, spki_sha256, not_before, not_after,
+    parent_id, added_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+_INSERT_KEY = """
+INSERT INTO chancery.issuer_key (issuer_id, place, module, device, software, imported)
+VALUES (%s, %s, %s, %s, %s, %s)"""
+_INSERT_ACT = "INSERT INTO chancery.issuer_act (issuer_id, act, at, actor, reason) VALUES (%s, %s, %s, %s, %s)"
+# Of a certificate that was never issued here nobody knows when it ends: its entry stays as long as the CA lasts.
+_TAKE_OVER = """
+INSERT INTO chancery.imported_revocation (issuer_id, serial, revoked_at, reason, invalidity_date, crl_sha256)
+SELECT %(issuer)s, serial, revoked_at, reason, invalidity_date, %(sha256)s
+FROM unnest(%(serials)s::bytea[], %(times)s::timestamptz[], %(reasons)s::smallint[], %(invalidity)s::timestamptz[])
+    AS e (serial, revoked_at, reason, invalidity_date)"""
+_REVOKED_BEFORE = """
+INSERT INTO chancery.certificate_status
+    (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, changed_at)
+SELECT issuer_id, serial, 'revoked', %(not_after)s, revoked_at, reason, invalidity_date, %(at)s
+FROM chancery.imported_revocation WHERE issuer_id = %(issuer)s"""
 _INSERT_NUMBER = "INSERT INTO chancery.crl_number (issuer_id, number) VALUES (%s, %s) ON CONFLICT DO NOTHING"
 
 
@@ -41,12 +75,20 @@ class PgIssuerStore:
         """Return every issuer, in the order in which they were added."""
         return [rows.issuer_record(row) for row in self._session.fetch(rows.ISSUERS)]
 
-    def add_issuer(self, issuer: NewIssuer, at: datetime.datetime, events: Sequence[Event]) -> int:
+    def add_issuer(
+        self,
+        issuer: NewIssuer,
+        at: datetime.datetime,
+        events: Sequence[Event],
+        acts: Sequence[IssuerAct] = (),
+        takeover: Takeover | None = None,
+    ) -> int:
         """
-        Store an issuer and return its id; the same (name, certificate) again returns the id and stores nothing.
+        Store an issuer, and in the same transaction what goes with it; return its id.
 
-        Raises PKIError: BAD_REQUEST when name or certificate are taken by another, the name is not one
-        (`[a-z0-9-]`), or the parent is unknown; BAD_DATA_FORMAT for what is no certificate.
+        The same (name, certificate) again returns the id and stores nothing. Raises PKIError: BAD_REQUEST when
+        name or certificate are taken by another, the name is not one (`[a-z0-9-]`), the parent is unknown or an
+        act does not fit; BAD_DATA_FORMAT for what is no certificate.
         """
         certificate = _certificate(issuer.certificate)
         if re.fullmatch(NAME, issuer.name) is None:
@@ -63,7 +105,7 @@ class PgIssuerStore:
                     _spki_sha256(certificate),
                     certificate.not_valid_before_utc,
                     certificate.not_valid_after_utc,
-                    _parent_id(connection, issuer),
+                    None if issuer.parent is None else _issuer_id(connection, issuer.parent),
                     issuer.token_label,
                     issuer.key_label,
                     at,
@@ -74,8 +116,56 @@ class PgIssuerStore:
             if row is None and (known := _known(connection, issuer)) is not None:
                 return known
             assert row is not None
+            issuer_id = int(row[0])
+            if issuer.key is not None:
+                _insert_key(connection, issuer_id, issuer.key)
+            if takeover is not None:
+                _take_over(connection, issuer_id, takeover, certificate.not_valid_after_utc, at)
+            _act(connection, acts)
             insert_events(connection, events)
-            return int(row[0])
+            return issuer_id
+
+    def add_certificate(self, certificate: NewCertificate, at: datetime.datetime, events: Sequence[Event]) -> None:
+        """
+        Store a further certificate of an issuer; the same again stores nothing.
+
+        Raises PKIError: BAD_REQUEST when issuer or parent are unknown, or name or key are not the issuer's;
+        BAD_DATA_FORMAT for what is no certificate.
+        """
+        parsed = _certificate(certificate.certificate)
+        with self._session.transaction() as connection:
+            issuer_id = _issuer_id(connection, certificate.issuer)
+            connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", (_ACTS,))
+            if _is_certificate_of(connection, issuer_id, certificate.certificate):
+                return
+            values = (rows.storable(parsed.subject.rfc4514_string()), _spki_sha256(parsed))
+            same = "SELECT FROM chancery.issuer WHERE issuer_id = %s AND subject = %s AND spki_sha256 = %s"
+            if connection.execute(same, (issuer_id, *values)).fetchone() is None:
+                raise PKIError(
+                    ErrorType.BAD_REQUEST,
+                    f"the certificate is for another name or key than {certificate.issuer}'s",
+                )
+            connection.execute(
+                _INSERT_CERTIFICATE,
+                (
+                    issuer_id,
+                    certificate.kind.value,
+                    values[0],
+                    certificate.certificate,
+                    values[1],
+                    parsed.not_valid_before_utc,
+                    parsed.not_valid_after_utc,
+                    None if certificate.parent is None else _issuer_id(connection, certificate.parent),
+                    at,
+                ),
+            )
+            insert_events(connection, events)
+
+    def act(self, acts: Sequence[IssuerAct], events: Sequence[Event]) -> None:
+        """Activate, deactivate or make the default, all at once; PKIError(BAD_REQUEST) says what does not fit."""
+        with self._session.transaction() as connection:
+            _act(connection, acts)
+            insert_events(connection, events)
 
     def import_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:
         """
@@ -130,13 +220,65 @@ def _known(connection: PgConnection, issuer: NewIssuer) -> int | None:
     return int(issuer_id)
 
 
-def _parent_id(connection: PgConnection, issuer: NewIssuer) -> int | None:
-    if issuer.parent is None:
-        return None
-    row = connection.execute("SELECT issuer_id FROM chancery.issuer WHERE name = %s", (issuer.parent,)).fetchone()
+def _issuer_id(connection: PgConnection, name: str) -> int:
+    row = connection.execute("SELECT issuer_id FROM chancery.issuer WHERE name = %s", (name,)).fetchone()
     if row is None:
-        raise PKIError(ErrorType.BAD_REQUEST, f"no issuer named {issuer.parent!r}")
+        raise PKIError(ErrorType.BAD_REQUEST, f"no issuer named {name!r}")
     return int(row[0])
+
+
+def _is_certificate_of(connection: PgConnection, issuer_id: int, certificate: bytes) -> bool:
+    """Tell whether it is stored already; BAD_REQUEST when it is, as another issuer's."""
+    known = connection.execute(
+        """SELECT issuer_id FROM chancery.issuer WHERE certificate = %(der)s
+        UNION ALL SELECT issuer_id FROM chancery.issuer_certificate WHERE certificate = %(der)s""",
+        {"der": certificate},
+    ).fetchall()
+    if any(row[0] != issuer_id for row in known):
+        raise PKIError(ErrorType.BAD_REQUEST, "that certificate is another issuer's already")
+    return bool(known)
+
+
+def _insert_key(connection: PgConnection, issuer_id: int, key: KeyPlace) -> None:
+    connection.execute(
+        _INSERT_KEY, (issuer_id, key.place.value, key.module, key.device, key.software, key.imported)
+    )
+
+
+def _act(connection: PgConnection, acts: Sequence[IssuerAct]) -> None:
+    """Write acts one after the other; the trigger refuses what does not fit, in words for operators."""
+    for one in acts:
+        issuer_id = _issuer_id(connection, one.issuer)
+        values = (issuer_id, one.act.value, one.at, rows.storable(one.actor), rows.storable(one.reason))
+        try:
+            connection.execute(_INSERT_ACT, values)
+        except psycopg.errors.RestrictViolation as error:
+            said = (error.diag.message_primary or "").replace(f"issuer {issuer_id} ", f"issuer {one.issuer} ")
+            raise PKIError(ErrorType.BAD_REQUEST, said) from error
+
+
+def _take_over(
+    connection: PgConnection,
+    issuer_id: int,
+    takeover: Takeover,
+    not_after: datetime.datetime,
+    at: datetime.datetime,
+) -> None:
+    entries: Sequence[RevokedEntry] = takeover.revoked
+    connection.execute(
+        _TAKE_OVER,
+        {
+            "issuer": issuer_id,
+            "sha256": takeover.crl_sha256,
+            "serials": [one.serial for one in entries],
+            "times": [one.revoked_at for one in entries],
+            "reasons": [int(one.reason) for one in entries],
+            "invalidity": [one.invalidity_date for one in entries],
+        },
+    )
+    connection.execute(_REVOKED_BEFORE, {"issuer": issuer_id, "not_after": not_after, "at": at})
+    if takeover.crl_number > 0:
+        connection.execute(_INSERT_NUMBER, (issuer_id, takeover.crl_number))
 
 
 def _certificate(der: bytes) -> x509.Certificate:

@@ -8,6 +8,7 @@ GRANT USAGE ON SCHEMA chancery TO chancery_ra, chancery_worker, chancery_ocsp, c
 -- The web process that the network reaches: it asks, it never issues.
 GRANT SELECT ON chancery.issuer, chancery.profile, chancery.profile_switch, chancery.operator, chancery.request, chancery.certificate,
     chancery.certificate_status, chancery.revocation_request, chancery.crl, chancery.crl_wish TO chancery_ra;
+GRANT SELECT ON chancery.issuer_certificate, chancery.issuer_key, chancery.issuer_act TO chancery_ra;
 GRANT INSERT (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at, wish)
     ON chancery.request TO chancery_ra;
 GRANT SELECT, INSERT ON chancery.blocked_key TO chancery_ra;
@@ -23,6 +24,13 @@ GRANT SELECT ON chancery.issuer, chancery.profile, chancery.profile_switch, chan
     chancery.journal_checkpoint TO chancery_worker;
 GRANT INSERT (name, subject, certificate, spki_sha256, not_before, not_after, parent_id, token_label, key_label, added_at)
     ON chancery.issuer TO chancery_worker;
+-- Issuers come, change and go by the machine that holds their token, never by the web process.
+GRANT SELECT ON chancery.issuer_certificate, chancery.issuer_key, chancery.issuer_act, chancery.imported_revocation
+    TO chancery_worker;
+GRANT INSERT (issuer_id, kind, subject, certificate, spki_sha256, not_before, not_after, parent_id, added_at)
+    ON chancery.issuer_certificate TO chancery_worker;
+GRANT INSERT (issuer_id, act, at, actor, reason) ON chancery.issuer_act TO chancery_worker;
+GRANT INSERT ON chancery.issuer_key, chancery.imported_revocation TO chancery_worker;
 GRANT INSERT (issuer_id, serial, request_id, der, subject, names, spki_sha256, not_before, not_after, profile, issued_at)
     ON chancery.certificate TO chancery_worker;
 GRANT INSERT (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at, changed_at,
@@ -38,9 +46,13 @@ GRANT UPDATE (state, detail) ON chancery.revocation_request TO chancery_worker;
 -- The OCSP responder reads; of an intent it sees that the serial was used, not what for.
 GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_status, chancery.crl TO chancery_ocsp;
 GRANT SELECT (issuer_id, serial, not_after) ON chancery.intent TO chancery_ocsp;
+GRANT SELECT ON chancery.issuer_certificate TO chancery_ocsp;
+GRANT SELECT (act_id, issuer_id, act) ON chancery.issuer_act TO chancery_ocsp;
 
 -- The timestamping authority records, and finds the certificate of its own key.
 GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_status TO chancery_tsa;
+GRANT SELECT ON chancery.issuer_certificate TO chancery_tsa;
+GRANT SELECT (act_id, issuer_id, act) ON chancery.issuer_act TO chancery_tsa;
 GRANT INSERT ON chancery.tsa_token TO chancery_tsa;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_tsa;
 

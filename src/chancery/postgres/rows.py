@@ -6,12 +6,32 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from chancery.ports import CertificateStatus, CRLRecord, IssuerRecord, RevocationReason, StatusState
+from chancery.ports import (
+    CertificateStatus,
+    CRLRecord,
+    FurtherCertificate,
+    IssuerRecord,
+    RevocationReason,
+    StatusState,
+)
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
+# One statement, so that who is active and who is the default are of one moment. The newest renewal is current.
 ISSUERS = """
-SELECT issuer_id, name, certificate, parent_id, token_label, key_label FROM chancery.issuer ORDER BY issuer_id"""
+SELECT i.issuer_id, i.name, i.certificate, i.parent_id, i.token_label, i.key_label,
+    coalesce((SELECT a.act = 'activate' FROM chancery.issuer_act AS a
+        WHERE a.issuer_id = i.issuer_id AND a.act <> 'default' ORDER BY a.act_id DESC LIMIT 1), true),
+    coalesce(i.issuer_id = (SELECT a.issuer_id FROM chancery.issuer_act AS a
+        WHERE a.act = 'default' ORDER BY a.act_id DESC LIMIT 1), false),
+    c.certificates, c.parents, c.renewals
+FROM chancery.issuer AS i
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(f.certificate ORDER BY f.certificate_id), '{}') AS certificates,
+        coalesce(array_agg(f.parent_id ORDER BY f.certificate_id), '{}') AS parents,
+        coalesce(array_agg(f.kind = 'renewal' ORDER BY f.certificate_id), '{}') AS renewals
+    FROM chancery.issuer_certificate AS f WHERE f.issuer_id = i.issuer_id) AS c
+ORDER BY i.issuer_id"""
 
 LATEST_CRL = """
 SELECT issuer_id, number, this_update, next_update, covers, der FROM chancery.crl
@@ -40,7 +60,16 @@ def columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
 
 def issuer_record(row: Sequence[Any]) -> IssuerRecord:
     """Make the value of one row of `ISSUERS`."""
-    return IssuerRecord(*row)
+    issuer_id, name, certificate, parent_id, token_label, key_label, active, default, *further = row
+    every = [FurtherCertificate(bytes(certificate), parent_id)]
+    current = 0
+    for number, (der, parent, renewal) in enumerate(zip(*further, strict=True), 1):
+        every.append(FurtherCertificate(bytes(der), parent))
+        current = number if renewal else current
+    now = every.pop(current)
+    return IssuerRecord(
+        issuer_id, name, now.certificate, now.parent_id, token_label, key_label, active, default, tuple(every)
+    )
 
 
 def crl_record(row: Sequence[Any]) -> CRLRecord:
