@@ -179,7 +179,10 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
 
     Each issuer's key is found by the labels of token and key that the database has for it, in `token` or one of
     the `tokens`. `signatures` says by issuer how its RSA key signs. `service_keys` are SHA-256 (hex) of the public
-    keys that may have OCSP delegate and timestamping certificates, whoever asks for them.
+    keys that may have OCSP delegate and timestamping certificates, whoever asks for them; `ca_keys` those that may
+    have CA certificates where a profile lets a connected CA sign them. With `added_issuers` every issuer whose key
+    is in a token here is served, as soon as it is added. Production serves no key that was imported into its
+    token, unless `allow_imported_keys` says so (R7).
     """
 
     instance: Annotated[int, msgspec.Meta(ge=1, le=127)]
@@ -198,6 +201,9 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     crl: CRLSection = CRLSection()
     journal: JournalSection
     service_keys: tuple[SHA256, ...] = ()
+    ca_keys: tuple[SHA256, ...] = ()
+    added_issuers: bool = True
+    allow_imported_keys: bool = False
     linters: dict[Name, LinterSection] = {}
 
     def __post_init__(self) -> None:
@@ -208,7 +214,7 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
             raise ValueError("without `token`, journal.token says which of `tokens` has the journal's key")
         if self.journal.token is not None and self.journal.token not in self.tokens:
             raise ValueError("journal.token is none of `tokens`")
-        if strange := sorted(set(self.signatures) - set(self.issuers)):
+        if (strange := sorted(set(self.signatures) - set(self.issuers))) and not self.added_issuers:
             raise ValueError(f"signatures.{strange[0]} is for none of `issuers`")
 
     def journal_token(self) -> str:
@@ -227,12 +233,19 @@ class Delegate(Section, frozen=True, kw_only=True):
 
 
 class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
-    """`chancery serve ocsp`: OCSP, CRLs and CA certificates over HTTP."""
+    """
+    `chancery serve ocsp`: OCSP, CRLs and CA certificates over HTTP.
+
+    `delegate_key` is the label of the key that answers for every issuer of the installation that `delegates` does
+    not name, those added later included.
+    """
 
     listen: Listen
     database: DatabaseSection
     token: TokenSection
     delegates: list[Delegate]
+    delegate_key: str | None = None
+    delegate_signature: RSASignature | None = None
     never_issued: Literal["unknown", "extended-revoked"] = "unknown"
     validity_hours: Annotated[int, msgspec.Meta(ge=8, le=240)] = 24
     responder_id: Literal["key", "name"] = "key"

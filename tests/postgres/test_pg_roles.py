@@ -33,20 +33,28 @@ TABLES = (
     "tsa_token",
     "blocked_key",
     "profile_switch",
+    "issuer_certificate",
+    "issuer_key",
+    "issuer_act",
+    "imported_revocation",
 )
 HISTORY = tuple(sorted(set(TABLES) - {"operator", "request", "certificate_status", "revocation_request"}))
 ALL = "*"
 
 READ = {
     "ra": "issuer profile profile_switch operator request certificate certificate_status revocation_request crl"
-    " crl_wish blocked_key",
+    " crl_wish blocked_key issuer_certificate issuer_key issuer_act",
     "worker": " ".join(sorted(set(TABLES) - {"tsa_token", "serial"})),
-    "ocsp": "issuer certificate certificate_status crl",
-    "tsa": "issuer certificate certificate_status",
+    "ocsp": "issuer certificate certificate_status crl issuer_certificate",
+    "tsa": "issuer certificate certificate_status issuer_certificate",
     "auditor": " ".join(TABLES),
 }
 """Tables of which a role reads every column."""
-SOME = {("ocsp", "intent"): {"issuer_id", "serial", "not_after"}}
+SOME = {
+    ("ocsp", "intent"): {"issuer_id", "serial", "not_after"},
+    ("ocsp", "issuer_act"): {"act_id", "issuer_id", "act"},
+    ("tsa", "issuer_act"): {"act_id", "issuer_id", "act"},
+}
 """Columns that a role reads where it does not read all."""
 INSERT: dict[tuple[str, str], str | set[str]] = {
     ("ra", "request"): {
@@ -89,6 +97,20 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
         "key_label",
         "added_at",
     },
+    ("worker", "issuer_certificate"): {
+        "issuer_id",
+        "kind",
+        "subject",
+        "certificate",
+        "spki_sha256",
+        "not_before",
+        "not_after",
+        "parent_id",
+        "added_at",
+    },
+    ("worker", "issuer_act"): {"issuer_id", "act", "at", "actor", "reason"},
+    ("worker", "issuer_key"): ALL,
+    ("worker", "imported_revocation"): ALL,
     ("worker", "certificate"): {
         "issuer_id",
         "serial",
@@ -162,6 +184,19 @@ def full(server):
         office.sql("INSERT INTO chancery.journal_leaf VALUES (0, 1, %s)", bytes(32))
         office.sql("INSERT INTO chancery.journal_checkpoint VALUES (1, %s, 'note', %s)", bytes(32), AT)
         office.sql("INSERT INTO chancery.tsa_token VALUES (1, %s, 'oid', 'imprint', 'policy', 'client')", AT)
+        office.sql("INSERT INTO chancery.issuer_key VALUES (1, 'token', 'module', 'device', true)")
+        office.sql(
+            "INSERT INTO chancery.issuer_act (issuer_id, act, at, actor, reason)"
+            " VALUES (1, 'default', %s, 'x', '')",
+            AT,
+        )
+        office.sql(
+            "INSERT INTO chancery.issuer_certificate"
+            " (issuer_id, kind, subject, certificate, spki_sha256, not_before, not_after, added_at)"
+            " SELECT issuer_id, 'cross', subject, 'x', spki_sha256, not_before, not_after, added_at"
+            " FROM chancery.issuer WHERE issuer_id = 1"
+        )
+        office.sql("INSERT INTO chancery.imported_revocation VALUES (1, '1', %s, 0, NULL, %s)", AT, bytes(32))
         assert {} == {table: 0 for table in TABLES if office.count(table) == 0}
         yield office
 

@@ -11,7 +11,7 @@ from chancery.cli.serve_hot import report, serve, stopping
 from chancery.config import OCSPConfig
 from chancery.ocsp.answering import AnswererLimits
 from chancery.ocsp.responder import NeverIssued, ResponderSettings
-from chancery.postgres.listen import CRLS, STATUSES, AsyncListener
+from chancery.postgres.listen import CRLS, ISSUERS, STATUSES, AsyncListener
 from chancery.postgres.session import AsyncPool
 from chancery.postgres.status import PgStatusReader
 from chancery.web import ocsp as ocsp_face
@@ -24,6 +24,9 @@ async def run(config: OCSPConfig) -> None:
     signers: dict[str, Signer] = {
         one.issuer: build.signer(token, one.key_label, one.signature) for one in config.delegates
     }
+    every = None
+    if config.delegate_key is not None:
+        every = build.signer(token, config.delegate_key, config.delegate_signature)
     settings = ocsp_face.OCSPSettings(
         responder=ResponderSettings(
             validity=datetime.timedelta(hours=config.validity_hours),
@@ -35,16 +38,20 @@ async def run(config: OCSPConfig) -> None:
     )
     database = build.connection(config.database, "ocsp")
     async with AsyncPool(database, size=4) as pool, stopping() as stop:
-        service = ocsp_face.OCSPService(PgStatusReader(pool, clock), signers, clock, settings, report)
+        service = ocsp_face.OCSPService(PgStatusReader(pool, clock), signers, clock, settings, report, every=every)
 
         def notified(channel: str, payload: str) -> None:
             issuer, _, serial = payload.partition(":")
-            if channel == STATUSES:
+            if channel == ISSUERS:
+                service.issuers_changed()
+            elif channel == STATUSES:
                 service.invalidate(int(issuer), bytes.fromhex(serial))
             else:
                 service.crl_changed(int(issuer))
 
-        listener = AsyncListener(database, (STATUSES, CRLS), notified, service.listening, service.not_listening)
+        listener = AsyncListener(
+            database, (STATUSES, CRLS, ISSUERS), notified, service.listening, service.not_listening
+        )
         listener.start()
         await service.start()
         try:

@@ -16,10 +16,10 @@ from chancery.audit.log import Sequencer
 from chancery.audit.memory import CheckpointFile
 from chancery.ca.crl import CRLSettings
 from chancery.ca.issuance import Issuing
-from chancery.ca.issuer import Issuer, IssuerURLs, issuer_key
 from chancery.ca.worker import Worker, WorkerSettings
 from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy
+from chancery.cli.issuers import Issuers
 from chancery.cli.tokens import WorkerTokens
 from chancery.config import WorkerConfig, token_sections
 from chancery.errors import OperatorError, PKIError
@@ -101,15 +101,17 @@ def run(config: WorkerConfig) -> None:
     journal = Session(build.connection(config.database, f"{name} journal"), [sequencer_lock])
     profiles = build.profiles(config.profiles)
     linters = _linters(config, profiles)
-    issuers = _issuers(config, session, tokens)
-    _journal_start(session, profiles, clock, name)
     health = Health(config.health_file)
+    issuers = Issuers(config, PgIssuerStore(session), tokens, health.say)
+    hierarchy = issuers.first()
+    _journal_start(session, profiles, clock, name)
     with ThreadPoolExecutor(config.signing_threads, thread_name_prefix="sign") as signers:
         worker = WatchedWorker(
             Issuing(
                 store=PgIssuanceStore(session),
-                issuers=issuers,
-                default_issuer=config.default_issuer,
+                issuers=hierarchy.issuers,
+                default_issuer=hierarchy.default,
+                inactive=hierarchy.inactive,
                 profiles=profiles,
                 clock=clock,
                 entropy=SystemEntropy(),
@@ -128,6 +130,7 @@ def run(config: WorkerConfig) -> None:
             ),
             _report,
             tokens.reach,
+            look=issuers.look,
         )
         worker.health = health
         sequencing = threading.Thread(
@@ -135,7 +138,7 @@ def run(config: WorkerConfig) -> None:
         )
         sequencing.start()
         listener = Listener(database)
-        log.info("working", issuers=sorted(issuers), instance=config.instance)
+        log.info("working", issuers=sorted(hierarchy.issuers), instance=config.instance)
         try:
             worker.run(_waiter(listener, stop), stop.is_set)
         finally:
@@ -175,28 +178,6 @@ def _waiter(listener: Listener, stop: threading.Event) -> Callable[[float], None
                 return
 
     return wait
-
-
-def _issuers(config: WorkerConfig, session: Session, tokens: WorkerTokens) -> dict[str, Issuer]:
-    records = {record.name: record for record in PgIssuerStore(session).issuers()}
-    labels = [section.label for section in token_sections(config)]
-    found: dict[str, Issuer] = {}
-    for name in config.issuers:
-        record = records.get(name)
-        if record is None:
-            raise OperatorError(
-                f"the database has no issuer {name}; it has {', '.join(sorted(records)) or 'none'}",
-                "import its certificate with `chancery bundle import`, or correct `issuers`",
-            )
-        if record.key_label is None or record.token_label not in labels:
-            raise OperatorError(
-                f"the key of issuer {name} is in token {record.token_label}, this worker has {', '.join(labels)}",
-                "correct `token`, `tokens` or `issuers`",
-            )
-        key = issuer_key(record)
-        signer = tokens.signer(record.token_label, record.key_label, key, config.signatures.get(name))
-        found[name] = Issuer(record, signer, IssuerURLs(*config.urls.of(name)))
-    return found
 
 
 def _journal_start(session: Session, profiles: Mapping[str, Profile], clock: SystemClock, name: str) -> None:

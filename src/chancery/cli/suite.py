@@ -173,6 +173,8 @@ def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, Pro
                     issuer=ISSUING, key_label=SERVICE_LABELS["ocsp"], signature=suite.signature(suite.ocsp_key)
                 )
             ],
+            delegate_key=SERVICE_LABELS["ocsp"],
+            delegate_signature=suite.signature(suite.ocsp_key),
         ),
         "tsa": _tsa(layout, suite, database["tsa"]),
         "auditor": AuditorConfig(

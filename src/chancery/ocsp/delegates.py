@@ -20,14 +20,24 @@ class Delegates:
     """
     For each issuer (by name) the key that answers for it, and the newest certificate of that key that may.
 
-    `refresh` asks the database; between refreshes everything is in memory.
+    `refresh` asks the database; between refreshes everything is in memory. `every` answers for each issuer of this
+    installation that `signers` does not name, as soon as that issuer has made it a certificate.
     """
 
     def __init__(
-        self, reader: StatusReader, signers: Mapping[str, Signer], clock: Clock, report: Report, *, by_name: bool
+        self,
+        reader: StatusReader,
+        signers: Mapping[str, Signer],
+        clock: Clock,
+        report: Report,
+        *,
+        by_name: bool,
+        every: Signer | None = None,
     ) -> None:
         self._reader = reader
         self._signers = dict(signers)
+        self._every = every
+        self._waiting: dict[str, str] = {}
         self._clock = clock
         self._report = report
         self._by_name = by_name
@@ -53,6 +63,11 @@ class Delegates:
         }
         return late | self._problems
 
+    @property
+    def waiting(self) -> Mapping[str, str]:
+        """Issuers (by name) that came later and have made this responder no certificate yet."""
+        return self._waiting
+
     def current(self, issuer_ids: tuple[int, ...]) -> Delegate:
         """
         Return who signs for an issuer now.
@@ -65,7 +80,8 @@ class Delegates:
             found = self._found.get(issuer_id)
             if found is not None and found.fits(at):
                 return found
-        if not any(self.table.names[issuer_id] in self._signers for issuer_id in issuer_ids):
+        names = {self.table.names[issuer_id] for issuer_id in issuer_ids}
+        if names.isdisjoint({*self._signers, *self._waiting}):
             raise PKIError(ErrorType.NOT_AUTHORIZED, "an issuer that is not answered for here")
         raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the responder has no valid certificate for this issuer")
 
@@ -80,6 +96,15 @@ class Delegates:
         ids = {name: issuer_id for issuer_id, name in table.names.items()}
         found: dict[int, Delegate] = {}
         problems: dict[str, str] = {}
+        waiting: dict[str, str] = {}
+        for record in records:
+            if self._every is None or record.key_label is None or record.name in self._signers:
+                continue
+            chosen = await self._choose(table, record.issuer_id, self._every)
+            if isinstance(chosen, Delegate):
+                found[record.issuer_id] = chosen
+            else:
+                waiting[record.name] = chosen
         for name, signer in self._signers.items():
             if (issuer_id := ids.get(name)) is None:
                 problems[name] = "there is no issuer of this name"
@@ -96,7 +121,7 @@ class Delegates:
             != {i: one.certificate for i, one in found.items()}
         )
         self._say(table, found, problems)
-        self._table, self._found, self._problems = table, found, problems
+        self._table, self._found, self._problems, self._waiting = table, found, problems, waiting
         return changed
 
     async def _choose(self, table: IssuerTable, issuer_id: int, signer: Signer) -> Delegate | str:

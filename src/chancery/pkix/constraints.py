@@ -42,7 +42,7 @@ def _email(base: Any, name: str) -> bool:
     local, _, host = name.rpartition("@")
     if "@" in base:
         wanted, _, domain = base.rpartition("@")
-        return local == wanted and host.lower() == domain.lower()
+        return bool(local == wanted and host.lower() == domain.lower())
     return _host(base, host)
 
 

@@ -89,7 +89,8 @@ def order(certificate: x509.Certificate, others: Iterable[x509.Certificate]) -> 
 
     BAD_REQUEST when a step is missing. Signatures decide between certificates of one name.
     """
-    path, rest = [certificate], list(others)
+    # Of a CA that is cross-certified, the path to itself.
+    path, rest = [certificate], sorted(others, key=lambda one: not is_self_signed(one))
     while not is_self_signed(path[-1]):
         above = next((one for one in rest if one.subject == path[-1].issuer and _signed(path[-1], one)), None)
         if above is None or len(path) >= MAX_PATH:

@@ -11,6 +11,7 @@ from chancery.ports.hierarchy import (
     HierarchyNode,
     IssuerAct,
     IssuerRecord,
+    KeyPlace,
     NewCertificate,
     NewIssuer,
     Takeover,
@@ -339,12 +340,15 @@ class IssuerStore(Protocol):
         than the issuer's.
         """
 
+    def keys(self) -> Mapping[int, KeyPlace]:
+        """Return where the key of each issuer is, by id, as far as it was told."""
+
     def act(self, acts: Sequence[IssuerAct], events: Sequence[Event]) -> None:
         """
         Activate, deactivate or make the default, all at once.
 
         Raises PKIError(BAD_REQUEST) for an issuer that is unknown, whose key is elsewhere or that is so already,
-        for a default that is not active, and for the deactivation of the default.
+        and for a default that is not active.
         """
 
     def import_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:

@@ -22,6 +22,7 @@ from chancery.ports import (
     KeyPlace,
     NewCertificate,
     NewIssuer,
+    Place,
     RevokedEntry,
     Takeover,
 )
@@ -160,6 +161,13 @@ class PgIssuerStore:
                 ),
             )
             insert_events(connection, events)
+
+    def keys(self) -> dict[int, KeyPlace]:
+        """Return where the key of each issuer is, by id, as far as it was told."""
+        found = self._session.fetch(
+            "SELECT issuer_id, place, module, device, software, imported FROM chancery.issuer_key"
+        )
+        return {row[0]: KeyPlace(Place(row[1]), *row[2:]) for row in found}
 
     def act(self, acts: Sequence[IssuerAct], events: Sequence[Event]) -> None:
         """Activate, deactivate or make the default, all at once; PKIError(BAD_REQUEST) says what does not fit."""

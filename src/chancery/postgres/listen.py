@@ -23,6 +23,8 @@ OUTCOMES = "chancery_outcome"
 """Ids of settled requests, by comma; `r` and its id for a settled revocation."""
 STATUSES = "chancery_status"
 """`issuer_id:serial in hex` of a status that is not good any more."""
+ISSUERS = "chancery_issuer"
+"""An issuer was added, got another certificate, was activated or deactivated; no payload."""
 CRLS = "chancery_crl"
 """The issuer_id of a published CRL."""
 

@@ -117,9 +117,10 @@ class OCSPService:
     """
     The whole responder behind one HTTP handler: OCSP, CRLs and CA certificates, health.
 
-    `signers` are the delegate keys by the name of the issuer they answer for. `report` takes the name and
-    details of what an operator should know. Call `invalidate` and `crl_changed` from the same event loop when the
-    database says so, and `listening` and `not_listening` when it can be heard from now on, or no more.
+    `signers` are the delegate keys by the name of the issuer they answer for, `every` answers for the others of
+    this installation. `report` takes the name and details of what an operator should know. Call `invalidate`,
+    `crl_changed` and `issuers_changed` from the same event loop when the database says so, and `listening` and
+    `not_listening` when it can be heard from now on, or no more.
     """
 
     def __init__(
@@ -129,6 +130,8 @@ class OCSPService:
         clock: Clock,
         settings: OCSPSettings,
         report: Report,
+        *,
+        every: Signer | None = None,
     ) -> None:
         settings.responder.check()
         self._clock = clock
@@ -137,7 +140,7 @@ class OCSPService:
         self._reader = reader
         self._changes = Changes()
         by_name = settings.responder.by_name
-        self._delegates = Delegates(reader, signers, clock, report, by_name=by_name)
+        self._delegates = Delegates(reader, signers, clock, report, by_name=by_name, every=every)
         self._answerer = Answerer(
             reader,
             self._delegates,
@@ -189,7 +192,8 @@ class OCSPService:
 
     async def _keep_refreshing(self) -> None:
         while True:
-            well = self._database is None and not self._deaf and not self._delegates.problems
+            delegates = self._delegates
+            well = not (self._database or self._deaf or delegates.problems or delegates.waiting)
             pause = self._settings.refresh if well else self._settings.refresh_in_need
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause.total_seconds())
@@ -212,6 +216,10 @@ class OCSPService:
         self._changes.note(subject)
         self._cache.drop(subject)
         self._answerer.drop(subject)
+
+    def issuers_changed(self) -> None:
+        """Look for issuers and delegates now (channel chancery_issuer)."""
+        self._wake.set()
 
     def listening(self) -> None:
         """Notifications arrive from now on; some may have been missed before."""
@@ -381,6 +389,7 @@ class OCSPService:
             "database": self._database or "ok",
             "notifications": "not heard" if self._deaf else "ok",
             "delegates": problems or "ok",
+            "waiting": dict(self._delegates.waiting),
             "cached": len(self._cache),
             "cached_bytes": self._cache.bytes,
             "hits": self._hits,

@@ -41,16 +41,15 @@ CREATE TABLE chancery.issuer_act (
 );
 CREATE INDEX issuer_act_issuer ON chancery.issuer_act (issuer_id, act_id);
 CREATE INDEX issuer_act_default ON chancery.issuer_act (act_id) WHERE act = 'default';
--- The lock makes two who act at once take turns. The default is always an issuer that issues: one that is to be
--- deactivated hands it over first, in the same transaction or before.
+-- The lock makes two who act at once take turns. There is one default at most: the newest act says which. While it is
+-- deactivated, requests that name no issuer are refused.
 CREATE FUNCTION chancery.issuer_act_fits() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE held text; active boolean; standard integer;
+DECLARE held text; active boolean;
 BEGIN
     PERFORM pg_advisory_xact_lock(1128814341, 0);
     SELECT key_label INTO held FROM chancery.issuer WHERE issuer_id = NEW.issuer_id;
     SELECT act = 'activate' INTO active FROM chancery.issuer_act
         WHERE issuer_id = NEW.issuer_id AND act <> 'default' ORDER BY act_id DESC LIMIT 1;
-    SELECT issuer_id INTO standard FROM chancery.issuer_act WHERE act = 'default' ORDER BY act_id DESC LIMIT 1;
     active := coalesce(active, true);
     IF held IS NULL THEN
         RAISE EXCEPTION 'the key of issuer % is elsewhere: it cannot issue here', NEW.issuer_id
@@ -59,9 +58,6 @@ BEGIN
         RAISE EXCEPTION 'issuer % is so already: %', NEW.issuer_id, NEW.act USING ERRCODE = 'restrict_violation';
     ELSIF NEW.act = 'default' AND NOT active THEN
         RAISE EXCEPTION 'issuer % is deactivated and cannot be the default', NEW.issuer_id
-            USING ERRCODE = 'restrict_violation';
-    ELSIF NEW.act = 'deactivate' AND standard = NEW.issuer_id THEN
-        RAISE EXCEPTION 'issuer % is the default: make another one the default first', NEW.issuer_id
             USING ERRCODE = 'restrict_violation';
     END IF;
     RETURN NEW;

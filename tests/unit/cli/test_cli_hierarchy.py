@@ -1,0 +1,128 @@
+"""The life of issuers as people run it: an openssl root, a software token, the real database."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from chancery.errors import OperatorError
+from chancery.postgres.session import connect
+from unit.cli.hierarchykit import Office, OpenSSLCA, openssl
+
+pytestmark = [pytest.mark.filterwarnings("ignore::chancery.errors.InsecureWarning"), pytest.mark.postgres]
+DER = Encoding.DER
+SUBJECT = "CN=Example Issuing CA,O=Example"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return OpenSSLCA(tmp_path / "root", "External Root")
+
+
+@pytest.fixture
+def office(tmp_path, database):
+    (tmp_path / "office").mkdir()
+    made = Office(tmp_path / "office", database.role("worker"))
+    yield made
+    made.session.close()
+
+
+def events(database) -> list[tuple[str, str]]:
+    with connect(database.superuser) as connection:
+        return connection.execute("SELECT kind, subject FROM chancery.journal_event ORDER BY event_id").fetchall()
+
+
+def begin(office, root, **signed):
+    """An issuer under an external root."""
+    csr = office.request("issuing", "--subject", SUBJECT)
+    return office.install("issuing", root.sign(csr, "issuing.pem", **signed), "--chain", root.certificate)
+
+
+def test_a_subordinate_under_an_external_root(office, root, database):
+    result = begin(office, root)
+    assert (0, None) == (result.exit_code, result.exception)
+    records = office.records()
+    assert {"external-root", "issuing"} == set(records)
+    issuing, above = records["issuing"], records["external-root"]
+    assert (above.issuer_id, "issuing", "issuing") == (issuing.parent_id, issuing.token_label, issuing.key_label)
+    assert (None, None) == (above.token_label, above.key_label)
+    assert "a new issuer" in result.stdout
+    assert [
+        ("key.generated", "key:issuing"),
+        ("ca.requested", "issuer:issuing"),
+        ("ca.imported", "issuer:external-root"),
+        ("ca.imported", "issuer:issuing"),
+    ] == events(database)
+    again = office.install("issuing", root.path / "issuing.pem")
+    assert "nothing new" in again.stdout
+    assert 4 == len(events(database))
+
+
+def test_renewal_with_the_same_key_and_cross_certification(office, root, database, tmp_path):
+    begin(office, root)
+    old = office.records()["issuing"]
+    other = OpenSSLCA(tmp_path / "other", "Other Root")
+    csr = office.request("issuing")
+    renewed = root.sign(csr, "renewed.pem", days=2000)
+    assert "stays valid" in office.install("issuing", renewed).stdout
+    crossed = other.sign(csr, "crossed.pem")
+    assert "cross-certificate" in office.install("issuing", crossed, "--chain", other.certificate).stdout
+    now = office.records()["issuing"]
+    assert x509.load_pem_x509_certificate(renewed.read_bytes()) == x509.load_der_x509_certificate(now.certificate)
+    assert [old.certificate, x509.load_pem_x509_certificate(crossed.read_bytes()).public_bytes(DER)] == [
+        one.certificate for one in now.further
+    ]
+    assert [old.parent_id, office.records()["other-root"].issuer_id] == [one.parent_id for one in now.further]
+    assert old.key_label == now.key_label
+    for anchor, certificate in ((root, renewed), (other, crossed)):
+        assert ": OK" in openssl("verify", "-CAfile", anchor.certificate, certificate)
+    assert 2 == [kind for kind, _ in events(database)].count("ca.certificate")
+
+
+def test_a_new_key_takes_the_place_of_the_old_one_in_one_moment(office, root, database):
+    begin(office, root)
+    csr = office.request("issuing-2", "--like", "issuing", "--key-label", "second")
+    words = ("--replaces", "issuing", "--key-label", "second")
+    result = office.install("issuing-2", root.sign(csr, "second.pem"), *words)
+    assert (0, None) == (result.exit_code, result.exception)
+    first, second = office.records()["issuing"], office.records()["issuing-2"]
+    assert (False, False, True, True) == (first.active, first.default, second.active, second.default)
+    one, two = (x509.load_der_x509_certificate(record.certificate) for record in (first, second))
+    assert one.subject == two.subject
+    assert one.public_key() != two.public_key()
+    assert [("ca.imported", "issuer:issuing-2"), ("ca.default", "issuer:issuing-2")] == events(database)[-3:-1]
+    assert ("ca.deactivated", "issuer:issuing") == events(database)[-1]
+
+
+def test_deactivation_and_back(office, root):
+    begin(office, root)
+    assert "deactivated" in office.ca("deactivate", "issuing", "--reason", "audit", answer="y\n").stdout
+    assert not office.records()["issuing"].active
+    assert 1 == office.ca("deactivate", "issuing", answer="n\n").exit_code
+    for command, said in (("deactivate", "so already"), ("default", "is deactivated")):
+        assert said in str(office.ca(command, "issuing", "--yes").exception)
+    assert "activated" in office.ca("activate", "issuing", "--yes").stdout
+    assert "is the default" in office.ca("default", "issuing", "--yes").stdout
+    assert office.records()["issuing"].default
+    assert "the key of issuer" in str(office.ca("deactivate", "external-root", "--yes").exception)
+    assert isinstance(office.ca("deactivate", "nobody", "--yes").exception, OperatorError)
+
+
+def test_refusals_say_what_is_wrong(office, root, tmp_path):
+    begin(office, root)
+    other = OpenSSLCA(tmp_path / "other", "Other Root")
+    csr = office.request("sub-2", "--subject", "CN=Second,O=Example")
+    made = root.sign(csr, "sub-2.pem")
+    for name, file, words, said in (
+        ("sub-2", made, ("--key-label", "issuing"), "is not for the key"),
+        ("sub-2", other.sign(csr, "no-chain.pem"), (), "no certificate of"),
+        ("issuing", made, (), "is not for the key"),
+        ("sub-2", made, ("--replaces", "issuing"), "another subject"),
+        ("sub-2", made, ("--replaces", "nobody"), "there is no issuer nobody"),
+        ("sub-2", root.sign(csr, "expired.pem", days=-1), (), "not now"),
+        ("sub-2", csr, (), "is no certificate"),
+    ):
+        result = office.install(name, file, *words)
+        assert said in str(result.exception), (said, result.exception)
+    assert {"external-root", "issuing"} == set(office.records())
