@@ -214,7 +214,7 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
             raise ValueError("without `token`, journal.token says which of `tokens` has the journal's key")
         if self.journal.token is not None and self.journal.token not in self.tokens:
             raise ValueError("journal.token is none of `tokens`")
-        if (strange := sorted(set(self.signatures) - set(self.issuers))) and not self.added_issuers:
+        if strange := sorted(set(self.signatures) - set(self.issuers)):
             raise ValueError(f"signatures.{strange[0]} is for none of `issuers`")
 
     def journal_token(self) -> str:
