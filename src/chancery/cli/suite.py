@@ -122,16 +122,16 @@ def read_suite(layout: Layout) -> Suite:
 def encode(config: msgspec.Struct) -> bytes:
     """Return a configuration as TOML text (UTF-8), without the keys that are not set."""
     plain = msgspec.to_builtins(config, enc_hook=str)
-    return tomli_w.dumps(_without_none(plain)).encode()
+    found = _without_none(plain)
+    assert isinstance(found, dict)
+    return tomli_w.dumps(found).encode()
 
 
-def _without_none(value: object) -> dict[str, object]:
-    assert isinstance(value, dict)
-    return {
-        key: _without_none(inner) if isinstance(inner, dict) else inner
-        for key, inner in value.items()
-        if inner is not None
-    }
+def _without_none(value: object) -> object:
+    """Leave out what is not set, in tables and in arrays of them."""
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list) else value
 
 
 def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, ProcessConfig]:
