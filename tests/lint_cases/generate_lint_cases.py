@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chancery.asn1 import crl as crl_template
-from chancery.asn1 import der, oids
+from chancery.asn1 import der, extensions, oids
 from chancery.asn1 import x509 as t
 from chancery.asn1.signature import ALGORITHMS
 from chancery.pkix.key import spki_der
@@ -41,6 +41,11 @@ ISSUER = t.name(((A["C"], "XX"), (A["CN"], "Issuing")))
 SUBJECT = t.name(((A["CN"], "www.example.org"),))
 SPKI = spki_der(sample_key("ec-p256"))
 
+
+def policies(*oids_: str) -> bytes:
+    return extensions.certificate_policies([(one, None, None) for one in oids_], critical=False)
+
+
 SAN = t.subject_alt_name(("dns:www.example.org",), critical=False)
 BASE = {
     "bc": t.basic_constraints(ca=False, path_length=None),
@@ -51,7 +56,7 @@ BASE = {
     "aki": t.authority_key_identifier(b"\x11" * 20),
     "aia": t.authority_info_access("http://pki.example.org/ocsp", "http://pki.example.org/ca.cer"),
     "cdp": t.crl_distribution_points("http://pki.example.org/a.crl"),
-    "policies": t.certificate_policies(("2.23.140.1.2.1",)),
+    "policies": policies("2.23.140.1.2.1"),
 }
 CA_NAME = t.name(((A["C"], "XX"), (A["O"], "Example"), (A["CN"], "Sub")))
 CA = {
@@ -217,8 +222,8 @@ CERTIFICATES = {
         spki=rsa_spki(((1 << 2047) // 751) * 751 + 751 * (1 - (1 << 2047) // 751 % 2))
     ),
     "curve_secp256k1_r3": lambda: cert(spki=SECP256K1),
-    "policy_twice": lambda: cert(policies=t.certificate_policies(("1.2.3", "1.2.3"))),
-    "policy_once": lambda: cert(policies=t.certificate_policies(("1.2.3",))),
+    "policy_twice": lambda: cert(policies=policies("1.2.3", "1.2.3")),
+    "policy_once": lambda: cert(policies=policies("1.2.3")),
     "key_period_empty": lambda: cert(extra=[ext(oids.PRIVATE_KEY_USAGE_PERIOD, b"\x30\x00")]),
     "key_period_reversed": lambda: cert(extra=[t.private_key_usage_period(START + 2 * DAY, START + DAY)]),
     "key_period_outside": lambda: cert(extra=[t.private_key_usage_period(START, END + DAY)]),
@@ -317,7 +322,7 @@ CERTIFICATES = {
         **CA, extra=[ext(oids.POLICY_CONSTRAINTS, b"\x30\x00", critical=True)]
     ),
     "clean_cross_ca": lambda: cert(
-        **{**CA, "policies": t.certificate_policies(("1.2.3",))},
+        **{**CA, "policies": policies("1.2.3")},
         extra=[
             ext(oids.NAME_CONSTRAINTS, der.sequence(der.tlv(0xA0, der.sequence(b"\x82\x03a.b"))), critical=True),
             mappings(("1.2.3", "1.2.4")),

@@ -15,7 +15,8 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from chancery.asn1 import der, oids
-from chancery.asn1.x509 import authority_key_identifier, extension, general_name
+from chancery.asn1.general_name import general_name
+from chancery.asn1.x509 import authority_key_identifier, extension
 
 _V2 = b"\x02\x01\x01"
 

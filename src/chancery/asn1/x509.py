@@ -12,18 +12,18 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
-import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 
 from chancery.asn1 import der, oids
+from chancery.asn1.general_name import general_name
 
 _V3 = b"\xa0\x03\x02\x01\x02"
 _TRUE = b"\x01\x01\xff"
 # X.520: countryName and serialNumber are PrintableString; RFC 4519 and PKCS #9: DC and emailAddress IA5String.
 _PRINTABLE = frozenset({oids.ATTRIBUTES["C"], oids.ATTRIBUTES["serialNumber"]})
 _IA5 = frozenset({oids.ATTRIBUTES["DC"], oids.ATTRIBUTES["emailAddress"]})
-_PRINTABLE_TEXT = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
+PRINTABLE_TEXT = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
 _STRINGS = {
     der.UTF8_STRING: "utf-8",
     der.PRINTABLE_STRING: "ascii",
@@ -40,14 +40,14 @@ def string_tag(attribute: str) -> int:
 
 
 @functools.lru_cache(maxsize=4096)
-def rdn(attribute: str, value: str) -> bytes:
+def rdn(attribute: str, value: str, tag: int | None = None) -> bytes:
     """
-    RelativeDistinguishedName of one attribute (dotted type).
+    RelativeDistinguishedName of one attribute (dotted type), in the string type of `tag` or its usual one.
 
     ValueError when the text does not fit the attribute's string type.
     """
-    tag = string_tag(attribute)
-    if tag == der.PRINTABLE_STRING and not _PRINTABLE_TEXT.fullmatch(value):
+    tag = tag or string_tag(attribute)
+    if tag == der.PRINTABLE_STRING and not PRINTABLE_TEXT.fullmatch(value):
         raise ValueError(f"{value!r} is not a PrintableString")
     return der.tlv(der.SET, der.sequence(der.oid(attribute), der.tlv(tag, value.encode(_STRINGS[tag]))))
 
@@ -57,29 +57,39 @@ def name(attributes: Iterable[tuple[str, str]]) -> bytes:
     return der.sequence(*(rdn(attribute, value) for attribute, value in attributes))
 
 
-def read_name(data: bytes) -> tuple[tuple[str, str], ...]:
+def read_rdns(data: bytes) -> tuple[tuple[tuple[str, str], ...], ...]:
     """
-    Return the (dotted type, value) pairs of a DER Name.
+    Return the (dotted type, value) pairs of each RDN of a DER Name.
 
-    Raises PKIError(BAD_DATA_FORMAT) for an RDN of several attributes or a string type other than UTF8String,
-    PrintableString, IA5String and BMPString: what is not read exactly is not repeated in a certificate.
+    Raises PKIError(BAD_DATA_FORMAT) for a string type other than UTF8String, PrintableString, IA5String and
+    BMPString: what is not read exactly is not repeated in a certificate.
     """
     found = []
     rdns = der.Reader(data).enter()
     while rdns:
         attributes = rdns.enter(der.SET)
-        attribute = attributes.enter()
-        attributes.done()
-        type_ = attribute.oid()
-        encoding = _STRINGS.get(tag := attribute.peek() or 0)
-        if encoding is None:
-            raise der.malformed("a name attribute in a string type that is not accepted")
-        try:
-            found.append((type_, attribute.take(tag).decode(encoding)))
-        except UnicodeDecodeError:
-            raise der.malformed("a name attribute that is not valid in its string type") from None
-        attribute.done()
+        pairs: list[tuple[str, str]] = []
+        while attributes or not pairs:
+            attribute = attributes.enter()
+            type_ = attribute.oid()
+            encoding = _STRINGS.get(tag := attribute.peek() or 0)
+            if encoding is None:
+                raise der.malformed("a name attribute in a string type that is not accepted")
+            try:
+                pairs.append((type_, attribute.take(tag).decode(encoding)))
+            except UnicodeDecodeError:
+                raise der.malformed("a name attribute that is not valid in its string type") from None
+            attribute.done()
+        found.append(tuple(pairs))
     return tuple(found)
+
+
+def read_name(data: bytes) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of a DER Name; as `read_rdns`, and PKIError(BAD_DATA_FORMAT) for several in one RDN."""
+    found = read_rdns(data)
+    if any(len(pairs) > 1 for pairs in found):
+        raise der.malformed("a relative distinguished name of several attributes")
+    return tuple(pairs[0] for pairs in found)
 
 
 def extension(oid: str, value: bytes, *, critical: bool = False) -> bytes:
@@ -128,20 +138,6 @@ def authority_key_identifier(identifier: bytes) -> bytes:
     return extension(oids.AUTHORITY_KEY_IDENTIFIER, der.sequence(der.implicit(0, identifier)))
 
 
-def general_name(text: str) -> bytes:
-    """GeneralName of a canonical `dns:`, `ip:`, `email:` or `uri:` text name; ValueError for another."""
-    kind, _, value = text.partition(":")
-    if kind == "dns":
-        return der.implicit(2, value.encode("ascii"))
-    if kind == "ip":
-        return der.implicit(7, ipaddress.ip_address(value).packed)
-    if kind == "email":
-        return der.implicit(1, value.encode("ascii"))
-    if kind == "uri":
-        return der.implicit(6, value.encode("ascii"))
-    raise ValueError(f"{text!r} is not a general name")
-
-
 def subject_alt_name(names: Sequence[str], *, critical: bool) -> bytes:
     """SubjectAltName of text names; critical when the subject is empty (RFC 5280 4.2.1.6)."""
     return extension(oids.SUBJECT_ALT_NAME, der.sequence(*map(general_name, names)), critical=critical)
@@ -170,12 +166,6 @@ def crl_distribution_points(url: str) -> bytes:
 def freshest_crl(url: str) -> bytes:
     """FreshestCRL with one fullName URL, in certificates and complete CRLs, not critical (RFC 5280 4.2.1.15)."""
     return extension(oids.FRESHEST_CRL, _distribution_points(url))
-
-
-@functools.lru_cache(maxsize=256)
-def certificate_policies(policies: tuple[str, ...]) -> bytes:
-    """CertificatePolicies without qualifiers (RFC 5280 4.2.1.4)."""
-    return extension(oids.CERTIFICATE_POLICIES, der.sequence(*(der.sequence(der.oid(one)) for one in policies)))
 
 
 def ocsp_nocheck() -> bytes:

@@ -23,10 +23,10 @@ from chancery.audit.findings import Finding, Kind
 from chancery.audit.trail import Act
 from chancery.errors import PKIError
 from chancery.pkix import name as names_
+from chancery.pkix.extension_rules import KEY_USAGES
 from chancery.pkix.granting import Granted, IssuerLimits, Profile, Requested, grant
 from chancery.pkix.key import key_kind
 from chancery.pkix.lint import blocking, lint
-from chancery.pkix.rules import KEY_USAGES
 from chancery.pkix.wish import read_wish
 from chancery.ports import CertificateRecord, EventKind, RevocationReason, SecondOpinion
 from chancery.ports.auditing import AuditedRequest, AuditedSerial

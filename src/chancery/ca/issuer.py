@@ -222,7 +222,8 @@ class Issuer(_Signing):
         self.urls = urls
         self.subject = subject
         self.key_identifier = _ca_key_identifier(record.name, certificate)
-        self.limits = path_limits((certificate, *above))
+        limits = path_limits((certificate, *above))
+        self.limits = dataclasses.replace(limits, algorithm=signer.algorithm.name)
 
     def prepare(self, granted: Granted, serial: bytes) -> LintedCertificate:
         """
@@ -243,6 +244,8 @@ class Issuer(_Signing):
         shard = urls.shard(serial) if granted.crl else None
         if granted.crl and (crl := shard.url if shard else urls.crl):
             extensions.append(template.crl_distribution_points(crl))
+            if granted.freshest and (delta := urls.freshest(crl)):
+                extensions.append(template.freshest_crl(delta))
         tbs = template.tbs_certificate(
             serial=serial,
             algorithm=self.algorithm.identifier,
@@ -293,7 +296,7 @@ class SelfIssuer(_Signing):
         if not profile.ceremony or not profile.extensions.ca:
             raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"{profile.name} is not a ceremony profile of a CA (R8)")
         asked = Requested(self.signer.public_key, self._subject)
-        granted = grant(profile, asked, IssuerLimits(_FOR_EVER, None), at)
+        granted = grant(profile, asked, IssuerLimits(_FOR_EVER, None, algorithm=self.algorithm.name), at)
         tbs = template.tbs_certificate(
             serial=serial,
             algorithm=self.algorithm.identifier,

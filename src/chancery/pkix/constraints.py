@@ -17,7 +17,7 @@ from cryptography import x509
 
 from chancery.asn1.oids import ATTRIBUTES
 from chancery.errors import ErrorType, PKIError
-from chancery.pkix.name import attributes_of
+from chancery.pkix.name import attributes_of, parse_name
 
 Attributes = tuple[tuple[str, str], ...]
 """(Dotted attribute type, value), most significant first."""
@@ -60,6 +60,8 @@ _FORMS: Mapping[str, tuple[type[x509.GeneralName], Callable[[Any, Any], bool]]] 
     "dns": (x509.DNSName, _dns),
     "ip": (x509.IPAddress, _ip),
     "email": (x509.RFC822Name, _email),
+    # RFC 9598 6: what is said of mailboxes holds for those beyond ASCII.
+    "smtputf8": (x509.RFC822Name, _email),
     "uri": (x509.UniformResourceIdentifier, _uri),
     "directory": (x509.DirectoryName, _directory),
 }
@@ -126,7 +128,7 @@ def check_names(
     told += [("email", value) for oid, value in subject if oid == ATTRIBUTES["emailAddress"]]
     for one in names:
         kind, _, value = one.partition(":")
-        told.append((kind, value))
+        told.append(("directory", attributes_of(parse_name(value))) if kind == "dirname" else (kind, value))
     for constraint in constraints:
         for kind, name in told:
             if problem := constraint.problem(kind, name):

@@ -198,13 +198,15 @@ class Proven:
     """
     A PKCS#10 request whose signature verifies under its own key: both as values, and as they are encoded.
 
-    `subject` and `spki` are DER: the Name, and the SubjectPublicKeyInfo in its one usual encoding.
+    `subject`, `spki` and `attributes` are DER: the Name, the SubjectPublicKeyInfo in its one usual encoding, and
+    the attributes with their tag [0], empty where there are none.
     """
 
     csr: x509.CertificateSigningRequest
     public_key: object
     subject: bytes
     spki: bytes
+    attributes: bytes = b""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -247,6 +249,7 @@ def proof_of_possession(csr: bytes) -> Proven:
     if [tag for tag, _ in fields[:3]] != [der.INTEGER, der.SEQUENCE, der.SEQUENCE]:
         raise der.malformed("not a PKCS#10 certification request (RFC 2986)")
     (_, subject), (_, spki) = fields[1:3]
+    attributes = next((raw for tag, raw in fields[3:] if tag == 0xA0), b"")
     try:
         request = x509.load_der_x509_csr(csr)
     except (ValueError, x509.InvalidVersion):
@@ -263,4 +266,4 @@ def proof_of_possession(csr: bytes) -> Proven:
         algorithm.verify(cast("PublicKey", public_key), signature, info_der)
     except InvalidSignature:
         raise PKIError(ErrorType.BAD_POP, "the request's signature does not verify under its own key") from None
-    return Proven(request, public_key, subject, spki)
+    return Proven(request, public_key, subject, spki, attributes)

@@ -12,7 +12,7 @@ from chancery.asn1.x509 import string_tag
 from chancery.errors import PKIError
 from chancery.pkix.finding import Finding, Severity
 from chancery.pkix.name import absolute_uri, dns_name, email_address
-from chancery.pkix.rules import UPPER_BOUNDS
+from chancery.pkix.subject_rules import UPPER_BOUNDS
 from chancery.pkix.view import DNS_NAME, IP_NAME, MAIL_NAME, URI_NAME, CertificateView, EncodedAttribute, name_text
 
 _SHORT = {oid: short for short, oid in ATTRIBUTES.items()}
@@ -32,7 +32,10 @@ def _subject(cert: CertificateView) -> Iterator[tuple[str, EncodedAttribute]]:
 def attribute_string_type(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.1.2.4: DirectoryString is UTF8String or PrintableString; some attributes have one type only."""
     for short, attribute in _subject(cert):
-        if (wanted := string_tag(attribute.type)) != der.UTF8_STRING:
+        if short == attribute.type:
+            # Of an attribute that has no name here the type is not known; a string it has to be.
+            right = attribute.tag in _ENCODINGS
+        elif (wanted := string_tag(attribute.type)) != der.UTF8_STRING:
             right = attribute.tag == wanted
         else:
             right = attribute.tag in {der.UTF8_STRING, der.PRINTABLE_STRING}

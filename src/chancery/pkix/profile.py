@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 MAX_SOURCE = 64 * 1024
+_NEXT = "correct the profile; the shipped ones are examples, docs/profiles.md explains every key"
 _PATH = re.compile(r" - at `\$?\.?([^`]*)`")
 
 
@@ -52,9 +53,18 @@ def parse_profile(source: str) -> Profile:
         where = f"key `{found[1]}`: " if found and found[1] else ""
         raise OperatorError(
             f"the profile is refused: {where}{_PATH.sub('', str(error))}",
-            "correct the profile; the shipped ones are examples",
+            _NEXT,
         ) from None
-    profile = Profile(
+    try:
+        profile = _profile(file, source)
+    except ValueError as error:
+        raise OperatorError(f"the profile is refused: {error}", _NEXT) from None
+    try_profile(profile)
+    return profile
+
+
+def _profile(file: ProfileFile, source: str) -> Profile:
+    return Profile(
         name=file.name,
         version=file.version,
         sha256=hashlib.sha256(source.encode()).digest(),
@@ -68,9 +78,8 @@ def parse_profile(source: str) -> Profile:
         names=file.names,
         extensions=file.extensions,
         second_opinions=file.second_opinions,
+        signature_algorithms=frozenset(file.signature_algorithms),
     )
-    try_profile(profile)
-    return profile
 
 
 @functools.lru_cache(maxsize=1)

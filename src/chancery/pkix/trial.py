@@ -10,28 +10,45 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
+import ipaddress
 import itertools
 import math
+from collections.abc import Iterator
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from chancery.asn1 import der, oids
 from chancery.asn1 import x509 as template
+from chancery.asn1.general_name import general_name
 from chancery.asn1.oids import ATTRIBUTES
 from chancery.asn1.signature import ALGORITHMS, ML_DSA_SETS
-from chancery.errors import OperatorError, PKIError
+from chancery.errors import ErrorType, OperatorError, PKIError
+from chancery.pkix.extension_granting import CSRExtension
+from chancery.pkix.extension_rules import Extensions
 from chancery.pkix.granting import Granted, IssuerLimits, Profile, Requested, grant
 from chancery.pkix.key import is_power
 from chancery.pkix.lint import Finding, Severity, lint
+from chancery.pkix.name import canonical_names
+from chancery.pkix.pattern import compiled
+from chancery.pkix.rules import Validity
+from chancery.pkix.subject_rules import ONE_TYPE, Names, Subject, under
+from chancery.pkix.wish import Wish
 
 _AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 _FAR = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 _CURVES = {"ec-p256": ec.SECP256R1(), "ec-p384": ec.SECP384R1(), "ec-p521": ec.SECP521R1()}
-_NAMES = {
-    "dns": "dns:trial.example.org",
-    "ip": "ip:192.0.2.1",
-    "email": "email:trial@example.org",
-    "uri": "uri:https://trial.example.org/",
+# What a request may bring, where the lints know its form.
+_EXTENSIONS = {
+    oids.TLS_FEATURE: der.sequence(der.integer(5)),
+    oids.SCT_LIST: der.octet_string(b"\x00\x03\x00\x01\x00"),
+    oids.SUBJECT_INFO_ACCESS: der.sequence(
+        der.sequence(der.oid(oids.AD_CA_REPOSITORY), general_name("uri:http://trial.example.org/"))
+    ),
+    oids.SUBJECT_DIRECTORY_ATTRIBUTES: der.sequence(
+        der.sequence(der.oid("1.3.6.1.5.5.7.9.4"), der.set_of([der.printable_string("XX")]))
+    ),
+    oids.QC_STATEMENTS: der.sequence(der.sequence(der.oid(oids.QC_COMPLIANCE))),
 }
 _VALUES = {"C": "XX", "emailAddress": "trial@example.org"}
 _ISSUER = template.name(((ATTRIBUTES["CN"], "Issuer of trials"),))
@@ -61,10 +78,11 @@ def try_profile(profile: Profile) -> None:
 
     Raises OperatorError when one is refused or has a finding above notice.
     """
+    limits = IssuerLimits(_FAR, None, algorithm=min(profile.signature_algorithms, default=None))
     for kind in sorted(profile.keys):
         for full in (False, True):
             try:
-                granted = grant(profile, _sample(profile, kind, full=full), IssuerLimits(_FAR, None), _AT)
+                granted = grant(profile, sample(profile, kind, full=full), limits, _AT)
                 findings = _lint(profile, granted)
             except PKIError as error:
                 raise _refused(profile, kind, error.detail) from None
@@ -79,20 +97,112 @@ def _refused(profile: Profile, kind: str, why: str) -> OperatorError:
     )
 
 
-def _sample(profile: Profile, kind: str, *, full: bool) -> Requested:
-    rule = profile.subject
-    wanted = [*rule.required, *(rule.optional if full else ())]
-    names = tuple(_NAMES[one] for one in profile.names.types)[: profile.names.max]
-    if not full:
-        # As little as a request may say: it has to be called something.
-        names = names[:1] if profile.names.required or not (rule.required or rule.fixed) else ()
-    subject = []
-    for short in wanted:
-        value = _VALUES.get(short, "Trial")
-        if short == "CN" and rule.common_name == "one-of-names":
-            value = names[0].partition(":")[2]
-        subject.append((ATTRIBUTES[short], value[: rule.bound(short)]))
-    return Requested(sample_key(kind), tuple(subject), names=names)
+def sample(profile: Profile, kind: str, *, full: bool) -> Requested:
+    """
+    Return a request under this profile for a key of this kind, with as little or as much as it may say.
+
+    Raises PKIError when the rules of a name leave nothing that could be asked for.
+    """
+    names = _names(profile, full=full)
+    return Requested(
+        sample_key(kind),
+        _subject(profile.subject, names, full=full),
+        names=canonical_names(names),
+        wish=_wish(profile.validity, full=full),
+        extensions=tuple(_extensions(profile.extensions, full=full)),
+    )
+
+
+def _names(profile: Profile, *, full: bool) -> list[str]:
+    rule = profile.names
+    found = {kind: _name(rule, kind) for kind in rule.types}
+    if full:
+        names = list(found.values())
+        if rule.wildcards:
+            names.insert(0, f"dns:*.{_suffix(rule.wildcard_suffixes or rule.dns_suffixes, rule.dns_forbidden)}")
+        return names[: rule.max]
+    # As little as a request may say: it has to be called something.
+    required = [found[kind] for kind in rule.required_types]
+    nameless = not profile.subject.required and not profile.subject.fixed and not profile.subject.default
+    return required or (list(found.values())[:1] if rule.required or nameless else [])
+
+
+def _suffix(suffixes: tuple[str, ...], forbidden: tuple[str, ...]) -> str:
+    """A domain below one of these, and below none of those; anywhere, where none is named."""
+    for one in (*suffixes, *(() if suffixes else ("example.org", "example.net"))):
+        domain = f"trial.{one.removeprefix('.')}"
+        if not under(domain, forbidden):
+            return domain
+    raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "every DNS name that the profile grants it also forbids")
+
+
+def _name(rule: Names, kind: str) -> str:
+    network = ipaddress.ip_network(rule.ip_networks[0]) if rule.ip_networks else None
+    address = "9.9.9.9" if network is None else str(next(iter(network.hosts()), network.network_address))
+    mail = _suffix(rule.email_domains, ())
+    scheme = rule.uri_schemes[0] if rule.uri_schemes else "https"
+    uri = f"{scheme}://trial.example.org/" if scheme != "urn" else "urn:trial:1"
+    return {
+        "dns": f"dns:{_suffix(rule.dns_suffixes, rule.dns_forbidden)}",
+        "ip": f"ip:{address}",
+        "email": f"email:trial@{mail}",
+        "smtputf8": f"smtputf8:tri\u00e1l@{mail}",
+        "uri": f"uri:{uri}",
+        "upn": f"upn:trial@{_suffix(rule.upn_realms, ())}",
+        "rid": "rid:1.3.6.1.4.1.99999.1",
+        "dirname": "dirname:CN=Trial,C=XX",
+        "othername": f"othername:{(rule.other_names or ('1.3.6.1.4.1.99999.1',))[0]};utf8:trial",
+    }[kind]
+
+
+def _subject(rule: Subject, names: list[str], *, full: bool) -> tuple[tuple[str, str], ...]:
+    found = []
+    for short in (*rule.required, *(rule.optional if full else ())):
+        value = _VALUES.get(short, "Trial")[: rule.bound(short)]
+        if short in rule.pattern:
+            value = _example(rule, short, full=full)
+        elif short == "CN" and rule.common_name == "one-of-names":
+            # The shortest is most likely to fit; a CN that cannot is one that the profile never grants.
+            value = min((one.partition(":")[2] for one in names), key=len)
+        found.append((rule.oid(short), value))
+    return tuple(found)
+
+
+def _example(rule: Subject, short: str, *, full: bool) -> str:
+    type_ = rule.string_type.get(short, ONE_TYPE.get(short, "utf8"))
+
+    def wanted(one: int) -> bool:
+        if type_ == "printable":
+            return template.PRINTABLE_TEXT.fullmatch(chr(one)) is not None
+        return chr(one).isprintable() and (one < 128 or type_ == "utf8")
+
+    pattern = compiled(rule.pattern[short])
+    if pattern.matches(usual := _VALUES.get(short, "Trial")) and len(usual) <= rule.bound(short):
+        return usual
+    value = pattern.example(wanted, rule.bound(short), long=full)
+    if not value:
+        raise PKIError(
+            ErrorType.BAD_CERT_TEMPLATE,
+            f"no value of 1 to {rule.bound(short)} characters matches the pattern of {short}",
+        )
+    return value
+
+
+def _wish(rule: Validity, *, full: bool) -> Wish | None:
+    if rule.requested != "allow":
+        return None
+    length = rule.longest() if full else rule.shortest()
+    return Wish(duration=f"{length.days}d{length.seconds}s")
+
+
+def _extensions(rule: Extensions, *, full: bool) -> Iterator[CSRExtension]:
+    allowed = rule.allowed_purposes()
+    if allowed and (full or not rule.purposes()):
+        some = allowed if full else allowed[:1]
+        yield oids.EXTENDED_KEY_USAGE, False, der.sequence(*map(der.oid, some))
+    for one in rule.requested:
+        if full or one.required:
+            yield one.oid, one.critical, _EXTENSIONS.get(one.oid, der.null())
 
 
 def _lint(profile: Profile, granted: Granted) -> list[Finding]:

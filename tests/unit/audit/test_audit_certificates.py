@@ -10,7 +10,7 @@ import json
 import pytest
 
 import cakit
-from chancery.asn1 import der, oids
+from chancery.asn1 import der, extensions, oids
 from chancery.asn1 import x509 as template
 from chancery.asn1.signature import KeySigner
 from chancery.audit import findings
@@ -250,7 +250,7 @@ def more_extended_key_usage(world):
 
 
 def an_extension_more(world):
-    world.reissue(4, more=[template.certificate_policies(("1.2.3",))])
+    world.reissue(4, more=[extensions.certificate_policies([("1.2.3", None, None)], critical=False)])
 
 
 def a_critical_key_identifier(world):

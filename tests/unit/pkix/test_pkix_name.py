@@ -9,8 +9,12 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chancery.asn1 import der
+from chancery.asn1.general_name import general_name
 from chancery.errors import ErrorType, PKIError
+from chancery.pkix.general_name import read, subtree
 from chancery.pkix.name import (
+    KINDS,
     attributes_of,
     canonical,
     canonical_names,
@@ -52,6 +56,19 @@ def test_a_multi_valued_rdn_is_refused():
         ("dns:localhost", "dns:localhost"),
         ("dns:*.example.org", "dns:*.example.org"),
         ("dns:xn--bcher-kva.example", "dns:xn--bcher-kva.example"),
+        ("dns:b\u00fccher.example", "dns:xn--bcher-kva.example"),
+        ("dns:B\u00dcCHER.Example", "dns:xn--bcher-kva.example"),
+        ("dns:fa\u00df.example", "dns:xn--fa-hia.example"),
+        ("email:a@b\u00fccher.example", "email:a@xn--bcher-kva.example"),
+        ("email:j\u00f6rg@b\u00fccher.example", "smtputf8:j\u00f6rg@xn--bcher-kva.example"),
+        ("smtputf8:j\u00f6rg@Example.org", "smtputf8:j\u00f6rg@example.org"),
+        ("upn:Alice@EXAMPLE.org", "upn:Alice@example.org"),
+        ("rid:1.3.6.1.4.1.99999.1", "rid:1.3.6.1.4.1.99999.1"),
+        ("dirname:CN=a,O=b", "dirname:CN=a,O=b"),
+        ("dirname:CN=\\61", "dirname:CN=a"),
+        ("othername:1.2.3;utf8:text", "othername:1.2.3;utf8:text"),
+        ("othername:1.2.3;der:0c0461626364", "othername:1.2.3;utf8:abcd"),
+        ("othername:1.2.3;der:0500", "othername:1.2.3;der:0500"),
         ("dns:1and1.example", "dns:1and1.example"),
         ("dns:" + ".".join(["a" * 63] * 3 + ["b" * 61]), "dns:" + ".".join(["a" * 63] * 3 + ["b" * 61])),
         ("ip:10.0.0.1", "ip:10.0.0.1"),
@@ -71,7 +88,7 @@ def test_a_good_name_becomes_canonical(text, expected):
     "text",
     [
         "www.example.org",
-        "rid:1.2.3",
+        "x400:1.2.3",
         "dns:",
         "dns:www.example.org.",
         "dns:.example.org",
@@ -80,7 +97,9 @@ def test_a_good_name_becomes_canonical(text, expected):
         "dns:-a.example",
         "dns:a-.example",
         "dns:a b.example",
-        "dns:bücher.example",
+        "dns:b\u00fccher..example",
+        "dns:a\u00b7b.example",
+        "dns:\u2603.example",
         "dns:xn--.example",
         "dns:xn--a.example",
         "dns:xn--BCHER-kva.example".replace("BCHER", "b\u0000cher"),
@@ -109,7 +128,31 @@ def test_a_good_name_becomes_canonical(text, expected):
         'email:"a b"@example.org',
         "email:a..b@example.org",
         "email:a@b@example.org ",
-        "email:ä@example.org",
+        "email:\u00e4..b@example.org",
+        "email:\u00e4\u202e@example.org",
+        "smtputf8:a@example.org",
+        "smtputf8:a\u0308@example.org",
+        "smtputf8:" + "\u00e4" * 33 + "@example.org",
+        "upn:alice",
+        "upn:a b@example.org",
+        "upn:@example.org",
+        "upn:alice@*.example.org",
+        "rid:1",
+        "rid:3.1",
+        "rid:1.02",
+        "dirname:",
+        "dirname:CN",
+        "dirname:CN=a+OU=b",
+        "dirname:1.2.3.4=a",
+        "dirname:CN=" + "a" * 1024,
+        "othername:1.2.3",
+        "othername:1.2.3;utf8",
+        "othername:1.2.3;der:05",
+        "othername:1.2.3;der:050000",
+        "othername:1.2.3;hex:0500",
+        "othername:1.3.6.1.4.1.311.20.2.3;utf8:alice@example.org",
+        "othername:1.3.6.1.5.5.7.8.9;utf8:\u00e4@example.org",
+        "othername:1.2.3;utf8:" + "a" * 1024,
         "email:" + "a" * 65 + "@example.org",
         "email:Alice <a@example.org>",
         "uri:/relative",
@@ -148,14 +191,15 @@ def test_general_names_are_pycas_values_and_back():
 
 
 def test_a_type_without_a_text_is_refused():
-    san = x509.SubjectAlternativeName([x509.DirectoryName(parse_name("CN=a"))])
-    with pytest.raises(PKIError, match="DirectoryName"):
-        names_of(san)
+    # x400Address [3] and ediPartyName [5], which nobody has.
+    for tag in (b"\xa3", b"\xa5"):
+        with pytest.raises(PKIError, match="is not granted"):
+            read(b"\x30\x04" + tag + b"\x02\x05\x00")
 
 
 @given(st.text(max_size=40))
 def test_whatever_is_accepted_as_a_name_is_stable_and_encodable(text):
-    for kind in ("dns", "ip", "email", "uri"):
+    for kind in KINDS:
         try:
             name = canonical(f"{kind}:{text}")
         except PKIError:
@@ -163,3 +207,55 @@ def test_whatever_is_accepted_as_a_name_is_stable_and_encodable(text):
         assert name == canonical(name)
         [value] = general_names([name])
         assert (name,) == names_of(x509.SubjectAlternativeName([value]))
+        # The same bytes as pyca's, and read back from them.
+        encoded = x509.SubjectAlternativeName([value]).public_bytes()
+        assert encoded == der.sequence(general_name(name))
+        assert (name,) == read(encoded)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "upn:alice@example.org",
+        "smtputf8:j\u00f6rg@example.org",
+        "rid:1.3.6.1.4.1.99999.1",
+        "dirname:CN=a,O=b,C=XX",
+        "dirname:emailAddress=a@example.org,DC=example",
+        "dirname:CN=a\\,b\\+c",
+        "othername:1.2.3;utf8:text",
+        "othername:1.2.3;der:0500",
+        "ip:2001:db8::1",
+    ],
+)
+def test_every_kind_of_name_has_pyca_s_encoding_and_is_read_back(name):
+    assert name == canonical(name)
+    encoded = x509.SubjectAlternativeName(general_names([name])).public_bytes()
+    assert encoded == der.sequence(general_name(name))
+    assert (name,) == read(encoded)
+    assert (name,) == names_of(x509.SubjectAlternativeName(general_names([name])))
+
+
+@pytest.mark.parametrize(
+    ("text", "general"),
+    [
+        ("dns:example.org", x509.DNSName("example.org")),
+        ("email:example.org", x509.RFC822Name("example.org")),
+        ("email:.example.org", x509.RFC822Name(".example.org")),
+        ("email:a@example.org", x509.RFC822Name("a@example.org")),
+        ("uri:.example.org", x509.UniformResourceIdentifier(".example.org")),
+        ("ip:10.0.0.0/8", x509.IPAddress(ipaddress.ip_network("10.0.0.0/8"))),
+        ("ip:2001:db8::/32", x509.IPAddress(ipaddress.ip_network("2001:db8::/32"))),
+        ("dirname:O=b,C=XX", x509.DirectoryName(parse_name("O=b,C=XX"))),
+    ],
+)
+def test_a_subtree_has_pyca_s_encoding(text, general):
+    constraints = x509.NameConstraints([general], None).public_bytes()
+    assert constraints == der.sequence(der.implicit(0, der.sequence(subtree(text)), constructed=True))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "dns:", "dns:.example.org", "dns:*.example.org", "ip:10.0.0.1/8", "rid:1.2.3"]
+)
+def test_what_is_no_subtree_is_refused(text):
+    with pytest.raises(ValueError, match=r"."):
+        subtree(text)

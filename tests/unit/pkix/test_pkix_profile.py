@@ -21,6 +21,7 @@ from chancery.pkix.trial import sample_key
 from fakes import START
 
 LIMITS = IssuerLimits(START + datetime.timedelta(days=3650), None)
+SAN = x509.ObjectIdentifier("2.5.29.17")
 SECOND = datetime.timedelta(seconds=1)
 DAY = datetime.timedelta(days=1)
 
@@ -130,7 +131,7 @@ def test_a_profile_is_frozen():
         (('required = ["CN"]', 'required = ["CN"]\nfixed = { O = "" }'), "fixed O"),
         (('required = ["CN"]', 'required = ["CN"]\ncommon_name = "one-of-names"'), "no names are granted"),
         (("[extensions]", "[names]\nrequired = true\n[extensions]"), "of no type"),
-        (("[extensions]", '[names]\ntypes = ["dirname"]\n[extensions]'), "names.types"),
+        (("[extensions]", '[names]\ntypes = ["x400"]\n[extensions]'), "names.types"),
         (("[extensions]", "[extensions]\npath_length = 0"), "belongs to a CA"),
         (("[extensions]", "[extensions]\nca = true"), "(R8)"),
         (('["digitalSignature"]', '["signing"]'), "signing is not one of"),
@@ -326,9 +327,12 @@ def test_a_profile_may_ignore_the_names_of_a_csr():
 
 def test_a_name_of_an_unsupported_type_in_a_csr_is_refused():
     csr = make_csr(
-        "CN=a", (), key(), x509.SubjectAlternativeName([x509.RegisteredID(x509.ObjectIdentifier("1.2"))])
+        "CN=a",
+        (),
+        key(),
+        x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\x30\x04\xa5\x02\x05\x00"),
     )
-    with pytest.raises(PKIError, match="RegisteredID") as caught:
+    with pytest.raises(PKIError, match="EdiPartyName") as caught:
         requested(csr)
     assert ErrorType.BAD_CERT_TEMPLATE is caught.value.type
 

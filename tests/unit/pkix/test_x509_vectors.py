@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chancery.asn1 import crl as crl_template
-from chancery.asn1 import der, oids
+from chancery.asn1 import der, extensions, oids
 from chancery.asn1 import x509 as template
 from chancery.errors import PKIError
 from chancery.pkix.key import spki_der
@@ -82,7 +82,7 @@ def test_a_server_certificate_of_pyca():
                 ),
                 critical=False,
             ),
-            template.certificate_policies(("1.3.6.1.4.1.99999.1",)),
+            extensions.certificate_policies([("1.3.6.1.4.1.99999.1", None, None)], critical=False),
             SKI,
             AKI,
             template.authority_info_access("http://ocsp.example.org/", "http://pki.example.org/ca.cer"),
@@ -152,7 +152,7 @@ def test_a_server_certificate_of_openssl():
             SKI,
             template.authority_info_access("http://ocsp.example.org/", "http://pki.example.org/ca.cer"),
             template.crl_distribution_points("http://pki.example.org/a.crl"),
-            template.certificate_policies(("1.3.6.1.4.1.99999.1",)),
+            extensions.certificate_policies([("1.3.6.1.4.1.99999.1", None, None)], critical=False),
             template.authority_key_identifier(b"\x22" * 20),
         ],
     )
@@ -239,7 +239,7 @@ def test_text_outside_printable_string_is_refused(attribute):
 
 def test_a_general_name_of_another_kind_is_refused():
     with pytest.raises(ValueError, match="not a general name"):
-        template.general_name("rid:1.2.3")
+        template.general_name("x400:1.2.3")
 
 
 @pytest.mark.parametrize(
