@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import ssl
@@ -22,15 +23,19 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from bench.common import Running
+from bench.common import Running, bring_up, take_down
 from chancery.cli import build
 from chancery.cli.suite import ISSUING
 from chancery.config import WorkerConfig, load_checked
+from chancery.postgres.session import connect
 
 CSRS = 1000
 TBS_SIZE = 500
 LIMIT_SECONDS = 2.0
 VERIFICATIONS = 2000
+COMMITS = 300
+CLIENTS = (1, 16, 64)
+WARM_SECONDS, SECONDS = 2.0, 10.0
 
 
 def csrs(count: int = CSRS) -> list[bytes]:
@@ -207,6 +212,25 @@ def token_limits(running: Running, label: str = ISSUING) -> tuple[tuple[float, f
     return (one, four), cpu
 
 
+def _commit_for(config: str) -> None:
+    """The other limit's process: median seconds of one durable commit, on a connection such as the worker's."""
+    section = load_checked(Path(config), WorkerConfig).database
+    with connect(build.connection(section, "bench")) as connection:
+        took = []
+        for _ in range(COMMITS):
+            began = time.perf_counter()
+            # A record of the write-ahead log, and nothing in a table.
+            connection.execute("SELECT pg_logical_emit_message(true, 'bench', 'a commit')")
+            took.append(time.perf_counter() - began)
+    print(statistics.median(took))
+
+
+def commit_seconds(running: Running) -> float:
+    """Median seconds of one durable commit in the suite's PostgreSQL: a statement that only writes to its log."""
+    command = [sys.executable, "-m", "bench.issuance", "commit", str(running.place.config("worker"))]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def verification_seconds() -> float:
     """Processor seconds in which this machine verifies one P-256 signature, as the suite does."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -246,8 +270,85 @@ def text(shares: dict[str, float]) -> str:
     return ", ".join(f"{name} {ms:.2f}" for name, ms in shares.items())
 
 
+@dataclasses.dataclass(frozen=True)
+class Rounds:
+    """
+    What was measured at each number of clients, and beside it.
+
+    `callers` are signatures per second of the issuer's key for one caller and for four, `commit_ms` is one durable
+    commit, `shares` the processor milliseconds a certificate of each process in the best round.
+    """
+
+    rounds: list[dict[str, float]]
+    callers: tuple[float, float]
+    commit_ms: float
+    shares: dict[str, float]
+
+    @property
+    def token(self) -> float:
+        """What the token signs alone, with as many callers as serve it best."""
+        return max(self.callers)
+
+    @property
+    def best(self) -> dict[str, float]:
+        return max(self.rounds, key=lambda one: one["rate"])
+
+    def more(self) -> dict[str, object]:
+        """Return what stands in a result beside value and limit."""
+        # How many durable commits the median answer to a lone client takes.
+        lone = self.rounds[0]["p50_ms"]
+        return {
+            "clients": self.best["clients"],
+            "p50_ms": {str(one["clients"]): round(one["p50_ms"], 1) for one in self.rounds},
+            "p99_ms": {str(one["clients"]): round(one["p99_ms"], 1) for one in self.rounds},
+            "token_one_caller": round(self.callers[0]),
+            "token_four_callers": round(self.callers[1]),
+            "commit_ms": round(self.commit_ms, 2),
+            "lone_commits": round(lone / self.commit_ms, 2),
+            "cpu_ms": self.shares,
+        }
+
+
+def rounds(running: Running, clients: subprocess.Popen[str]) -> Rounds:
+    """Warm up, then measure each number of clients with the limits before it."""
+    ask(clients, 8, WARM_SECONDS)
+    signed, commits, done = [], [], []
+    for number in CLIENTS:
+        (one, four), _ = token_limits(running)
+        signed.append((one, four))
+        commits.append(1000 * commit_seconds(running))
+        found, shares = measured(running, lambda number=number: ask(clients, number, SECONDS))
+        print(
+            f"{number:>3} clients: {found['rate']:,.0f} certificates/s, p50 {found['p50_ms']:.1f} ms,"
+            f" p99 {found['p99_ms']:.1f} ms; CPU ms a certificate: {text(shares)}",
+            f"    the token alone: {one:,.0f} signatures/s for one caller, {four:,.0f}/s for four;"
+            f" a durable commit {commits[-1]:.2f} ms",
+            sep="\n",
+            flush=True,
+        )
+        done.append((found, shares))
+    one, four = (statistics.median(callers) for callers in zip(*signed, strict=True))
+    _, shares = max(done, key=lambda each: each[0]["rate"])
+    return Rounds([found for found, _ in done], (one, four), statistics.median(commits), shares)
+
+
+def run_rounds(**settings: object) -> Rounds:
+    """Bring a suite with these settings up in a directory of its own, measure it, and take it down."""
+    running = bring_up(**settings)
+    try:
+        with start_load(running) as clients:
+            found = rounds(running, clients)
+            assert clients.stdin is not None
+            clients.stdin.close()
+    finally:
+        take_down(running)
+    return found
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "load":
         uvloop.run(_answer_orders(json.loads(sys.argv[2])))
+    elif sys.argv[1] == "commit":
+        _commit_for(sys.argv[2])
     else:
         _sign_for(*sys.argv[2:])

@@ -13,8 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from chancery.cli.layout import Layout
-from chancery.cli.suite import Suite, read_suite
+from chancery.cli.layout import Layout, write_public
+from chancery.cli.suite import Suite, encode, read_suite
+from chancery.pkcs11 import find_softhsm_module
 
 ROOT = Path(__file__).parents[1]
 CHANCERY = str(Path(sys.executable).with_name("chancery"))
@@ -124,8 +125,8 @@ class Running:
         return (done.stdout + done.stderr).decode()
 
 
-def bring_up(*words: object) -> Running:
-    """A new suite on free ports below /tmp, whose path other accounts can pass through."""
+def bring_up(*words: object, **settings: object) -> Running:
+    """A new suite on free ports below /tmp, where other accounts can pass; `settings` are those of suite.toml."""
     base = Path(tempfile.mkdtemp(prefix="chancery-"))
     base.chmod(0o755)
     work = base / "work"
@@ -133,6 +134,11 @@ def bring_up(*words: object) -> Running:
     running = Running(base / "var", work)
     ca, ocsp, tsa = free_ports(3)
     try:
+        if settings:
+            running.state.mkdir(mode=0o755)
+            module = Path(find_softhsm_module() or "")
+            ports = {"ca_port": ca, "ocsp_port": ocsp, "tsa_port": tsa}
+            write_public(running.place.suite, encode(Suite(**ports, module=module, **settings)))
         running.up("--ca-port", ca, "--ocsp-port", ocsp, "--tsa-port", tsa, *words)
     except BaseException:
         log = running.place.log
