@@ -317,10 +317,9 @@ def _entry(entry: x509.RevokedCertificate) -> RevokedEntry:
     reason, invalidity = RevocationReason.UNSPECIFIED, None
     for one in entry.extensions:
         if isinstance(one.value, x509.CRLReason):
-            try:
-                reason = RevocationReason[one.value.reason.name.upper()]
-            except KeyError:
-                raise ValueError(f"an entry with the reason {one.value.reason.value}") from None
+            reason = RevocationReason[one.value.reason.name.upper()]
+            if reason is RevocationReason.REMOVE_FROM_CRL:
+                raise ValueError("removeFromCRL is for delta CRLs")
         elif isinstance(one.value, x509.InvalidityDate):
             invalidity = one.value.invalidity_date_utc
     return RevokedEntry(der.integer_octets(entry.serial_number), entry.revocation_date_utc, reason, invalidity)

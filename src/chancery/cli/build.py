@@ -81,13 +81,20 @@ def pin_source(section: TokenSection) -> Callable[[], bytes]:
 
 
 def _read_pin(path: Path) -> bytes:
+    return read_secret(path, "PIN", "check pin_file")
+
+
+def read_secret(path: Path, what: str, next_step: str) -> bytes:
+    """Return the one line of a file with a PIN or password (`what`); OperatorError when it cannot be had."""
     try:
-        pin = path.read_bytes().rstrip(b"\r\n")
+        secret = path.read_bytes().rstrip(b"\r\n")
     except OSError as error:
-        raise OperatorError(f"the PIN file {path} cannot be read: {error.strerror}", "check pin_file") from None
-    if not 0 < len(pin) <= MAX_PIN:
-        raise OperatorError(f"the PIN file {path} is empty or too long", "write the PIN into it, on one line")
-    return pin
+        raise OperatorError(f"the {what} file {path} cannot be read: {error.strerror}", next_step) from None
+    if not 0 < len(secret) <= MAX_PIN:
+        raise OperatorError(
+            f"the {what} file {path} is empty or too long", f"write the {what} into it, on one line"
+        )
+    return secret
 
 
 def token_settings(section: TokenSection) -> TokenSettings:

@@ -201,8 +201,8 @@ def install_command(
     place of OLD in one moment: OLD issues no more, and goes on answering for its certificates (CRL, OCSP).
     """
     with machine(config) as here:
-        [der] = _certificates(file, one=True)
-        judged = judge(der, _chain(chain), here.store.issuers(), here.clock.now())
+        [der] = certificates(file, one=True)
+        judged = judge(der, chained(chain), here.store.issuers(), here.clock.now())
         refuse_findings(judged.findings, accept=accept_findings)
         known = here.find(name)
         label = (known.key_label if known else None) or key_label or name
@@ -241,11 +241,12 @@ def confirm(judged: Judged, name: str, replaces: str | None, *, yes: bool) -> No
         typer.confirm("Are these the fingerprints that the other side shows?", abort=True)
 
 
-def _chain(files: Sequence[Path] | None) -> list[bytes]:
-    return [der for file in files or () for der in _certificates(file)]
+def chained(files: Sequence[Path] | None) -> list[bytes]:
+    """Return the certificates (DER) of these files."""
+    return [der for file in files or () for der in certificates(file)]
 
 
-def _certificates(file: Path, *, one: bool = False) -> list[bytes]:
+def certificates(file: Path, *, one: bool = False) -> list[bytes]:
     """Return the certificates (DER) of a PEM or DER file; OperatorError for another file."""
     data = read_file(file, MAX_FILE)
     pem = b"-----BEGIN" in data

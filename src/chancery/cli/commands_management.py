@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from chancery.cli import commands_ca
+from chancery.cli import commands_ca, commands_ca_import
 from chancery.cli.api_client import Client, fail, with_client
 from chancery.cli.show import (
     IssuerOption,
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     ca.command("list")(with_client(list_issuers))
     ca.command("show")(with_client(show_issuer))
     commands_ca.register(ca)
+    commands_ca_import.register(ca)
     crl = typer.Typer(help="Certificate revocation lists.", no_args_is_help=True)
     crl.command("publish")(with_client(publish_crl))
     crl.command("fetch")(with_client(fetch_crl))

@@ -57,6 +57,11 @@ class Attribute(enum.IntEnum):
     MODULUS_BITS = 0x121
     PUBLIC_EXPONENT = 0x122
     PRIVATE_EXPONENT = 0x123
+    PRIME_1 = 0x124
+    PRIME_2 = 0x125
+    EXPONENT_1 = 0x126
+    EXPONENT_2 = 0x127
+    COEFFICIENT = 0x128
     EXTRACTABLE = 0x162
     EC_PARAMS = 0x180
     EC_POINT = 0x181
@@ -278,6 +283,7 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "GetSessionInfo": (_ULONG, _POINTER),
     "Login": (_ULONG, _ULONG, _POINTER, _ULONG),
     "Logout": (_ULONG,),
+    "CreateObject": (_ULONG, _POINTER, _ULONG, _POINTER),
     "DestroyObject": (_ULONG, _ULONG),
     "GetAttributeValue": (_ULONG, _ULONG, _POINTER, _ULONG),
     "FindObjectsInit": (_ULONG, _POINTER, _ULONG),

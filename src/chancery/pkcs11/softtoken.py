@@ -94,6 +94,10 @@ class SoftToken:
     def generate_key(self, label: str, kind: str) -> PrivateKey:
         """Generate a key and store it before returning it; OperatorError when the label is taken or unusable."""
         check_kind(kind)
+        return self.import_key(label, lambda: _generate(kind))
+
+    def import_key(self, label: str, key: PrivateKey | Callable[[], PrivateKey]) -> PrivateKey:
+        """Store a key that was made elsewhere (or is made now), as `generate_key` does."""
         with self._lock, locked(self._directory):
             path = self._path(label)
             if path.exists():
@@ -101,16 +105,17 @@ class SoftToken:
                     f"token `{self.label}` already has a key labelled `{label}`",
                     "use that key or choose another label",
                 )
-            key = _generate(kind)
+            made = key() if callable(key) else key
+            check_kind(kind_of(made.public_key()))
             _write(
                 path,
-                key.private_bytes(
+                made.private_bytes(
                     serialization.Encoding.PEM,
                     serialization.PrivateFormat.PKCS8,
                     serialization.BestAvailableEncryption(self._passphrase),
                 ),
             )
-        return key
+        return made
 
     def find_key(self, label: str) -> PrivateKey:
         """Return the key with this label; OperatorError naming the labels that exist when it is absent."""

@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Self, TypeVar
 
+from chancery.asn1.signature import PrivateKey
 from chancery.errors import ErrorType, OperatorError, PKIError
-from chancery.pkcs11 import api, objects
+from chancery.pkcs11 import api, importing, objects
 from chancery.pkcs11.api import CryptokiError, Return
 from chancery.pkcs11.login import NoSuchTokenError, PINRefusedError, choose, log_in, refuse_last_try
 from chancery.pkcs11.module import RECOVERY_PATIENCE, Module, TokenDescription
@@ -106,6 +107,21 @@ class Token:
                     "use that key or choose another label",
                 )
             objects.generate(functions, session, label, kind)
+        return self.find_key(label)
+
+    def import_key(self, label: str, key: PrivateKey) -> Key:
+        """
+        Write a key that was made elsewhere into the token, if it takes such a thing, and return it.
+
+        Raises OperatorError when the label is taken, or the token or this suite does not take the key.
+        """
+        functions = self.module.functions
+        with self._writing(f"importing `{label}`") as session:
+            if objects.private_keys(functions, session, label):
+                raise OperatorError(
+                    f"token `{self.label}` already has a key labelled `{label}`", "choose another label"
+                )
+            importing.create(functions, session, label, key)
         return self.find_key(label)
 
     def find_key(self, label: str) -> Key:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from chancery.cli.commands_ca_import import check_allowed
+from chancery.config import WorkerConfig, load
 from chancery.errors import OperatorError
+from chancery.postgres.revocation import PgRevocationStore
 from chancery.postgres.session import connect
 from unit.cli.hierarchykit import Office, OpenSSLCA, openssl
 
@@ -126,3 +131,88 @@ def test_refusals_say_what_is_wrong(office, root, tmp_path):
         result = office.install(name, file, *words)
         assert said in str(result.exception), (said, result.exception)
     assert {"external-root", "issuing"} == set(office.records())
+
+
+def ca_elsewhere(root, tmp_path, *revoked: int):
+    """A CA of somebody, by openssl, with a last CRL; `revoked` are serials on it."""
+    elsewhere = OpenSSLCA(tmp_path / "elsewhere", "Old CA")
+    openssl("req", "-new", "-key", elsewhere.key, "-subj", elsewhere.subject, "-out", tmp_path / "old.csr")
+    elsewhere.certificate = root.sign(tmp_path / "old.csr", "old.pem", length=0)
+    index = "".join(
+        f"R\t300101000000Z\t250101000000Z,keyCompromise\t{one:02X}\tunknown\t/CN=x\n" for one in revoked
+    )
+    (elsewhere.path / "index").write_text(index)
+    (elsewhere.path / "number").write_text("2A\n")
+    (elsewhere.path / "ca.cnf").write_text(
+        f"[ca]\ndefault_ca = it\n[it]\ndatabase = {elsewhere.path}/index\ncrlnumber = {elsewhere.path}/number\n"
+        "default_md = sha256\ncrl_extensions = e\n[e]\nauthorityKeyIdentifier = keyid\n"
+    )
+    words = ("-config", elsewhere.path / "ca.cnf", "-cert", elsewhere.certificate, "-keyfile", elsewhere.key)
+    openssl("ca", "-gencrl", *words, "-crldays", 5, "-out", elsewhere.path / "last.crl")
+    return elsewhere
+
+
+def pkcs12_of(elsewhere, root):
+    file = elsewhere.path / "old.p12"
+    (elsewhere.path / "password").write_text("secret")
+    words = ("-inkey", elsewhere.key, "-in", elsewhere.certificate, "-certfile", root.certificate)
+    openssl("pkcs12", "-export", *words, "-passout", f"file:{elsewhere.path}/password", "-out", file)
+    return file
+
+
+def test_an_existing_ca_is_taken_over_with_what_it_revoked(office, root, database, tmp_path):
+    """R15: its numbers go on; nothing that it revoked is forgotten."""
+    elsewhere = ca_elsewhere(root, tmp_path, 0x1234, 0x7F)
+    file = pkcs12_of(elsewhere, root)
+    words = ("--password-file", elsewhere.path / "password", "--chain", root.certificate, "--yes")
+    result = office.ca("import-pkcs12", "old", file, *words)
+    assert "must not be forgotten" in str(result.exception)
+    result = office.ca("import-pkcs12", "old", file, *words, "--crl", elsewhere.path / "last.crl")
+    assert (0, None) == (result.exit_code, result.exception)
+    record = office.records()["old"]
+    place = office.store.keys()[record.issuer_id]
+    assert (True, True) == (place.imported, place.software)
+    key = office.token().find_key("old")
+    assert x509.load_der_x509_certificate(record.certificate).public_key() == key.public_key()
+    revocations = PgRevocationStore(office.session)
+    since = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    entries = revocations.revoked_entries(record.issuer_id, since)
+    assert [(b"\x12\x34", 1), (b"\x7f", 1)] == sorted((one.serial, int(one.reason)) for one in entries)
+    assert 0x2B == revocations.reserve_crl_number(record.issuer_id, [])
+    assert [("key.imported", "key:old"), ("ca.imported", "issuer:external-root")] == events(database)[:2]
+    again = office.ca("import-pkcs12", "old", file, *words, "--crl", elsewhere.path / "last.crl")
+    assert "already" in str(again.exception)
+
+
+def test_a_ca_whose_key_is_in_the_token_is_taken_over(office, root, tmp_path):
+    elsewhere = ca_elsewhere(root, tmp_path)
+    office.token().import_key("there", load_pem_private_key(elsewhere.key.read_bytes(), None))
+    words = ("--key-label", "there", "--chain", root.certificate, "--yes")
+    result = office.ca("import", "old", elsewhere.certificate, *words, "--without-crl")
+    assert (0, None) == (result.exit_code, result.exception)
+    assert not office.store.keys()[office.records()["old"].issuer_id].imported
+
+
+def test_r7_production_takes_no_key_that_was_outside_a_token(office):
+    def config(deployment: str, *, override: bool) -> WorkerConfig:
+        office.deployment, office.extra = deployment, f"allow_imported_keys = {str(override).lower()}"
+        office.write()
+        found = load(office.config)
+        assert isinstance(found, WorkerConfig)
+        return found
+
+    check_allowed(config("laptop", override=False))
+    check_allowed(config("production", override=True))
+    with pytest.raises(OperatorError, match="R7"):
+        check_allowed(config("production", override=False))
+
+
+def test_a_crl_of_another_ca_is_refused(office, root, tmp_path):
+    elsewhere = ca_elsewhere(root, tmp_path)
+    file = pkcs12_of(elsewhere, root)
+    words = ("--password-file", elsewhere.path / "password", "--chain", root.certificate, "--yes")
+    (tmp_path / "another").mkdir()
+    another = ca_elsewhere(root, tmp_path / "another")
+    result = office.ca("import-pkcs12", "old", file, *words, "--crl", another.path / "last.crl")
+    assert "is not signed by" in str(result.exception)
+    assert {} == office.records()
