@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     ca = typer.Typer(help="Issuers.", no_args_is_help=True)
     ca.command("list")(with_client(list_issuers))
     ca.command("show")(with_client(show_issuer))
+    ca.command("tree")(with_client(show_tree))
     commands_ca.register(ca)
     commands_ca_import.register(ca)
     crl = typer.Typer(help="Certificate revocation lists.", no_args_is_help=True)
@@ -76,6 +77,30 @@ def list_issuers(client: Client, *, json: JSONOption = False) -> None:
     )
 
 
+def show_tree(client: Client, *, json: JSONOption = False) -> None:
+    """Show the hierarchy: where each issuer's key is, how it stands, and what to worry about."""
+    found = client.get("/hierarchy")["issuers"]
+    if json:
+        show_json(found)
+        return
+    rows = []
+    for one in found:
+        crl = one.get("crl")
+        rows.append(
+            (
+                "  " * one["depth"] + one["name"],
+                one["state"],
+                one["key"],
+                one["algorithm"],
+                one["not_after"],
+                f"{one['certificates']} ({one['revoked']} revoked)",
+                "-" if crl is None else f"{crl['number']}, next {crl['next_update']}",
+                "; ".join(one["warnings"]),
+            )
+        )
+    show_rows(("name", "state", "key", "algorithm", "not after", "certificates", "CRL", "warnings"), rows)
+
+
 def show_issuer(
     client: Client,
     name: NameArgument,
@@ -92,6 +117,7 @@ def show_issuer(
     else:
         crl = found.pop("crl", {})
         del found["certificate"]
+        found["further"] = len(found.pop("further", [])) or None
         pairs = [*found.items(), *((f"crl {key}", value) for key, value in crl.items())]
         show_pairs([(key.replace("_", " "), value) for key, value in pairs])
 

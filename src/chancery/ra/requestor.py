@@ -22,6 +22,7 @@ class Operation(enum.Enum):
     BLOCK_KEY = "block a key"
     SEE_BLOCKED_KEYS = "see blocked keys"
     SEE_ISSUERS = "see issuers and their CRLs"
+    SEE_HIERARCHY = "see where the issuers' keys are"
     PUBLISH_CRL = "have a CRL published"
     SEE_PROFILES = "see profiles"
     DEACTIVATE_PROFILE = "deactivate a profile"
@@ -53,6 +54,7 @@ PERMISSIONS: Mapping[Operation, Mapping[Role, Reach]] = {
     Operation.SEE_BLOCKED_KEYS: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY, _AUDITOR: _ANY},
     # Public by nature: a requestor needs them to ask for, and to install, its certificate.
     Operation.SEE_ISSUERS: dict.fromkeys(Role, _ANY),
+    Operation.SEE_HIERARCHY: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY, _AUDITOR: _ANY},
     Operation.SEE_PROFILES: dict.fromkeys(Role, _ANY),
     # To stop is for whoever sees the harm; to go on again is not.
     Operation.DEACTIVATE_PROFILE: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY},

@@ -145,7 +145,9 @@ def _issuer_view(
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         parent=next((one.name for one in records if one.issuer_id == record.parent_id), None),
-        issues=record.key_label is not None,
+        issues=record.key_label is not None and record.active,
+        default=record.default,
         crl=crl_view(crl, call.ra.clock.now()),
         certificate=pem(record.certificate) if whole else None,
+        further=[pem(one.certificate) for one in record.further] if whole else [],
     )

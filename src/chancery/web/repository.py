@@ -52,7 +52,8 @@ class _Kept:
 
 class Repository:
     """
-    Answers `/crl/<issuer>.crl` and `/ca/<issuer>.cer`, `.pem`, `.p7c` (the chain without its root).
+    Answers `/crl/<issuer>.crl` and `/ca/<issuer>.cer`, `.pem`, `.p7c` (its chains without their roots: the current
+    one first, then those of its other certificates, so that whoever trusts another CA finds a path, too).
 
     `load` gives it the issuers. A CRL is read from the database once, until `crl_changed` says that there is
     another one; the database away, the last one is served for as long as it is valid.
@@ -168,13 +169,25 @@ def _static_pages(record: IssuerRecord, by_id: Mapping[int, IssuerRecord]) -> di
 
 
 def _chain(record: IssuerRecord, by_id: Mapping[int, IssuerRecord]) -> list[bytes]:
-    """Certificates from this issuer up, without the root unless that is what was asked for."""
-    chain = [record.certificate]
-    while record.parent_id is not None and len(chain) <= len(by_id):
-        record = by_id[record.parent_id]
-        if record.parent_id is not None:
-            chain.append(record.certificate)
-    return chain
+    """Certificates from this issuer up by every path, without the roots unless that is what was asked for."""
+    found: dict[bytes, None] = {record.certificate: None}
+    waiting = [record]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop(0)
+        if one.issuer_id in seen:
+            continue
+        seen.add(one.issuer_id)
+        for certificate, parent_id in _certificates(one):
+            if parent_id is not None:
+                found[certificate] = None
+                waiting.append(by_id[parent_id])
+    return list(found)
+
+
+def _certificates(record: IssuerRecord) -> list[tuple[bytes, int | None]]:
+    further = [(one.certificate, one.parent_id) for one in record.further]
+    return [(record.certificate, record.parent_id), *further]
 
 
 def _pem(certificate: bytes) -> bytes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from chancery.ra.requestor import Operation
-from chancery.web import bulk, certificates, issuers, keys, management
+from chancery.web import bulk, certificates, hierarchy, issuers, keys, management
 from chancery.web.certificates import PKCS10
 from chancery.web.forms import CERTS_ONLY, MEDIA_TYPES, PEM, PEM_CHAIN, PKCS7, PKIX_CERT
+from chancery.web.hierarchy import HierarchyList
 from chancery.web.issuers import PKIX_CRL
 from chancery.web.service import API, JSON, Answer, Endpoint
 from chancery.web.views import (
@@ -193,6 +194,14 @@ _KEYS = (
 )
 
 _ISSUERS = (
+    Endpoint(
+        "GET",
+        f"{API}/hierarchy",
+        "See the hierarchy of issuers and where their keys are",
+        (Answer(200, "Each root before what is below it.", HierarchyList),),
+        Operation.SEE_HIERARCHY,
+        hierarchy.show_hierarchy,
+    ),
     Endpoint(
         "GET",
         f"{API}/issuers",

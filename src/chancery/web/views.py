@@ -361,7 +361,10 @@ class CRLAsked(View, frozen=True, kw_only=True):
 
 
 class IssuerView(View, frozen=True, kw_only=True):
-    """An issuer; `issues` tells whether a token of this installation holds its key."""
+    """
+    An issuer; `issues` tells whether a token of this installation holds its key and it is not deactivated,
+    `default` whether it was made the one for what names none. `further` are its other certificates (PEM).
+    """
 
     name: str
     subject: str
@@ -370,8 +373,10 @@ class IssuerView(View, frozen=True, kw_only=True):
     not_after: datetime.datetime
     parent: str | None = None
     issues: bool
+    default: bool = False
     crl: CRLView | None = None
     certificate: str | None = None
+    further: list[str] = []
 
 
 class IssuerList(View, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ OPERATIONS = {
     # Done already, when the first try took effect.
     "revoke": ("POST", "certificates/09/revocation", {"reason": "superseded"}, {200, 409}),
     "issuers": ("GET", "issuers", None, {200}),
+    "hierarchy": ("GET", "hierarchy", None, {200}),
     "crl": ("POST", "issuers/issuing/crl", None, {202}),
     "status": ("GET", "status", None, {200}),
     "add": ("POST", "operators", {"name": "bob", "roles": ["requestor"], "serial": "09"}, {201, 400}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 
 import pytest
@@ -35,6 +36,25 @@ def test_issuers_are_shown_with_their_crl(world):
     shown = world.ask("olga", "GET", "issuers/issuing").json()
     assert world.memory.issuing == x509.load_pem_x509_certificate(shown["certificate"].encode())
     assert 404 == world.ask("olga", "GET", "issuers/nobody").status_code
+
+
+def test_the_hierarchy_tells_where_keys_are_and_what_to_worry_about(world):
+    root, issuing = world.ask("olga", "GET", "hierarchy").json()["issuers"]
+    assert ("root", 0, "elsewhere", "elsewhere", []) == tuple(
+        root[key] for key in ("name", "depth", "state", "key", "warnings")
+    )
+    assert ("issuing", 1, "root", "issuing", "ca/issuing (software, SoftHSM v2, /lib.so)", "ec-p256") == tuple(
+        issuing[key] for key in ("name", "depth", "parent", "state", "key", "algorithm")
+    )
+    assert ["it has published no CRL", "it has no valid OCSP delegate"] == issuing["warnings"]
+    world.memory.publish("issuing")
+    world.memory.issuer_records[1] = dataclasses.replace(world.memory.issuer_records[1], active=False)
+    issuing = world.ask("olga", "GET", "hierarchy").json()["issuers"][1]
+    assert ("deactivated", 1) == (issuing["state"], issuing["crl"]["number"])
+    assert not world.ask("olga", "GET", "issuers/issuing").json()["issues"]
+    world.clock.advance(datetime.timedelta(days=3650).total_seconds())
+    warnings = world.ask("olga", "GET", "hierarchy").json()["issuers"][1]["warnings"]
+    assert any(one.startswith("its CRL is out of date") for one in warnings)
 
 
 def test_an_overdue_crl_is_marked_r14(world):

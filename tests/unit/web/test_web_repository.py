@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 
 import pytest
@@ -10,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 import ocspkit
-from chancery.ports import CRLRecord
+from chancery.ports import CRLRecord, FurtherCertificate
 from fakes import START
 from ocspkit import ISSUING, get, with_bench
 
@@ -138,6 +139,22 @@ async def test_a_chain_goes_up_to_below_the_root(bench):
     await bench.service.refresh()
     found = pkcs7.load_der_pkcs7_certificates((await bench.ask(get(b"/ca/deeper.p7c")))[2])
     assert {"Deeper", "Issuing"} == {one.subject.rfc4514_string().split("=")[1].split(",")[0] for one in found}
+
+
+@with_bench()
+async def test_every_path_of_a_cross_certified_issuer_is_offered(bench):
+    crossed = ocspkit.certificate("Issuing", "Other", 78, ca=True)
+    other = ocspkit.certificate("Other", "Other", 1, ca=True)
+    records = bench.reader.records
+    records.append(ocspkit.IssuerRecord(3, "other", other, None, None, None))
+    further = (FurtherCertificate(crossed, 3),)
+    index = next(n for n, one in enumerate(records) if one.issuer_id == ISSUING)
+    records[index] = dataclasses.replace(records[index], further=further)
+    await bench.service.refresh()
+    found = pkcs7.load_der_pkcs7_certificates((await bench.ask(get(b"/ca/issuing.p7c")))[2])
+    issuers = {one.issuer.rfc4514_string() for one in found}
+    assert (2, True) == (len(found), any("Other" in one for one in issuers))
+    assert records[index].certificate == (await bench.ask(get(b"/ca/issuing.cer")))[2]
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ CASES = [
     Case("POST", "/api/v1/blocked-keys", "/api/v1/blocked-keys", 201, {A, O}, _key),
     Case("GET", "/api/v1/blocked-keys", "/api/v1/blocked-keys", 200, {A, O, U}),
     Case("GET", "/api/v1/issuers", "/api/v1/issuers", 200, {A, O, R, U}),
+    Case("GET", "/api/v1/hierarchy", "/api/v1/hierarchy", 200, {A, O, U}),
     Case("GET", "/api/v1/issuers/{name}", "/api/v1/issuers/issuing", 200, {A, O, R, U}),
     Case("GET", "/api/v1/issuers/{name}/certificate", "/api/v1/issuers/issuing/certificate", 200, {A, O, R, U}),
     Case("GET", "/api/v1/issuers/{name}/chain", "/api/v1/issuers/issuing/chain", 200, {A, O, R, U}),

@@ -26,10 +26,13 @@ from chancery.ports import (
     CertificateStatus,
     CRLRecord,
     Event,
+    HierarchyNode,
     IssuerRecord,
+    KeyPlace,
     NewRequest,
     NewRevocation,
     Operator,
+    Place,
     ProfileRecord,
     ProfileSwitch,
     RequestOutcome,
@@ -367,6 +370,24 @@ class MemoryRegistration:
 
     async def issuers(self) -> list[IssuerRecord]:
         return self._around(lambda: list(self.issuer_records))
+
+    async def hierarchy(self, delegates: Sequence[str]) -> list[HierarchyNode]:
+        return self._around(lambda: [self._node(record, delegates) for record in self.issuer_records])
+
+    def _node(self, record: IssuerRecord, delegates: Sequence[str]) -> HierarchyNode:
+        issued = [one for one in self.stored if one.issuer == record.name]
+        place = (
+            None if record.token_label is None else KeyPlace(Place.TOKEN, "/lib.so", "SoftHSM v2", software=True)
+        )
+        return HierarchyNode(
+            record=record,
+            key=token if record.token_label else None,
+            certificates=len(issued),
+            revoked=sum(one.status.state is StatusState.REVOKED for one in issued),
+            last_expiry=max((one.not_after for one in issued), default=None),
+            delegate=any(one.profile in delegates for one in issued),
+            crl=self.crls.get(record.name),
+        )
 
     async def search(self, query: CertificateQuery) -> list[StoredCertificate]:
         return self._around(lambda: [one for one in reversed(self.stored) if _fits(one, query)][: query.limit])
