@@ -8,6 +8,7 @@ less than a third of its life left; the processes pick their new certificates up
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -34,6 +35,7 @@ from chancery.cli.layout import Account, Layout
 from chancery.cli.suite import ISSUING, SERVICE_LABELS, Suite, encode, subject
 from chancery.config import CAConfig, load
 from chancery.errors import OperatorError, PKIError
+from chancery.pkix.path import check_signed
 from chancery.ports import (
     CertificateQuery,
     Clock,
@@ -58,11 +60,12 @@ ADMINISTRATOR = "administrator"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wanted:
-    """A certificate that the installation needs: its request (PEM) and profile."""
+    """A certificate that the installation needs: its request (PEM), profile and, where that matters, issuer."""
 
     purpose: str
     profile: str
     csr: bytes
+    issuer: str | None = None
 
 
 def ensure(place: Layout, suite: Suite) -> list[str]:
@@ -74,7 +77,7 @@ async def _ensure(place: Layout, suite: Suite) -> list[str]:
     accounts = layout.accounts()
     config = load(place.config("ca"))
     assert isinstance(config, CAConfig)
-    ocsp = Wanted("ocsp", "ocsp-signing", place.service_request(SERVICE_LABELS["ocsp"]).read_bytes())
+    ocsp = place.service_request(SERVICE_LABELS["ocsp"]).read_bytes()
     tsa = Wanted("tsa", "timestamping", place.service_request(SERVICE_LABELS["tsa"]).read_bytes())
     async with AsyncPool(build.connection(config.database, "enrol"), size=2) as pool:
         clock = SystemClock()
@@ -82,10 +85,12 @@ async def _ensure(place: Layout, suite: Suite) -> list[str]:
         issuing = Issuing(queue, PgDirectory(pool, clock), clock)
         try:
             done = [
-                await issuing.have(ocsp),
+                await issuing.have(Wanted("ocsp", "ocsp-signing", ocsp, ISSUING)),
                 await issuing.have(tsa),
                 await _server(place, suite, issuing, accounts.get("ca")),
                 await _administrator(place, suite, issuing),
+                # Last: an issuer that cannot make its delegate now must not keep the others from theirs.
+                *[await issuing.have(one) for one in await issuing.delegates(ocsp)],
             ]
         finally:
             await queue.close()
@@ -100,11 +105,38 @@ class Issuing:
         self.directory = directory
         self._clock = clock
 
+    async def delegates(self, csr: bytes) -> list[Wanted]:
+        """Return the delegate that each further issuer with its key here has to make (R20), deactivated ones too."""
+        now, found = self._clock.now(), []
+        for record in await self.directory.issuers():
+            ends = x509.load_der_x509_certificate(record.certificate).not_valid_after_utc
+            if record.key_label is not None and record.name != ISSUING and ends > now:
+                found.append(Wanted(f"ocsp-{record.name}", "ocsp-signing", csr, record.name))
+        return found
+
+    async def default(self) -> str:
+        """Return the issuer of what names none."""
+        records = await self.directory.issuers()
+        return next((record.name for record in records if record.default), ISSUING)
+
+    async def issuer_of(self, der: bytes) -> bytes:
+        """Return the CA certificate (PEM) above a certificate (DER) of this installation."""
+        for record in await self.directory.issuers():
+            certificate = x509.load_der_x509_certificate(record.certificate)
+            with contextlib.suppress(PKIError):
+                check_signed(der, certificate, "")
+                return certificate.public_bytes(Encoding.PEM)
+        raise OperatorError(
+            "a certificate of this installation is of no issuer here", "run `chancery auditor run`"
+        )
+
     async def have(self, wanted: Wanted) -> tuple[str, bool, bytes]:
         """Return (purpose, whether it is new, certificate DER) of a certificate with life left in it."""
         csr = x509.load_pem_x509_csr(wanted.csr)
         spki = csr.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        query = CertificateQuery(spki_sha256=hashlib.sha256(spki).digest(), profile=wanted.profile)
+        query = CertificateQuery(
+            spki_sha256=hashlib.sha256(spki).digest(), profile=wanted.profile, issuer=wanted.issuer
+        )
         found = await self.directory.search(query)
         now = self._clock.now()
         for one in found:
@@ -124,7 +156,7 @@ class Issuing:
             protocol="installation",
             requestor=REQUESTOR,
             profile=wanted.profile,
-            issuer=ISSUING,
+            issuer=wanted.issuer or await self.default(),
             csr=csr.public_bytes(Encoding.DER),
             names=(),
             received_at=now,
@@ -161,7 +193,7 @@ async def _server(
     )
     csr = request(key, f"CN={suite.host}", list(names)).public_bytes(Encoding.PEM)
     purpose, new, der = await issuing.have(Wanted("server", "tls-server", csr))
-    chain = _pem(der) + (place.pki / "issuing.pem").read_bytes()
+    chain = _pem(der) + await issuing.issuer_of(der)
     path = place.tls / "server.pem"
     if not path.exists() or path.read_bytes() != chain:
         layout.write_public(path, chain)
@@ -187,12 +219,15 @@ async def _administrator(place: Layout, suite: Suite, issuing: Issuing) -> tuple
         }
         event = Event(EventKind.OPERATOR_ENROLLED, now, REQUESTOR, f"operator:{name}", detail)
         await issuing.directory.add_operator(Operator(fingerprint, name, roles), now, [event])
-    _write_administrator(place, suite, key, der)
+    _write_administrator(place, suite, key, (der, await issuing.issuer_of(der)))
     return purpose, new, der
 
 
-def _write_administrator(place: Layout, suite: Suite, key: ec.EllipticCurvePrivateKey, der: bytes) -> None:
-    issuing = (place.pki / "issuing.pem").read_bytes()
+def _write_administrator(
+    place: Layout, suite: Suite, key: ec.EllipticCurvePrivateKey, certificates: tuple[bytes, bytes]
+) -> None:
+    """Write key, certificate (DER) and the CA's above it (PEM), and the client's configuration."""
+    der, issuing = certificates
     pem = _pem(der) + issuing
     path = place.admin / "admin.pem"
     if not path.exists() or path.read_bytes() != pem:

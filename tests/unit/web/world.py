@@ -376,9 +376,7 @@ class MemoryRegistration:
 
     def _node(self, record: IssuerRecord, delegates: Sequence[str]) -> HierarchyNode:
         issued = [one for one in self.stored if one.issuer == record.name]
-        place = (
-            None if record.token_label is None else KeyPlace(Place.TOKEN, "/lib.so", "SoftHSM v2", software=True)
-        )
+        token = KeyPlace(Place.TOKEN, "/lib.so", "SoftHSM v2", software=True)
         return HierarchyNode(
             record=record,
             key=token if record.token_label else None,
