@@ -106,7 +106,7 @@ class Issuing:
         self._clock = clock
 
     async def delegates(self, csr: bytes) -> list[Wanted]:
-        """Return the delegate that each further issuer with its key here has to make (R20), deactivated ones too."""
+        """Return the delegates that further issuers with their key here make (R20), deactivated ones too."""
         now, found = self._clock.now(), []
         for record in await self.directory.issuers():
             ends = x509.load_der_x509_certificate(record.certificate).not_valid_after_utc
