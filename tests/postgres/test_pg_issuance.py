@@ -10,7 +10,7 @@ import pytest
 from pgdata import SECOND, SHA, WORKER, Office, certificate, error_of, event, intent
 
 from chancery.errors import ErrorType, OperatorError
-from chancery.pkix.granting import MAX_SUBJECT
+from chancery.pkix.subject_granting import MAX_SUBJECT
 from chancery.ports import EnrolmentRequest, EventKind, Refusal, RequestState, Scope, StatusState
 from chancery.postgres.issuance import PgIssuanceStore
 from chancery.postgres.session import Session, connect, worker_lock
@@ -60,6 +60,16 @@ def test_take_gives_the_oldest_first_and_each_once(office):
     )
     assert [third] == [request.request_id for request in office.store.take("worker-2", 10, AT)]
     assert [] == office.store.take(WORKER, 10, AT)
+
+
+def test_only_taking_does_not_wait_for_the_disk(office):
+    """What is lost of it leaves requests waiting; the intents that follow are durable before a signature."""
+    office.submit("t1")
+    session = Session(office.database.role("worker"))
+    store = PgIssuanceStore(session)
+    assert 1 == len(store.take(WORKER, 10, AT))
+    assert [("on",)] == session.fetch("SHOW synchronous_commit")
+    session.close()
 
 
 def test_r15_the_shard_of_the_intent_is_the_statuss_for_good(office):

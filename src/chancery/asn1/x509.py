@@ -122,9 +122,10 @@ def extended_key_usage(usages: tuple[str, ...], *, critical: bool) -> bytes:
 
 def key_identifier(spki: bytes) -> bytes:
     """Leftmost 160 bits of SHA-256 over the subjectPublicKey (RFC 7093 2, method 1)."""
-    reader = der.Reader(spki).enter()
-    reader.take(der.SEQUENCE)
-    return hashlib.sha256(reader.take(der.BIT_STRING)[1:]).digest()[:20]
+    fields = der.Reader(spki).enter().elements()
+    if [tag for tag, _ in fields] != [der.SEQUENCE, der.BIT_STRING]:
+        raise der.malformed("not a SubjectPublicKeyInfo")
+    return hashlib.sha256(der.content(fields[1][1])[1:]).digest()[:20]
 
 
 def subject_key_identifier(identifier: bytes) -> bytes:

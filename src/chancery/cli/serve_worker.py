@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import signal
 import threading
@@ -138,6 +139,10 @@ def run(config: WorkerConfig) -> None:
         )
         sequencing.start()
         listener = Listener(database)
+        # What is here now stays: the collector need not look at it again, and need not look often.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 50)
         log.info("working", issuers=sorted(hierarchy.issuers), instance=config.instance)
         try:
             worker.run(_waiter(listener, stop), stop.is_set)

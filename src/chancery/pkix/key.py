@@ -49,17 +49,31 @@ def key_kind(public_key: object) -> str:
 
     Raises PKIError(BAD_ALG) for another type of key or another curve.
     """
-    if isinstance(public_key, rsa.RSAPublicKey):
-        return f"rsa-{public_key.key_size}"
-    if isinstance(public_key, ec.EllipticCurvePublicKey):
-        if (kind := _CURVES.get(public_key.curve.name)) is not None:
+    family = _family(public_key)
+    if family is ec.EllipticCurvePublicKey:
+        curve = cast("ec.EllipticCurvePublicKey", public_key).curve.name
+        if (kind := _CURVES.get(curve)) is not None:
             return kind
-        raise PKIError(ErrorType.BAD_ALG, f"the curve {public_key.curve.name} is not accepted (R3)")
-    if isinstance(public_key, ed25519.Ed25519PublicKey):
+        raise PKIError(ErrorType.BAD_ALG, f"the curve {curve} is not accepted (R3)")
+    if family is rsa.RSAPublicKey:
+        return f"rsa-{cast('rsa.RSAPublicKey', public_key).key_size}"
+    if family is ed25519.Ed25519PublicKey:
         return "ed25519"
-    if (kind := ml_dsa_kind(public_key)) is not None:
-        return kind
+    if (other := ml_dsa_kind(public_key)) is not None:
+        return other
     raise PKIError(ErrorType.BAD_ALG, "a type of public key that is not supported")
+
+
+_ABSTRACT = (ec.EllipticCurvePublicKey, rsa.RSAPublicKey, ed25519.Ed25519PublicKey)
+_families: dict[type, type | None] = {}
+
+
+def _family(public_key: object) -> type | None:
+    """Return which of pyca's abstract types the key is of: looked up by its own type, as `isinstance` is slow."""
+    type_ = type(public_key)
+    if type_ not in _families:
+        _families[type_] = next((one for one in _ABSTRACT if issubclass(type_, one)), None)
+    return _families[type_]
 
 
 def check_key(public_key: object, allowed: frozenset[str]) -> None:
@@ -71,8 +85,9 @@ def check_key(public_key: object, allowed: frozenset[str]) -> None:
     or it would not have become a value.
     """
     kind = key_kind(public_key)
-    if isinstance(public_key, rsa.RSAPublicKey):
-        size = public_key.key_size
+    is_rsa = kind.startswith("rsa-")
+    if is_rsa:
+        size = cast("rsa.RSAPublicKey", public_key).key_size
         if size < MIN_RSA_BITS or size % 8 or size > MAX_RSA_BITS:
             raise PKIError(
                 ErrorType.BAD_ALG,
@@ -82,11 +97,11 @@ def check_key(public_key: object, allowed: frozenset[str]) -> None:
         raise PKIError(
             ErrorType.BAD_CERT_TEMPLATE, f"the profile takes {', '.join(sorted(allowed))}; the key is {kind}"
         )
-    if isinstance(public_key, rsa.RSAPublicKey):
-        numbers = public_key.public_numbers()
+    if is_rsa:
+        numbers = cast("rsa.RSAPublicKey", public_key).public_numbers()
         _check_rsa(numbers.n, numbers.e)
-    elif isinstance(public_key, ed25519.Ed25519PublicKey):
-        _check_ed25519(public_key.public_bytes_raw())
+    elif kind == "ed25519":
+        _check_ed25519(cast("ed25519.Ed25519PublicKey", public_key).public_bytes_raw())
 
 
 @functools.lru_cache(maxsize=256)

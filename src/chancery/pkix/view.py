@@ -80,6 +80,17 @@ VARYING = {
 _VARYING_OIDS = frozenset(VARYING.values())
 
 
+class EncodedName(NamedTuple):
+    """A GeneralName: its tag and content octets."""
+
+    tag: int
+    value: bytes
+
+
+_UNREAD = (EncodedName(0, b""),)
+"""Stands for the names that nobody has asked for yet."""
+
+
 class CertificateView:
     """
     A certificate's fields as encoded (RFC 5280 4.1), and what pyca makes of them, decoded when asked for.
@@ -92,6 +103,7 @@ class CertificateView:
     __slots__ = (
         "_certificate",
         "_decoded",
+        "_names",
         "_shared",
         "_subject",
         "der",
@@ -131,6 +143,7 @@ class CertificateView:
         self._certificate = certificate
         self._decoded: _Decoded | None = None
         self._shared: _Decoded | None = None
+        self._names: tuple[EncodedName, ...] | None = _UNREAD
         self._subject: tuple[EncodedAttribute, ...] | None = None
 
     @property
@@ -176,8 +189,10 @@ class CertificateView:
     @property
     def names(self) -> tuple[EncodedName, ...] | None:
         """The subjectAltNames; None when there is no such extension, or the extensions could not be read."""
-        raw = self.raw(oids.SUBJECT_ALT_NAME)
-        return read_names(raw.value) if raw is not None and self.readable else None
+        if self._names is _UNREAD:
+            raw = self.raw(oids.SUBJECT_ALT_NAME)
+            self._names = read_names(raw.value) if raw is not None and self.readable else None
+        return self._names
 
     @property
     def heads(self) -> tuple[tuple[str, bool], ...]:
@@ -342,13 +357,6 @@ def _ordinary(one: EncodedExtension) -> bool:
 OTHER_NAME, MAIL_NAME, DNS_NAME, URI_NAME, IP_NAME = 0xA0, 0x81, 0x82, 0x86, 0x87
 """Tags of a GeneralName (RFC 5280 4.2.1.6)."""
 _TEXT_NAMES, _HOST, _NETWORK = frozenset({MAIL_NAME, DNS_NAME, URI_NAME}), (4, 16), (8, 32)
-
-
-class EncodedName(NamedTuple):
-    """A GeneralName: its tag and content octets."""
-
-    tag: int
-    value: bytes
 
 
 @functools.lru_cache(maxsize=1024)
