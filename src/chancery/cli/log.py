@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
+from collections.abc import MutableMapping
 
+import msgspec
 import structlog
 
 
@@ -18,19 +21,26 @@ def configure(process: str) -> None:
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer(sort_keys=True)],
+        processors=[*shared, render],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processor=structlog.processors.JSONRenderer(sort_keys=True)
-        )
-    )
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=render))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     # Request lines are logged once, by the servers themselves.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     warnings.simplefilter("default")
+
+
+_encoder = msgspec.json.Encoder(order="sorted", enc_hook=repr)
+
+
+def render(_logger: object, _method: str, event: MutableMapping[str, object]) -> str:
+    """Sorted by name; what is not JSON by nature as its repr; what is not Unicode escaped."""
+    try:
+        return _encoder.encode(event).decode()
+    except UnicodeEncodeError:
+        return json.dumps(event, sort_keys=True, default=repr)

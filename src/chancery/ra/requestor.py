@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Mapping
 
 from chancery.errors import ErrorType, PKIError
@@ -73,14 +74,21 @@ def authorise(operator: Operator, operation: Operation) -> Reach:
 
     Raises PKIError(NOT_AUTHORIZED) naming the roles that would do.
     """
-    row = PERMISSIONS[operation]
-    granted = {row[role] for role in operator.roles if role in row}
-    if not granted:
+    reach = _reach(operator.roles, operation)
+    if reach is None:
+        row = PERMISSIONS[operation]
         wanted = " or ".join(role.value for role in Role if role in row)
         raise PKIError(
             ErrorType.NOT_AUTHORIZED, f"{operator.name} may not {operation.value}: the role {wanted} is needed"
         )
-    return Reach.ANY if Reach.ANY in granted else Reach.OWN
+    return reach
+
+
+@functools.lru_cache(maxsize=1024)
+def _reach(roles: frozenset[Role], operation: Operation) -> Reach | None:
+    row = PERMISSIONS[operation]
+    granted = {row[role] for role in roles if role in row}
+    return Reach.ANY if Reach.ANY in granted else Reach.OWN if granted else None
 
 
 def authorise_profile(operator: Operator, profile: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 import importlib.metadata
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chancery.errors import PKIError
 from chancery.ports import Operator
@@ -26,6 +27,8 @@ from chancery.web.guard import Guard
 from chancery.web.routes import ENDPOINTS
 from chancery.web.service import Call, Endpoint, Health, Issuers, Service
 
+_Handle = Callable[[Request], Awaitable[Response]]
+_Routes = Mapping[str, tuple[frozenset[str], _Handle]]
 _OF_BROWSERS: Final = frozenset({b"sec-fetch-site", b"origin"})
 
 
@@ -39,9 +42,10 @@ def create_app(ra: RegistrationAuthority) -> Starlette:
     version = importlib.metadata.version("chancery")
     description = msgspec.json.encode(openapi.describe(ENDPOINTS, version))
     service = Service(ra, gate, Issuers(ra), Health(ra), version, description)
+    routes = _routes(service)
     app = Starlette(
-        routes=_routes(service),
-        middleware=[Middleware(Guard, clock=ra.clock)],
+        routes=[Route(path, handle, methods=sorted(methods)) for path, (methods, handle) in routes.items()],
+        middleware=[Middleware(Guard, clock=ra.clock), Middleware(Shortcut, routes=routes)],
         exception_handlers={PKIError: _on_error, HTTPException: _on_http_error},
     )
     app.router.redirect_slashes = False
@@ -49,17 +53,44 @@ def create_app(ra: RegistrationAuthority) -> Starlette:
     return app
 
 
-def _routes(service: Service) -> list[Route]:
+class Shortcut:
+    """ASGI middleware: a path without parameters is answered here, by the same functions, without the router."""
+
+    def __init__(self, app: ASGIApp, routes: _Routes) -> None:
+        self._app = app
+        self._exact = {
+            (method, path): handle
+            for path, (methods, handle) in routes.items()
+            for method in methods
+            if "{" not in path
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handle = self._exact.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if handle is None:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await handle(request)
+        except PKIError as error:
+            response = await _on_error(request, error)
+        except HTTPException as error:
+            response = await _on_http_error(request, error)
+        await response(scope, receive, send)
+
+
+def _routes(service: Service) -> _Routes:
     grouped: dict[str, list[Endpoint]] = {}
     for endpoint in ENDPOINTS:
         grouped.setdefault(endpoint.path, []).append(endpoint)
-    return [
-        Route(path, _dispatch(service, endpoints), methods=[endpoint.method for endpoint in endpoints])
+    return {
+        path: (frozenset(endpoint.method for endpoint in endpoints), _dispatch(service, endpoints))
         for path, endpoints in grouped.items()
-    ]
+    }
 
 
-def _dispatch(service: Service, endpoints: Sequence[Endpoint]) -> Callable[[Request], Awaitable[Response]]:
+def _dispatch(service: Service, endpoints: Sequence[Endpoint]) -> _Handle:
     """One path: authenticate, authorise, hand over. HEAD is GET without a body (RFC 9110 9.3.2)."""
     by_method = {endpoint.method: endpoint for endpoint in endpoints}
     if "GET" in by_method:

@@ -85,7 +85,7 @@ def read_query(request: Request, type_: type[T]) -> T:
     values: dict[str, str | list[str]] = {}
     # As starlette reads it, without the two dictionaries that it makes of it.
     text = request.scope["query_string"].decode("latin-1")
-    for name, value in urllib.parse.parse_qsl(text, keep_blank_values=True):
+    for name, value in _pairs(text):
         if name in lists:
             cast("list[str]", values.setdefault(name, [])).append(value)
         elif name in values:
@@ -96,6 +96,14 @@ def read_query(request: Request, type_: type[T]) -> T:
         return msgspec.convert(values, type_, strict=False)
     except msgspec.ValidationError as error:
         raise PKIError(ErrorType.BAD_REQUEST, f"query: {reason(error)}") from None
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    if "%" in text or "+" in text:
+        return urllib.parse.parse_qsl(text, keep_blank_values=True)
+    # Nothing to decode: the same at a fraction of the cost.
+    parts = (one.partition("=") for one in text.split("&") if one)
+    return [(name, value) for name, _, value in parts]
 
 
 @functools.cache

@@ -56,8 +56,15 @@ async def request_certificate(call: Call) -> Response:
     form = forms.chosen(call.request, choice.format)
     if form is Form.JSON:
         return json(await _request_view(call, outcome), 201, place)
-    chain = [outcome.certificate, *await call.service.issuers.chain(outcome.issuer or "")]
+    chain = await _chain(call, outcome.certificate, outcome.issuer or "", form)
     return forms.file(form, chain, serial, 201, place)
+
+
+async def _chain(call: Call, certificate: bytes, issuer: str, form: Form) -> list[bytes]:
+    """Return the certificate, with the CAs above it for a form that holds them."""
+    if form in {Form.DER, Form.PEM}:
+        return [certificate]
+    return [certificate, *await call.service.issuers.chain(issuer)]
 
 
 async def _read_json(call: Call) -> tuple[Application, AnswerChoice]:
@@ -196,7 +203,7 @@ async def fetch_pkcs7(call: Call) -> Response:
 
 
 async def _file(call: Call, stored: StoredCertificate, form: Form) -> Response:
-    chain = [stored.der, *await call.service.issuers.chain(stored.issuer)]
+    chain = await _chain(call, stored.der, stored.issuer, form)
     return forms.file(form, chain, serial_text(stored.serial))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -15,6 +15,40 @@ MAX_HEADERS: Final = 100
 # A whole message, trailers included; bodies are limited closer in `bodies` and `bulk`.
 MAX_MESSAGE: Final = 1024 * 1024
 HEAD_SECONDS: Final = 10.0
+
+
+class Cork:
+    """
+    A transport that holds the head of an answer back until its body is there: one TLS record, one system call.
+
+    What is held is written by the next `write`, by `flush` at the end of the answer, and by `close`.
+    """
+
+    __slots__ = ("_held", "_transport", "abort", "get_extra_info", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held = b""
+        self.abort, self.is_closing = transport.abort, transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+        # Only a head ends like this: uvicorn writes 1xx, status lines and headers as one piece, the body apart.
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and data[9:10] != b"1":
+            self._held = data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        if self._held:
+            data, self._held = self._held, b""
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
 
 
 class PeerProtocol(HttpToolsProtocol):
@@ -36,6 +70,7 @@ class PeerProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # - as uvicorn does
         super().connection_made(transport)
+        self.transport = cast("asyncio.Transport", Cork(transport))
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             self._peer = Peer(tls.getpeercert(binary_form=True))
@@ -92,6 +127,10 @@ class PeerProtocol(HttpToolsProtocol):
         self._head_open = False
         if not self.transport.is_closing():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        cast("Cork", self.transport).flush()
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words are not sent
         self._refuse(400, "Bad Request")

@@ -30,13 +30,20 @@ class Issuers:
         self._ra = ra
         self._records: Mapping[str, IssuerRecord] = {}
         self._until = float("-inf")
+        self._asking = asyncio.Lock()
 
     async def by_name(self) -> Mapping[str, IssuerRecord]:
         if self._ra.clock.monotonic() >= self._until:
-            until = self._ra.clock.monotonic() + REMEMBER_ISSUERS_SECONDS
-            self._records = {record.name: record for record in await self._ra.directory.issuers()}
-            self._until = until
+            # However many come when it is time: one asks, the others wait for what it is told.
+            async with self._asking:
+                await self._ask()
         return self._records
+
+    async def _ask(self) -> None:
+        now = self._ra.clock.monotonic()
+        if now >= self._until:
+            self._records = {record.name: record for record in await self._ra.directory.issuers()}
+            self._until = now + REMEMBER_ISSUERS_SECONDS
 
     async def chain(self, name: str) -> list[bytes]:
         """
