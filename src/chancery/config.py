@@ -205,6 +205,7 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     added_issuers: bool = True
     allow_imported_keys: bool = False
     linters: dict[Name, LinterSection] = {}
+    two_persons_above: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 100
 
     def __post_init__(self) -> None:
         labels = [one.label for one in token_sections(self)]

@@ -24,6 +24,8 @@ TABLES = (
     "certificate",
     "certificate_status",
     "revocation_request",
+    "revocation_job",
+    "revocation_approval",
     "crl_number",
     "crl",
     "crl_wish",
@@ -38,12 +40,13 @@ TABLES = (
     "issuer_act",
     "imported_revocation",
 )
-HISTORY = tuple(sorted(set(TABLES) - {"operator", "request", "certificate_status", "revocation_request"}))
+CHANGING = {"operator", "request", "certificate_status", "revocation_request", "revocation_job"}
+HISTORY = tuple(sorted(set(TABLES) - CHANGING))
 ALL = "*"
 
 READ = {
-    "ra": "issuer profile profile_switch operator request certificate certificate_status revocation_request crl"
-    " crl_wish blocked_key issuer_certificate issuer_key issuer_act",
+    "ra": "issuer profile profile_switch operator request certificate certificate_status revocation_request"
+    " revocation_job revocation_approval crl crl_wish blocked_key issuer_certificate issuer_key issuer_act",
     "worker": " ".join(sorted(set(TABLES) - {"tsa_token", "serial"})),
     "ocsp": "issuer certificate certificate_status crl issuer_certificate",
     "tsa": "issuer certificate certificate_status issuer_certificate",
@@ -76,7 +79,19 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
         "invalidity_date",
         "requestor",
         "received_at",
+        "job_id",
     },
+    ("ra", "revocation_job"): {
+        "requestor",
+        "reason",
+        "selection",
+        "size",
+        "digest",
+        "received_at",
+        "sample_issuers",
+        "sample_serials",
+    },
+    ("ra", "revocation_approval"): {"job_id", "operator", "digest", "approved_at"},
     ("ra", "crl_wish"): {"issuer_id", "requestor", "asked_at"},
     ("ra", "operator"): {"fingerprint", "name", "roles", "profiles", "added_at"},
     ("ra", "journal_event"): {"body"},
@@ -154,6 +169,7 @@ UPDATE: dict[tuple[str, str], set[str]] = {
     ("ra", "operator"): {"removed_at"},
     ("worker", "request"): {"state", "worker", "taken_at", "error", "detail"},
     ("worker", "revocation_request"): {"state", "detail"},
+    ("worker", "revocation_job"): {"state", "detail", "seen"},
     ("worker", "certificate_status"): {
         "state",
         "revoked_at",
@@ -175,6 +191,13 @@ def full(server):
         office.issue(2)
         office.revoke(2)
         office.queue(lambda q: q.submit_revocation(new_revocation(1), []))
+        office.sql(
+            "INSERT INTO chancery.revocation_job (requestor, reason, selection, size, digest, received_at)"
+            " VALUES ('olga', 1, '{}', 1, %s, %s)",
+            bytes(32),
+            AT,
+        )
+        office.sql("INSERT INTO chancery.revocation_approval VALUES (DEFAULT, 1, 'adam', %s, %s)", bytes(32), AT)
         office.queue(lambda q: q.ask_crl("issuing", "olga", AT, [event()]))
         number = office.revocations.reserve_crl_number(1, [])
         office.sql("INSERT INTO chancery.crl VALUES (1, %s, %s, 'infinity', %s, NULL, 'crl')", number, AT, AT)

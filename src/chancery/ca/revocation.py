@@ -57,11 +57,7 @@ def settle_revocations(store: RevocationStore, clock: Clock, worker: str, limit:
 def _settle(store: RevocationStore, clock: Clock, worker: str, requests: Sequence[RevocationRequest]) -> None:
     now = clock.now()
     try:
-        settlements = [
-            _settlement(request, standing, now, worker)
-            for request, standing in zip(requests, store.standings(requests), strict=True)
-        ]
-        store.settle(_blocking(store, settlements, worker))
+        store.settle(settlements_of(store, requests, now, worker))
     except PKIError as error:
         if error.type is not ErrorType.SYSTEM_FAILURE:
             raise
@@ -71,6 +67,17 @@ def _settle(store: RevocationStore, clock: Clock, worker: str, requests: Sequenc
                 _settle(store, clock, worker, [request])
         else:
             store.settle([_refused(requests[0], "the database refused to record it", now, worker)])
+
+
+def settlements_of(
+    store: RevocationStore, requests: Sequence[RevocationRequest], now: datetime.datetime, worker: str
+) -> list[Settlement]:
+    """Judge these requests, each about another serial, as things stand; nothing is stored."""
+    settlements = [
+        _settlement(request, standing, now, worker)
+        for request, standing in zip(requests, store.standings(requests), strict=True)
+    ]
+    return _blocking(store, settlements, worker)
 
 
 def _settlement(request: RevocationRequest, standing: Standing, now: datetime.datetime, worker: str) -> Settlement:

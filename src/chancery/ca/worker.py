@@ -15,16 +15,20 @@ from chancery.ca.crl import CRLSettings, publish_due
 from chancery.ca.hierarchy import Hierarchy
 from chancery.ca.issuance import BatchResult, Issuing, issue_batch, recover
 from chancery.ca.issuer import TokenAwayError
+from chancery.ca.mass import MassSettings, decide_jobs
 from chancery.ca.revocation import settle_revocations
 from chancery.ca.tokens import PAUSES, Reach, TokenWatch
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import EnrolmentRequest, RevocationStore
+from chancery.ports.mass import JobStore
 
 Look = Callable[[], Hierarchy | None]
 """Reads the issuers as they stand now; None when they are as they were. PKIError when the database is away."""
 Report = Callable[[str, Mapping[str, object]], None]
 """Takes an event name and its values for the log."""
 
+JOB_SECONDS = 0.5
+"""Mass revocations are decided about this often; a certificate does not wait for a look at them."""
 CRL_SHARE = 10
 """A CRL that took t seconds is followed by no other for this many times t: certificates come first."""
 
@@ -40,6 +44,7 @@ class WorkerSettings:
     idle: float = 1.0
     look: float = 1.0
     crl: CRLSettings = dataclasses.field(default_factory=CRLSettings)
+    mass: MassSettings = dataclasses.field(default_factory=MassSettings)
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.idle <= 0:
@@ -63,7 +68,9 @@ class Worker:
         reach: Reach | None = None,
         *,
         look: Look | None = None,
+        jobs: JobStore | None = None,
     ) -> None:
+        """Without `jobs` there are no mass revocations."""
         self._issuing = issuing
         self._revocations = revocations
         self._settings = settings
@@ -71,7 +78,9 @@ class Worker:
         self._tokens = TokenWatch(issuing, reach)
         self._groups = self._tokens.groups()
         self._recovered = False
+        self._jobs = jobs
         self._crl_not_before = 0.0
+        self._jobs_not_before = 0.0
         self._look = look
         self._look_at = float("-inf")
 
@@ -121,9 +130,10 @@ class Worker:
             self._report("revocations", {"settled": settled})
         taken, unsigned = self._issue_waiting()
         made = self._publish()
+        decided = self._decide()
         if unsigned and self._tokens.all_away:
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, f"the token left {unsigned} certificates unsigned")
-        return bool(settled or taken or made)
+        return bool(settled or taken or made or decided)
 
     def _issue_waiting(self) -> tuple[int, int]:
         """Issue what waits, then try tokens that failed; return how many were taken, and how many not signed."""
@@ -154,6 +164,18 @@ class Worker:
         for label in self._tokens.failed(result.unsigned_by):
             self._report("token away", {"token": label})
         return result
+
+    def _decide(self) -> int:
+        clock = self._issuing.clock
+        now = clock.monotonic()
+        if self._jobs is None or now < self._jobs_not_before:
+            return 0
+        self._jobs_not_before = now + JOB_SECONDS
+        worker = self._issuing.worker
+        decided = decide_jobs(self._jobs, self._revocations, clock, worker, self._settings.mass)
+        if decided:
+            self._report("revocation jobs", {"decided": decided})
+        return decided
 
     def _publish(self) -> int:
         clock = self._issuing.clock

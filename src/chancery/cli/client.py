@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from chancery.cli import commands_certificates, commands_management, commands_revocation
+from chancery.cli import commands_certificates, commands_management, commands_mass, commands_revocation
 from chancery.cli.commands_management import remote_pairs, remote_status
 
 __all__ = ["register", "remote_pairs", "remote_status"]
@@ -14,4 +14,5 @@ def register(app: typer.Typer) -> None:
     """Add the client's commands to the command line."""
     commands_certificates.register(app)
     commands_revocation.register(app)
+    commands_mass.register(app)
     commands_management.register(app)

@@ -33,7 +33,7 @@ def block(
     """Block a key for good, having shown every certificate with it. A private key stays on this machine."""
     if (file is None) == (spki is None):
         raise typer.BadParameter("give either a file or --spki")
-    key = _hexadecimal(spki) if file is None else key_of(file)
+    key = hexadecimal(spki) if file is None else key_of(file)
     body: dict[str, Any] = {"spki_sha256": key, "reason": reason, "revoke": revoke}
     found = client.ask("POST", "/blocked-keys", again=True, json={**body, "dry_run": True}).json()
     if not json:
@@ -71,7 +71,8 @@ def _private(data: bytes) -> Any:
     return load_pem_private_key(data, None)
 
 
-def _hexadecimal(text: str | None) -> str:
+def hexadecimal(text: str | None) -> str:
+    """Return a SHA-256 in hexadecimal as it is compared; typer.BadParameter for anything else."""
     bare = (text or "").replace(":", "").strip().lower()
     if len(bare) != 64 or set(bare) - set("0123456789abcdef"):
         raise typer.BadParameter("--spki is 64 hexadecimal digits")
@@ -109,7 +110,7 @@ def blocked(
     json: JSONOption = False,
 ) -> None:
     """List blocked keys, in the order of their hashes."""
-    wanted = None if spki is None else _hexadecimal(spki)
+    wanted = None if spki is None else hexadecimal(spki)
     found: list[dict[str, Any]] = []
     after = None
     while len(found) < limit:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from chancery.cli.api_client import SERVER_WAIT, USAGE, Client, fail, with_client
-from chancery.cli.show import IssuerOption, JSONOption, SerialArgument, show_json, show_pairs
+from chancery.cli.commands_blocked import hexadecimal, key_of
+from chancery.cli.commands_mass import revoke_many
+from chancery.cli.show import IssuerOption, JSONOption, SerialArgument, serial_of, show_json, show_pairs
 from chancery.web.views import Reason
 
 _REASONS = {reason.value.lower(): reason.value for reason in Reason}
@@ -37,24 +40,64 @@ InvalidityOption = Annotated[
 
 def revoke(
     client: Client,
-    serial: SerialArgument,
+    serial: Annotated[
+        str | None, typer.Argument(help="Serial number in hexadecimal; or choose by key or query.")
+    ] = None,
     *,
     reason: ReasonOption,
     issuer: IssuerOption = None,
     invalidity_date: InvalidityOption = None,
+    of_key: Annotated[
+        Path | None,
+        typer.Option("--key-of", help="Every certificate with the key of this certificate, request or key."),
+    ] = None,
+    spki: Annotated[str | None, typer.Option(help="Or with this SHA-256 of the key (SPKI), hexadecimal.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Every certificate of this profile.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Whose subject begins so (RFC 4514 text).")] = None,
+    name: Annotated[str | None, typer.Option(help="With this subjectAltName: dns:…, ip:…, email:….")] = None,
+    requestor: Annotated[str | None, typer.Option(help="That this operator asked for.")] = None,
+    issued_since: Annotated[str | None, typer.Option(help="Issued since then (2026-11-24T12:00:00Z).")] = None,
+    issued_before: Annotated[str | None, typer.Option(help="Issued before then.")] = None,
+    confirm_list: Annotated[
+        str | None, typer.Option("--confirm", help="Revoke exactly what was shown with this.")
+    ] = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Say what it would cost; revoke nothing.")] = False,
     yes: YesOption = False,
     wait: WaitOption = 60.0,
     json: JSONOption = False,
 ) -> None:
-    """Revoke a certificate, and wait until it is revoked. There is no way back."""
+    """
+    Revoke a certificate, and wait until it is revoked; or choose many by key or query. There is no way back.
+
+    What is chosen by key or query is shown first, and revoked by the same command with --confirm.
+    """
     if reason == Reason.CERTIFICATE_HOLD.value:
         raise typer.BadParameter("certificateHold is no end: say `chancery suspend`")
-    if not yes:
-        confirm(f"Revoke the certificate {serial} with the reason {reason}? It cannot be undone.", "revoked")
+    query = {
+        "spki_sha256": key_of(of_key) if of_key is not None else spki and hexadecimal(spki),
+        "profile": profile,
+        "subject": subject,
+        "name": name,
+        "requestor": requestor,
+        "issued_since": issued_since,
+        "issued_before": issued_before,
+        "confirmation": confirm_list,
+    }
+    given = {word: value for word, value in query.items() if value is not None}
     body: dict[str, Any] = {"reason": reason}
     if invalidity_date is not None:
         body["invalidity_date"] = invalidity_date
-    _settle(client, "revoked", (serial, issuer), body, wait=wait, json=json)
+    if serial is None:
+        if issuer is not None:
+            body["issuer"] = issuer
+        revoke_many(client, {**given, **body}, simulate=simulate, wait=wait, json=json)
+        return
+    if given or simulate:
+        raise typer.BadParameter("a serial number is one certificate: leave the choice by key or query away")
+    number = serial_of(serial)
+    if not yes:
+        confirm(f"Revoke the certificate {number} with the reason {reason}? It cannot be undone.", "revoked")
+    _settle(client, "revoked", (number, issuer), body, wait=wait, json=json)
 
 
 def suspend(

@@ -11,6 +11,7 @@ from chancery.cli.clock import SystemClock, SystemEntropy
 from chancery.config import CAConfig
 from chancery.ports import Event, EventKind
 from chancery.postgres.directory import PgDirectory
+from chancery.postgres.mass import PgMassRevocations
 from chancery.postgres.requests import PgRequestQueue
 from chancery.postgres.session import AsyncPool
 from chancery.ra.enrolment import RegistrationAuthority
@@ -26,7 +27,7 @@ async def run(config: CAConfig) -> None:
     profiles = build.profiles(config.profiles)
     async with AsyncPool(build.connection(config.database, "ca"), size=8) as pool:
         queue, directory = PgRequestQueue(pool), PgDirectory(pool, clock)
-        ra = RegistrationAuthority(queue, directory, clock, SystemEntropy(), profiles)
+        ra = RegistrationAuthority(queue, directory, clock, SystemEntropy(), profiles, PgMassRevocations(pool))
         _settle_collector()
         await directory.record([Event(EventKind.PROCESS_STARTED, clock.now(), "ca", "ca", {})])
         try:

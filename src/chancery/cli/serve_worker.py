@@ -17,6 +17,7 @@ from chancery.audit.log import Sequencer
 from chancery.audit.memory import CheckpointFile
 from chancery.ca.crl import CRLSettings
 from chancery.ca.issuance import Issuing
+from chancery.ca.mass import MassSettings
 from chancery.ca.worker import Worker, WorkerSettings
 from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy
@@ -30,6 +31,7 @@ from chancery.postgres.issuance import PgIssuanceStore
 from chancery.postgres.issuers import PgIssuerStore
 from chancery.postgres.journal import PgJournalStore, insert_events
 from chancery.postgres.listen import Listener
+from chancery.postgres.mass import PgJobStore
 from chancery.postgres.revocation import PgRevocationStore
 from chancery.postgres.session import Session, sequencer_lock, worker_lock
 
@@ -125,13 +127,11 @@ def run(config: WorkerConfig) -> None:
                 second_opinions=linters,
             ),
             PgRevocationStore(session),
-            WorkerSettings(
-                batch=config.batch,
-                crl=CRLSettings(lifetime=datetime.timedelta(hours=config.crl.validity_hours)),
-            ),
+            _settings(config),
             _report,
             tokens.reach,
             look=issuers.look,
+            jobs=PgJobStore(session),
         )
         worker.health = health
         sequencing = threading.Thread(
@@ -153,6 +153,14 @@ def run(config: WorkerConfig) -> None:
             session.close()
             journal.close()
             tokens.close()
+
+
+def _settings(config: WorkerConfig) -> WorkerSettings:
+    return WorkerSettings(
+        batch=config.batch,
+        mass=MassSettings(two_persons_above=config.two_persons_above),
+        crl=CRLSettings(lifetime=datetime.timedelta(hours=config.crl.validity_hours)),
+    )
 
 
 def _linters(config: WorkerConfig, profiles: Mapping[str, Profile]) -> dict[str, SecondOpinion]:

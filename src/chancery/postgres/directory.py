@@ -51,15 +51,17 @@ _LOCK_OPERATORS = """
 SELECT FROM chancery.operator
 WHERE removed_at IS NULL AND 'administrator' = ANY (roles) ORDER BY name FOR UPDATE"""
 
-_SEARCH = """
-SELECT c.certificate_id, i.name, c.serial, c.der, c.subject, c.names, c.not_before, c.not_after, c.profile,
+STORED = """c.certificate_id, i.name, c.serial, c.der, c.subject, c.names, c.not_before, c.not_after, c.profile,
     r.requestor, c.issued_at, c.issuer_id, s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date,
-    s.released_at
+    s.released_at"""
+"""The columns of `stored`."""
+_SEARCH = f"""
+SELECT {STORED}
 FROM chancery.certificate AS c
 JOIN chancery.certificate_status AS s USING (issuer_id, serial)
 JOIN chancery.request AS r USING (request_id)
 JOIN chancery.issuer AS i USING (issuer_id)
-WHERE true{conditions} ORDER BY c.certificate_id DESC LIMIT %(limit)s"""
+WHERE true{{conditions}} ORDER BY c.certificate_id DESC LIMIT %(limit)s"""  # noqa: S608 - put together from constants
 _CONDITIONS = {
     "subject": "c.subject LIKE %(subject)s",
     "name": "c.names @> ARRAY[%(name)s]::text[]",
@@ -179,11 +181,11 @@ class PgDirectory:
             return []
         conditions = "".join(f" AND {_CONDITIONS[key]}" for key in values)
         if query.subject is not None:
-            values["subject"] = _starting_with(query.subject)
+            values["subject"] = starting_with(query.subject)
         if query.state is not None:
             values["state"] = query.state.value
         values["limit"] = max(0, min(query.limit, MAX_RESULTS))
-        return [_stored(row) for row in await self._pool.fetch(_SEARCH.format(conditions=conditions), values)]
+        return [stored(row) for row in await self._pool.fetch(_SEARCH.format(conditions=conditions), values)]
 
     async def latest_crl(self, issuer: str) -> CRLRecord | None:
         """Return the current CRL of the issuer of this name."""
@@ -275,12 +277,13 @@ def _operator(row: Sequence[Any]) -> Operator:
     )
 
 
-def _starting_with(text: str) -> str:
+def starting_with(text: str) -> str:
     """Return the LIKE pattern of everything that begins with this text."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
 
 
-def _stored(row: Sequence[Any]) -> StoredCertificate:
+def stored(row: Sequence[Any]) -> StoredCertificate:
+    """Make the value of one row of `STORED`."""
     return StoredCertificate(
         certificate_id=row[0],
         issuer=row[1],

@@ -23,9 +23,17 @@ from chancery.postgres.session import Connection, PgConnection, Session, session
 REFRESH = datetime.timedelta(hours=24)
 """R14, R15: a CRL is made anew this long before its nextUpdate, or at half its life when that is shorter."""
 
-_TAKE = """
-SELECT revocation_id, issuer_id, serial, reason, invalidity_date, requestor, received_at
-FROM chancery.revocation_request WHERE state = 'waiting' ORDER BY revocation_id LIMIT %s"""
+_REQUEST = "revocation_id, issuer_id, serial, reason, invalidity_date, requestor, received_at"
+# Single requests first, then those of the jobs that run.
+_TAKE = f"""
+(SELECT {_REQUEST} FROM chancery.revocation_request
+WHERE state = 'waiting' AND job_id IS NULL ORDER BY revocation_id LIMIT %(limit)s)
+UNION ALL
+(SELECT q.* FROM chancery.revocation_job AS j, LATERAL (
+    SELECT {_REQUEST} FROM chancery.revocation_request
+    WHERE state = 'waiting' AND job_id = j.job_id ORDER BY revocation_id LIMIT %(limit)s) AS q
+WHERE j.state = 'running' ORDER BY j.job_id, q.revocation_id LIMIT %(limit)s)
+LIMIT %(limit)s"""  # noqa: S608 - put together from constants
 
 # An operator is one now: not removed, and with a certificate that is good. Officers and administrators revoke
 # anything, requestors what they asked for; an intent without a certificate counts.
@@ -128,7 +136,7 @@ class PgRevocationStore:
         """Return waiting revocation requests, oldest first. They stay waiting until `settle` ends them."""
         return [
             RevocationRequest(row[0], row[1], bytes(row[2]), RevocationReason(row[3]), *row[4:])
-            for row in self._session.fetch(_TAKE, (limit,))
+            for row in self._session.fetch(_TAKE, {"limit": limit})
         ]
 
     def standings(self, requests: Sequence[RevocationRequest]) -> list[Standing]:
@@ -160,9 +168,11 @@ class PgRevocationStore:
                 if one.block is not None:
                     # Before the status, whose trigger would block it in other words.
                     blocklist.insert(connection, one.block)
-            changes = [_change(one, one.status) for one in mine if one.status is not None]
-            if changes:
-                connection.execute(_SET, rows.columns(changes, 10))
+            # The event has the exact moment; revoked_at is in whole seconds and may lie before what a CRL covers.
+            set_statuses(
+                connection,
+                [(one.status, max(event.at for event in one.events)) for one in mine if one.status is not None],
+            )
             insert_events(connection, [event for one in mine for event in one.events])
 
     def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
@@ -225,18 +235,16 @@ def _detail(settlement: Settlement) -> str | None:
     return None if settlement.status is not None else rows.storable(settlement.refusal or "")
 
 
-def _change(settlement: Settlement, status: CertificateStatus) -> tuple[object, ...]:
-    # The event has the exact moment; revoked_at is in whole seconds and may lie before what a CRL covers.
-    changed_at = max(event.at for event in settlement.events)
+def set_statuses(
+    connection: PgConnection, statuses: Sequence[tuple[CertificateStatus, datetime.datetime]]
+) -> None:
+    """Set statuses, each with the moment of its change, in the caller's transaction."""
+    if statuses:
+        connection.execute(_SET, rows.columns([_change(*one) for one in statuses], 10))
+
+
+def _change(status: CertificateStatus, changed_at: datetime.datetime) -> tuple[object, ...]:
     reason = None if status.reason is None else int(status.reason)
     whose, times = (status.issuer_id, status.serial), (status.invalidity_date, status.released_at)
-    return (
-        *whose,
-        status.state.value,
-        status.not_after,
-        status.revoked_at,
-        reason,
-        *times,
-        changed_at,
-        status.shard,
-    )
+    what = (status.state.value, status.not_after, status.revoked_at, reason)
+    return (*whose, *what, *times, changed_at, status.shard)

@@ -12,7 +12,11 @@ GRANT SELECT ON chancery.issuer_certificate, chancery.issuer_key, chancery.issue
 GRANT INSERT (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at, wish)
     ON chancery.request TO chancery_ra;
 GRANT SELECT, INSERT ON chancery.blocked_key TO chancery_ra;
-GRANT INSERT (issuer_id, serial, reason, invalidity_date, requestor, received_at) ON chancery.revocation_request TO chancery_ra;
+GRANT INSERT (issuer_id, serial, reason, invalidity_date, requestor, received_at, job_id)
+    ON chancery.revocation_request TO chancery_ra;
+GRANT SELECT, INSERT (requestor, reason, selection, size, digest, received_at, sample_issuers, sample_serials)
+    ON chancery.revocation_job TO chancery_ra;
+GRANT SELECT, INSERT (job_id, operator, digest, approved_at) ON chancery.revocation_approval TO chancery_ra;
 GRANT INSERT (issuer_id, requestor, asked_at) ON chancery.crl_wish TO chancery_ra;
 GRANT INSERT (fingerprint, name, roles, profiles, added_at), UPDATE (removed_at) ON chancery.operator TO chancery_ra;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_ra;
@@ -42,6 +46,8 @@ GRANT INSERT (body) ON chancery.journal_event TO chancery_worker;
 GRANT SELECT, INSERT ON chancery.blocked_key TO chancery_worker;
 GRANT UPDATE (state, worker, taken_at, error, detail) ON chancery.request TO chancery_worker;
 GRANT UPDATE (state, detail) ON chancery.revocation_request TO chancery_worker;
+GRANT SELECT, UPDATE (state, detail, seen) ON chancery.revocation_job TO chancery_worker;
+GRANT SELECT ON chancery.revocation_approval TO chancery_worker;
 
 -- The OCSP responder reads; of an intent it sees that the serial was used, not what for.
 GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_status, chancery.crl TO chancery_ocsp;

@@ -43,6 +43,7 @@ from chancery.ports import (
     StoredCertificate,
     Submission,
 )
+from chancery.ports.mass import MassRevocations
 from chancery.ra.requestor import Operation, authorise, authorise_profile, may_request, own_name
 
 MAX_NAMES = 100
@@ -63,13 +64,17 @@ FINAL = (RequestState.DONE, RequestState.REFUSED)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RegistrationAuthority:
-    """What registration takes as given: the queue to the CA, the directory, time, entropy, profiles by name."""
+    """
+    What registration takes as given: the queue to the CA, the directory, time, entropy, profiles by name, mass
+    revocation.
+    """
 
     queue: RequestQueue
     directory: Directory
     clock: Clock
     entropy: Entropy
     profiles: Mapping[str, Profile]
+    mass: MassRevocations
 
     def event(self, kind: EventKind, actor: str, subject: str, detail: EventDetail) -> Event:
         """Build an event that happens now."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator
 
-from chancery.errors import ErrorType, PKIError
 from chancery.ports import (
     BlockedKey,
     CertificateQuery,
     EventKind,
     Operator,
     RevocationReason,
-    StatusState,
     StoredCertificate,
 )
-from chancery.ra.enrolment import RegistrationAuthority, RevocationWish, revoke
-from chancery.ra.requestor import Operation, Reach, authorise
+from chancery.ports.mass import Selection
+from chancery.ra.enrolment import RegistrationAuthority
+from chancery.ra.mass import MassWish, confirmation, look, revoke_many
+from chancery.ra.requestor import Operation, authorise
 
 MAX_SHOWN = 1000
 _PAGE = 500
@@ -56,12 +56,12 @@ async def block_key(ra: RegistrationAuthority, operator: Operator, wish: BlockWi
     """
     Block a key, ask for the revocations, and return the account; a key that is blocked already stays as it is.
 
-    The revocations are stored when this returns, and settled by the worker. Raises PKIError: NOT_AUTHORIZED,
-    also for revoking what others asked for; SYSTEM_UNAVAIL, and then asking again does what is left.
+    The revocations are stored as one job when this returns, and settled by the worker: many need a second person.
+    Raises PKIError: NOT_AUTHORIZED; SYSTEM_UNAVAIL, and then asking again does what is left.
     """
     authorise(operator, Operation.BLOCK_KEY)
-    if wish.revoke and authorise(operator, Operation.REVOKE) is not Reach.ANY:
-        raise PKIError(ErrorType.NOT_AUTHORIZED, f"{operator.name} may not revoke what others asked for")
+    if wish.revoke:
+        authorise(operator, Operation.REVOKE_MANY)
     new, revoking = False, 0
     if not wish.dry_run:
         now = ra.clock.now()
@@ -95,18 +95,12 @@ async def _certificates(ra: RegistrationAuthority, query: CertificateQuery) -> A
 
 
 async def _revoke_all(ra: RegistrationAuthority, operator: Operator, spki_sha256: bytes) -> int:
-    asked = 0
-    query = CertificateQuery(spki_sha256=spki_sha256, state=StatusState.GOOD)
-    async for one in _certificates(ra, query):
-        wish = RevocationWish(one.serial, RevocationReason.KEY_COMPROMISE, one.issuer)
-        try:
-            await revoke(ra, operator, wish, 0)
-        except PKIError as error:
-            if error.type is not ErrorType.CERT_REVOKED:
-                raise
-        else:
-            asked += 1
-    return asked
+    """Have every certificate with the key revoked, as any mass revocation; return how many they are."""
+    wish = MassWish(Selection(spki_sha256=spki_sha256), RevocationReason.KEY_COMPROMISE)
+    chosen = await look(ra, operator, wish)
+    if chosen.size:
+        await revoke_many(ra, operator, wish, confirmation(chosen))
+    return chosen.size
 
 
 async def blocked_keys(

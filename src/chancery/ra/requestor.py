@@ -20,6 +20,9 @@ class Operation(enum.Enum):
     SHOW = "see a certificate"
     REVOKE = "revoke a certificate"
     REINSTATE = "reinstate a certificate"
+    REVOKE_MANY = "revoke many certificates at once"
+    APPROVE_REVOCATION = "approve that many are revoked"
+    SEE_REVOCATIONS = "see mass revocations"
     BLOCK_KEY = "block a key"
     SEE_BLOCKED_KEYS = "see blocked keys"
     SEE_ISSUERS = "see issuers and their CRLs"
@@ -51,6 +54,9 @@ PERMISSIONS: Mapping[Operation, Mapping[Role, Reach]] = {
     Operation.SHOW: {_REQUESTOR: _OWN, _OFFICER: _ANY, _AUDITOR: _ANY},
     Operation.REVOKE: {_REQUESTOR: _OWN, _OFFICER: _ANY},
     Operation.REINSTATE: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY},
+    Operation.REVOKE_MANY: {_OFFICER: _ANY},
+    Operation.APPROVE_REVOCATION: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY},
+    Operation.SEE_REVOCATIONS: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY, _AUDITOR: _ANY},
     Operation.BLOCK_KEY: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY},
     Operation.SEE_BLOCKED_KEYS: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY, _AUDITOR: _ANY},
     # Public by nature: a requestor needs them to ask for, and to install, its certificate.

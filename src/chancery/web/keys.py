@@ -26,7 +26,12 @@ async def block_key(call: Call) -> Response:
     """Block a key for good; 201 when it was not blocked before. Answers with every certificate that has it."""
     read_query(call.request, NoQuery)
     asked = await read_json(call.request, KeyAsked)
-    wish = keys.BlockWish(_key(asked), asked.reason, asked.revoke, asked.dry_run)
+    wish = keys.BlockWish(
+        key_sha256(asked.spki_sha256, asked.certificate, asked.csr, asked.public_key),
+        asked.reason,
+        asked.revoke,
+        asked.dry_run,
+    )
     account = await keys.block_key(call.ra, call.operator, wish)
     if asked.revoke:
         # One of them may be an operator's.
@@ -35,12 +40,17 @@ async def block_key(call: Call) -> Response:
     return json(account_view(account), 201 if account.new else 200, place)
 
 
-def _key(asked: KeyAsked) -> bytes:
-    given = [one for one in (asked.certificate, asked.csr, asked.public_key) if one is not None]
-    if len(given) + (asked.spki_sha256 is not None) != 1:
+def key_sha256(spki_sha256: str | None, certificate: str | None, csr: str | None, public_key: str | None) -> bytes:
+    """
+    Return SHA-256 of the SubjectPublicKeyInfo that is given in exactly one of these ways (hexadecimal, PEM).
+
+    Raises PKIError: BAD_REQUEST for none or several; what `public_key_of` raises for what has no key.
+    """
+    given = [one for one in (certificate, csr, public_key) if one is not None]
+    if len(given) + (spki_sha256 is not None) != 1:
         raise PKIError(ErrorType.BAD_REQUEST, "give one of spki_sha256, certificate, csr and public_key")
-    if asked.spki_sha256 is not None:
-        return bytes.fromhex(asked.spki_sha256)
+    if spki_sha256 is not None:
+        return bytes.fromhex(spki_sha256)
     return hashlib.sha256(spki_der(public_key_of(given[0].encode()))).digest()
 
 

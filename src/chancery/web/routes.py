@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from chancery.ra.requestor import Operation
-from chancery.web import bulk, certificates, hierarchy, issuers, keys, management
+from chancery.web import bulk, certificates, hierarchy, issuers, keys, management, mass
 from chancery.web.certificates import PKCS10
 from chancery.web.forms import CERTS_ONLY, MEDIA_TYPES, PEM, PEM_CHAIN, PKCS7, PKIX_CERT
 from chancery.web.hierarchy import HierarchyList
@@ -166,6 +166,46 @@ _CERTIFICATES = (
         Operation.REINSTATE,
         certificates.reinstate,
         query=RevocationChoice,
+    ),
+)
+
+_MASS = (
+    Endpoint(
+        "POST",
+        f"{API}/revocations",
+        "Revoke many certificates: look, rehearse, confirm",
+        (
+            Answer(200, "What would be revoked; nothing was done.", mass.ChosenView),
+            Answer(202, "A job for the worker.", mass.JobView),
+        ),
+        Operation.REVOKE_MANY,
+        mass.revoke_many,
+        body=mass.MassAsked,
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/revocations",
+        "List mass revocations",
+        (Answer(200, "The newest first.", mass.JobList),),
+        Operation.SEE_REVOCATIONS,
+        mass.list_jobs,
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/revocations/{{job_id}}",
+        "See a mass revocation and its progress",
+        (Answer(200, "The job.", mass.JobView),),
+        Operation.SEE_REVOCATIONS,
+        mass.see_job,
+    ),
+    Endpoint(
+        "POST",
+        f"{API}/revocations/{{job_id}}/approval",
+        "Approve a mass revocation as the second person",
+        (Answer(202, "Given; the worker judges it.", mass.JobView),),
+        Operation.APPROVE_REVOCATION,
+        mass.approve_job,
+        body=mass.ApprovalAsked,
     ),
 )
 
@@ -354,4 +394,4 @@ _MANAGEMENT = (
     ),
 )
 
-ENDPOINTS: Final = (*_CERTIFICATES, *_KEYS, *_ISSUERS, *_MANAGEMENT)
+ENDPOINTS: Final = (*_CERTIFICATES, *_MASS, *_KEYS, *_ISSUERS, *_MANAGEMENT)

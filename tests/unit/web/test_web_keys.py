@@ -105,11 +105,11 @@ def test_revoke_asks_for_the_revocation_of_every_good_one_as_key_compromise():
     world = _world(3)
     world.memory.set_revoked(world.memory.stored[-1], _wish(world, world.memory.stored[-1].serial))
     assert 2 == _block(world, spki_sha256=SPKI, revoke=True)["revoking"]
-    reasons = [wish.reason.name for wish, _ in world.memory.revocations.values()]
-    assert ["KEY_COMPROMISE"] * 2 == reasons
-    for wish, _ in list(world.memory.revocations.values()):
-        stored = next(one for one in world.memory.stored if one.serial == wish.serial)
-        world.memory.set_revoked(stored, wish)
+    [(number, job)] = world.memory.mass.kept.items()
+    assert ("KEY_COMPROMISE", 2) == (job.reason.name, job.size)
+    for serial in world.memory.mass.lists[number]:
+        stored = next(one for one in world.memory.stored if one.serial == serial)
+        world.memory.set_revoked(stored, _wish(world, serial))
     assert {StatusState.REVOKED} == {one.status.state for one in world.memory.stored if one.requestor == "rita"}
     # Once more there is nothing left to do.
     assert "revoking" not in _block(world, 200, spki_sha256=SPKI, revoke=True)
@@ -119,7 +119,7 @@ def test_a_dry_run_says_what_there_is_and_does_nothing():
     world = _world(2)
     shown = _block(world, 200, spki_sha256=SPKI, revoke=True, dry_run=True)
     assert (False, 2) == (shown["blocked"], len(shown["certificates"]))
-    assert ({}, {}, []) == (world.memory.blocked, world.memory.revocations, _acts(world))
+    assert ({}, {}, []) == (world.memory.blocked, world.memory.mass.kept, _acts(world))
 
 
 def test_an_administrator_blocks_but_does_not_revoke_what_others_asked_for():

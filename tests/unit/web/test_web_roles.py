@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from chancery.ports import NewRevocation, ProfileSwitch, RevocationReason, Role
+from chancery.ports.mass import NewJob
 from chancery.web.routes import ENDPOINTS
 from chancery.web.service import NDJSON
 from unit.web.world import World, csr_pem, make_certificate, make_csr, to_der
@@ -33,11 +35,12 @@ class Case:
     lines: bool = False
 
     def sent(self, world: World) -> dict[str, Any]:
-        if self.body is None:
+        body = None if self.body is None else self.body(world)
+        if body is None or self.method == "GET":
             return {}
         if self.lines:
-            return {"content": json.dumps(self.body(world)), "headers": {"content-type": NDJSON}}
-        return {"json": self.body(world)}
+            return {"content": json.dumps(body), "headers": {"content-type": NDJSON}}
+        return {"json": body}
 
 
 def _request(_: World) -> dict[str, Any]:
@@ -50,6 +53,21 @@ def _operator(_: World) -> dict[str, Any]:
 
 def _key(_: World) -> dict[str, Any]:
     return {"spki_sha256": "0a" * 32, "reason": "found on a web server"}
+
+
+MANY = {"profile": "tls-server", "reason": "superseded"}
+
+
+def _suspended(world: World) -> None:
+    one = next(one for one in world.memory.stored if one.serial == b"\x07")
+    hold = NewRevocation("issuing", one.serial, RevocationReason.CERTIFICATE_HOLD, None, "x", world.clock.now())
+    world.memory.set_revoked(one, hold)
+
+
+def _job(world: World) -> dict[str, str]:
+    asked = (RevocationReason.SUPERSEDED, None, "{}", 1, bytes(32), world.clock.now())
+    world.memory.mass.keep(NewJob("adam", *asked), rehearsal=False)
+    return {"digest": bytes(32).hex()}
 
 
 def _activation(world: World) -> dict[str, Any]:
@@ -75,6 +93,25 @@ CASES = [
         200,
         {O, R},
         lambda _: {"reason": "superseded"},
+    ),
+    Case(
+        "POST",
+        "/api/v1/certificates/{serial}/reinstatement",
+        f"{STORED}/reinstatement",
+        200,
+        {A, O},
+        _suspended,
+    ),
+    Case("POST", "/api/v1/revocations", "/api/v1/revocations", 200, {O}, lambda _: MANY),
+    Case("GET", "/api/v1/revocations", "/api/v1/revocations", 200, {A, O, U}),
+    Case("GET", "/api/v1/revocations/{job_id}", "/api/v1/revocations/1", 200, {A, O, U}, _job),
+    Case(
+        "POST",
+        "/api/v1/revocations/{job_id}/approval",
+        "/api/v1/revocations/1/approval",
+        202,
+        {A, O},
+        _job,
     ),
     Case("POST", "/api/v1/blocked-keys", "/api/v1/blocked-keys", 201, {A, O}, _key),
     Case("GET", "/api/v1/blocked-keys", "/api/v1/blocked-keys", 200, {A, O, U}),
@@ -171,8 +208,6 @@ def test_a_certificate_that_is_no_operators_opens_nothing(case):
     async def go():
         async with world.client_with(forged) as client:
             return await client.request(case.method, case.path, **case.sent(world))
-
-    import asyncio
 
     assert 401 == asyncio.run(go()).status_code
 

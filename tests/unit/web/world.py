@@ -38,6 +38,7 @@ from chancery.ports import (
     RequestOutcome,
     RequestState,
     RevocationOutcome,
+    RevocationReason,
     Role,
     StatusState,
     StoredCertificate,
@@ -47,6 +48,7 @@ from chancery.ra.enrolment import FINAL, RegistrationAuthority
 from chancery.web.access import Peer
 from chancery.web.app import create_app
 from fakes import START, FakeClock, FakeEntropy, Faults
+from unit.web.massmemory import MemoryMass
 
 YEAR = datetime.timedelta(days=365)
 
@@ -147,6 +149,7 @@ class MemoryRegistration:
         self.people: dict[bytes, Operator] = {}
         self.crls: dict[str, CRLRecord] = {}
         self.crl_wishes: list[tuple[str, str]] = []
+        self.mass = MemoryMass(self, self._around)
         self.events: list[Event] = []
         self.blocked: dict[bytes, BlockedKey] = {}
         self.profiles: list[ProfileRecord] = []
@@ -159,6 +162,9 @@ class MemoryRegistration:
         if self.away:
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the database is away")
         return self.faults.around(call)
+
+    def key_of(self, one: StoredCertificate) -> bytes:
+        return spki_sha256(one.der)
 
     # RequestQueue
 
@@ -298,12 +304,14 @@ class MemoryRegistration:
         return dataclasses.replace(outcome, state=RequestState.DONE)
 
     def set_revoked(self, stored: StoredCertificate, request: NewRevocation) -> None:
+        back = request.reason is RevocationReason.REMOVE_FROM_CRL
         status = dataclasses.replace(
             stored.status,
-            state=StatusState.REVOKED,
-            revoked_at=self.clock.now(),
-            reason=request.reason,
+            state=StatusState.GOOD if back else StatusState.REVOKED,
+            revoked_at=None if back else self.clock.now(),
+            reason=None if back else request.reason,
             invalidity_date=request.invalidity_date,
+            released_at=self.clock.now() if back else stored.status.released_at,
         )
         self.stored[self.stored.index(stored)] = dataclasses.replace(stored, status=status)
 
@@ -462,7 +470,7 @@ class World:
         self.clock = FakeClock()
         self.memory = MemoryRegistration(self.clock, faults)
         self.ra = RegistrationAuthority(
-            self.memory, self.memory, self.clock, FakeEntropy(), dict(shipped_profiles())
+            self.memory, self.memory, self.clock, FakeEntropy(), dict(shipped_profiles()), self.memory.mass
         )
         self.app = create_app(self.ra)
 
