@@ -79,9 +79,6 @@ NOTHING = {
         LEFT JOIN chancery.certificate c USING (issuer_id, serial)
         LEFT JOIN chancery.certificate_status s USING (issuer_id, serial)
         WHERE c.serial IS NULL AND coalesce(s.state, 'good') NOT IN ('unconfirmed', 'revoked')""",
-    "a reserved serial without an intent": """
-        SELECT s.serial FROM chancery.serial s LEFT JOIN chancery.intent i USING (issuer_id, serial)
-        WHERE i.serial IS NULL""",
     "a request with two certificates": """
         SELECT request_id FROM chancery.certificate GROUP BY request_id HAVING count(*) > 1""",
     "a request that was never settled": """

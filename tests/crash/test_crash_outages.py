@@ -123,7 +123,7 @@ def test_workers_of_different_instances_share_the_queue(case):
     assert 0 == todo.settle()
     assert 62 + 2 == case.count("certificate")
     assert [(1, "worker-1"), (2, "worker-2"), (3, "worker-3")] == case.sql(
-        "SELECT DISTINCT get_byte(serial, 0), worker FROM chancery.intent WHERE request_id > 2 ORDER BY 1"
+        "SELECT DISTINCT get_byte(serial, 2), worker FROM chancery.intent WHERE request_id > 2 ORDER BY 1"
     )
 
 

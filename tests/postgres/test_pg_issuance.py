@@ -137,13 +137,13 @@ def test_r2_a_serial_is_used_once_and_the_whole_batch_is_refused_with_it(office)
     assert ErrorType.SYSTEM_FAILURE == error_of(
         lambda: office.store.record_intents(WORKER, batch, [], [event("never")])
     )
-    assert (1, 1, before) == (office.count("serial"), office.count("intent"), office.events())
+    assert (1, before) == (office.count("intent"), office.events())
     twice = [intent(second, 3), intent(second, 3)]
     assert ErrorType.SYSTEM_FAILURE == error_of(lambda: office.store.record_intents(WORKER, twice, [], []))
-    assert 1 == office.count("serial")
+    assert 1 == office.count("intent")
     # The connection is as good as before.
     office.store.record_intents(WORKER, [intent(second, 4)], [], [])
-    assert 2 == office.count("serial")
+    assert 2 == office.count("intent")
 
 
 def test_an_intent_for_a_request_that_the_worker_does_not_hold_is_an_outage_to_it(office):
@@ -152,7 +152,7 @@ def test_an_intent_for_a_request_that_the_worker_does_not_hold_is_an_outage_to_i
     assert ErrorType.SYSTEM_UNAVAIL == error_of(record)  # it waits
     office.store.take("worker-2", 1, AT)
     assert ErrorType.SYSTEM_UNAVAIL == error_of(record)  # another has it
-    assert (0, 0) == (office.count("serial"), office.count("intent"))
+    assert 0 == office.count("intent")
     assert "never" not in office.events()
 
 

@@ -353,7 +353,7 @@ def test_notifications_come_in_the_order_of_the_commits_and_fit_their_payload(of
     listener.wait(LONG)
     for _ in range(2):
         batch = office.store.take(WORKER, 700, AT)
-        numbers = {request.request_id: n for n, request in enumerate(batch, office.count("serial") + 1)}
+        numbers = {request.request_id: n for n, request in enumerate(batch, office.count("intent") + 1)}
         office.store.record_intents(WORKER, [intent(i, n) for i, n in numbers.items()], [], [])
         office.store.record_certificates([certificate(i, n) for i, n in numbers.items()], [], [])
     heard = [n.payload for n in listener._connection.notifies(timeout=0.2)]

@@ -19,7 +19,6 @@ TABLES = (
     "profile",
     "operator",
     "request",
-    "serial",
     "intent",
     "certificate",
     "certificate_status",
@@ -39,6 +38,7 @@ TABLES = (
     "issuer_key",
     "issuer_act",
     "imported_revocation",
+    "retired",
 )
 CHANGING = {"operator", "request", "certificate_status", "revocation_request", "revocation_job"}
 HISTORY = tuple(sorted(set(TABLES) - CHANGING))
@@ -47,7 +47,7 @@ ALL = "*"
 READ = {
     "ra": "issuer profile profile_switch operator request certificate certificate_status revocation_request"
     " revocation_job revocation_approval crl crl_wish blocked_key issuer_certificate issuer_key issuer_act",
-    "worker": " ".join(sorted(set(TABLES) - {"tsa_token", "serial"})),
+    "worker": " ".join(sorted(set(TABLES) - {"tsa_token", "retired"})),
     "ocsp": "issuer certificate certificate_status crl issuer_certificate",
     "tsa": "issuer certificate certificate_status issuer_certificate",
     "auditor": " ".join(TABLES),
@@ -155,7 +155,6 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
         ("worker", table): ALL
         for table in [
             "profile",
-            "serial",
             "intent",
             "crl_number",
             "crl",
@@ -167,7 +166,15 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
 }
 UPDATE: dict[tuple[str, str], set[str]] = {
     ("ra", "operator"): {"removed_at"},
-    ("worker", "request"): {"state", "worker", "taken_at", "error", "detail"},
+    ("worker", "request"): {
+        "state",
+        "worker",
+        "taken_at",
+        "error",
+        "detail",
+        "certificate_issuer_id",
+        "certificate_serial",
+    },
     ("worker", "revocation_request"): {"state", "detail"},
     ("worker", "revocation_job"): {"state", "detail", "seen"},
     ("worker", "certificate_status"): {
@@ -220,6 +227,7 @@ def full(server):
             " FROM chancery.issuer WHERE issuer_id = 1"
         )
         office.sql("INSERT INTO chancery.imported_revocation VALUES (1, '1', %s, 0, NULL, %s)", AT, bytes(32))
+        office.sql("INSERT INTO chancery.retired VALUES ('p', 'tsa_token', NULL, '1', 0, NULL, %s)", AT)
         assert {} == {table: 0 for table in TABLES if office.count(table) == 0}
         yield office
 

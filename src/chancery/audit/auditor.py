@@ -20,8 +20,6 @@ from chancery.ports.auditing import AuditReader, Scope, Stray, StrayKind
 _STRAYS = {
     StrayKind.EVENT: "a {detail} event is about it, and no intent is stored",
     StrayKind.RECEIVED: "it was received from {detail}, and no request is stored",
-    StrayKind.SERIAL: "the serial is reserved, and no intent is stored",
-    StrayKind.INTENT: "an intent is stored, and the serial is not reserved (R2)",
     StrayKind.STATUS: "it has a status, and no intent is stored",
     StrayKind.REQUEST: "it is done, and neither intent nor certificate is stored",
     StrayKind.REVOCATION: "it is done, and no event of a revocation tells of it",

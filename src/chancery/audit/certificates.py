@@ -8,6 +8,7 @@ its intent, its row, its request under the recorded profile, and the journal (R1
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ from chancery.ports import CertificateRecord, EventKind, RevocationReason, Secon
 from chancery.ports.auditing import AuditedRequest, AuditedSerial
 
 _WORKER = re.compile(r"worker-(\d{1,3})")
+_DATED = 19
+"""Octets of a serial that begins with a day: two, the instance octet, 16 random ones."""
 # pyca's names of the bits of KeyUsage, in their order.
 _USAGE_BITS = (
     "digital_signature",
@@ -144,17 +147,27 @@ def _chain(case: Case) -> Iterator[Finding]:
 
 
 def _serial(case: Case) -> Iterator[Finding]:
-    """R1: positive, at most 20 octets, an instance octet and at least 64 random bits after it."""
+    """R1: positive, at most 20 octets, day of expiry, instance octet, at least 64 random bits."""
     serial = case.row.serial
     if der.integer_octets(case.certificate.serial_number) != serial:
         yield case.finding(Kind.WRONG_COLUMN, f"its serial number is {case.certificate.serial_number:x}")
     if not (9 <= len(serial) <= 20 and 1 <= serial[0] <= 127):
-        yield case.finding(Kind.BAD_SERIAL, "not 9 to 20 octets with an instance octet of 1 to 127 first (R1)")
+        yield case.finding(Kind.BAD_SERIAL, "not 9 to 20 octets with the first between 1 and 127 (R1)")
         return
     match = _WORKER.fullmatch(case.row.worker or "")
-    if match is not None and int(match[1]) != serial[0]:
-        what = f"its first octet is {serial[0]}, and {match[0]} recorded the intent (R1)"
-        yield case.finding(Kind.BAD_SERIAL, what)
+    if match is None:
+        return
+    # Those of earlier releases begin with the instance octet.
+    dated = len(serial) == _DATED
+    instance = serial[2] if dated else serial[0]
+    if int(match[1]) != instance:
+        yield case.finding(Kind.BAD_SERIAL, f"its instance octet is {instance}, the intent is {match[0]}'s (R1)")
+    elif dated and serial[:2] != _day(case.certificate.not_valid_after_utc):
+        yield case.finding(Kind.BAD_SERIAL, "it does not begin with the day on which the certificate expires")
+
+
+def _day(not_after: datetime.datetime) -> bytes:
+    return min(max((not_after.date() - datetime.date(1970, 1, 1)).days, 0x0100), 0x7FFF).to_bytes(2, "big")
 
 
 def _columns(case: Case) -> Iterator[Finding]:

@@ -44,7 +44,7 @@ MAX_DROPPED = 2000
 @dataclasses.dataclass(frozen=True, slots=True)
 class Issuing:
     """
-    Everything that issuance takes as given. `instance` is the first octet of every serial, 1..127.
+    Everything that issuance takes as given. `instance` is an octet of every serial, 1..127.
 
     `ceremony` is True at the offline CA alone: elsewhere a ceremony profile is refused (R8). `signers`, where
     given, is a pool of threads that help to sign a batch, so that `signing_threads` sign at once; `weak_keys` are
@@ -113,15 +113,28 @@ def _check_instance(instance: int) -> None:
         raise ValueError("the instance octet of a serial is 1..127, or the serial is not positive")
 
 
-def make_serial(instance: int, entropy: Entropy) -> bytes:
+def serial_prefix(not_after: datetime.datetime, instance: int) -> bytes:
     """
-    One instance octet (1..127) and 128 random bits: positive, 17 octets, unguessable (R1, RFC 5280 4.1.2.2).
+    Return what a serial begins with: the day of expiry (days since 1970, two octets) and the instance octet.
 
-    Returns the content octets of the INTEGER. The instance octet keeps workers and the offline CA from ever
-    drawing the same one.
+    The day is how the database knows the partition of a serial. From 2059-09-19 on it stays the last one that
+    leaves the serial positive.
     """
     _check_instance(instance)
-    return bytes((instance,)) + entropy.draw(RANDOM_OCTETS)
+    days = (not_after.astimezone(datetime.UTC).date() - datetime.date(1970, 1, 1)).days
+    return min(max(days, 0x0100), 0x7FFF).to_bytes(2, "big") + bytes((instance,))
+
+
+def make_serial(instance: int, entropy: Entropy, not_after: datetime.datetime | None = None) -> bytes:
+    """
+    One instance octet (1..127) and 128 random bits: positive, unguessable (R1, RFC 5280 4.1.2.2).
+
+    Returns the content octets of the INTEGER: 17, or 19 that begin as `serial_prefix`, for what a database keeps.
+    The instance octet keeps workers and the offline CA from ever drawing the same one.
+    """
+    _check_instance(instance)
+    prefix = bytes((instance,)) if not_after is None else serial_prefix(not_after, instance)
+    return prefix + entropy.draw(RANDOM_OCTETS)
 
 
 def issue_batch(issuing: Issuing, requests: Sequence[EnrolmentRequest]) -> BatchResult:
@@ -200,7 +213,7 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
         issuing.weak_keys.check(asked.public_key)
     _check_service(issuing, profile, asked)
     granted = grant(profile, asked, issuer.limits, now)
-    serial = make_serial(issuing.instance, issuing.entropy)
+    serial = make_serial(issuing.instance, issuing.entropy, granted.not_after)
     linted = issuer.prepare(granted, serial)
     _ask_others(issuing, profile, issuer, linted)
     intent = intent_of(request, issuer.record.issuer_id, serial, linted, profile=profile, at=now)

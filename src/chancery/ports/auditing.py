@@ -136,8 +136,6 @@ class StrayKind(enum.Enum):
 
     EVENT = "event"
     RECEIVED = "received"
-    SERIAL = "serial"
-    INTENT = "intent"
     STATUS = "status"
     REQUEST = "request"
     REVOCATION = "revocation"
@@ -148,7 +146,7 @@ class StrayKind(enum.Enum):
 class Stray:
     """
     EVENT: certificate.* (`detail`) about a serial without an intent. RECEIVED: request.received without a
-    request. SERIAL: reserved without an intent; INTENT: without a reservation; STATUS: without an intent.
+    request. STATUS: without an intent.
     REQUEST: done without an intent. REVOCATION: done without its event (certificate.revoked, …).
     BLOCKED: key.blocked without the key being blocked.
     """

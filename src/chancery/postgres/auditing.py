@@ -115,12 +115,6 @@ WHERE e.kind = 'request.received' AND NOT EXISTS (
     SELECT FROM chancery.request AS r
     WHERE 'transaction:' || r.transaction_id = e.subject AND r.requestor = (e.body::json) ->> 'actor')
 UNION ALL
-SELECT 'serial', issuer_id || ':' || encode(serial, 'hex'), '' FROM chancery.serial AS s
-WHERE NOT EXISTS (SELECT FROM chancery.intent AS i WHERE (i.issuer_id, i.serial) = (s.issuer_id, s.serial))
-UNION ALL
-SELECT 'intent', issuer_id || ':' || encode(serial, 'hex'), '' FROM chancery.intent AS i
-WHERE NOT EXISTS (SELECT FROM chancery.serial AS s WHERE (i.issuer_id, i.serial) = (s.issuer_id, s.serial))
-UNION ALL
 SELECT 'status', issuer_id || ':' || encode(serial, 'hex'), '' FROM chancery.certificate_status AS s
 WHERE NOT EXISTS (SELECT FROM chancery.intent AS i WHERE (i.issuer_id, i.serial) = (s.issuer_id, s.serial))
 UNION ALL

@@ -33,10 +33,6 @@ _TAKE_IN_SCOPE = _TAKE.replace(
     "state = 'waiting' AND coalesce(issuer = ANY (%b::text[]), profile = ANY (%b::text[])) = %b::boolean",
 )
 
-_INSERT_SERIALS = (
-    "INSERT INTO chancery.serial (issuer_id, serial) SELECT * FROM unnest(%b::integer[], %b::bytea[])"
-)
-
 _INSERT_INTENTS = """
 INSERT INTO chancery.intent (worker, request_id, issuer_id, serial, tbs, not_after, profile, profile_version,
     profile_sha256, recorded_at, shard)
@@ -62,12 +58,12 @@ FROM unnest(%b::integer[], %b::bytea[], %b::timestamptz[], %b::timestamptz[], %b
     AS t (issuer_id, serial, not_after, changed_at, shard)
 ON CONFLICT (issuer_id, serial) DO UPDATE SET state = 'good' WHERE s.state <> 'revoked'"""
 
-_DONE = "UPDATE chancery.request SET state = 'done' WHERE request_id = ANY (%b::bigint[])"
-
-# With words about what was asked for and not granted; most have none.
-_DONE_WITHOUT = """
-UPDATE chancery.request AS r SET state = 'done', detail = t.detail
-FROM unnest(%b::bigint[], %b::text[]) AS t (request_id, detail)
+# With words about what was asked for and not granted; most have none. Before the certificates, whose trigger
+# certificate_intended compares.
+_DONE = """
+UPDATE chancery.request AS r SET state = 'done', certificate_issuer_id = t.issuer_id,
+    certificate_serial = t.serial, detail = t.detail
+FROM unnest(%b::bigint[], %b::integer[], %b::bytea[], %b::text[]) AS t (request_id, issuer_id, serial, detail)
 WHERE r.request_id = t.request_id"""
 
 _REFUSE = """
@@ -132,14 +128,13 @@ class PgIssuanceStore:
         self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]
     ) -> None:
         """
-        Reserve the serials and record the intents; refuse the refused. One round trip, one commit.
+        Record the intents, whose key reserves the serials; refuse the refused. One round trip, one commit.
 
         Raises PKIError(SYSTEM_FAILURE) and records nothing if any (issuer, serial) was ever used before;
         SYSTEM_UNAVAIL when the worker no longer holds a request.
         """
         with self._session.transaction(pipeline=True) as connection:
             if intents:
-                connection.execute(_INSERT_SERIALS, columns([(i.issuer_id, i.serial) for i in intents], 2))
                 rows = [
                     (
                         i.request_id,
@@ -186,12 +181,13 @@ class PgIssuanceStore:
                     )
                     for c in certificates
                 ]
+                done = [
+                    (c.request_id, c.issuer_id, c.serial, c.dropped and storable(c.dropped)) for c in certificates
+                ]
+                connection.execute(_DONE, columns(done, 4))
                 connection.execute(_INSERT_CERTIFICATES, columns(rows, 11))
                 good = [(c.issuer_id, c.serial, c.not_after, c.issued_at, c.shard) for c in certificates]
                 connection.execute(_INSERT_GOOD, columns(good, 5))
-                connection.execute(_DONE, ([c.request_id for c in certificates if c.dropped is None],))
-                if dropped := [(c.request_id, storable(c.dropped)) for c in certificates if c.dropped is not None]:
-                    connection.execute(_DONE_WITHOUT, columns(dropped, 2))
             _refuse(connection, refusals)
             insert_events(connection, events)
 

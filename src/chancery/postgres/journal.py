@@ -55,7 +55,7 @@ WITH waiting AS (
     SELECT e.event_id, e.body, e.xid
     FROM chancery.journal_event AS e
     WHERE e.xid >= %s::text::xid8
-      AND NOT EXISTS (SELECT FROM chancery.journal_leaf AS l WHERE l.event_id = e.event_id)
+      AND NOT EXISTS (SELECT FROM chancery.journal_leaf AS l WHERE l.event_id = e.event_id OFFSET 0)
     ORDER BY e.xid, e.event_id LIMIT %s
 ), measured AS (
     SELECT *, sum(octet_length(body)) OVER (ORDER BY xid, event_id) - octet_length(body) AS before,
@@ -175,6 +175,8 @@ class PgJournalStore:
     def events_without_leaf(self) -> list[tuple[int, str]]:
         """Return events that no leaf names, whenever they were written, by id."""
         with self._session.transaction() as connection:
+            # Both tables are read whole.
+            connection.execute("SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on")
             return [
                 (event_id, body)
                 for event_id, body in connection.execute(

@@ -73,8 +73,8 @@ _OUTCOMES = """
 SELECT r.request_id, r.transaction_id, r.requestor, r.state, r.fingerprint, c.der, coalesce(i.name, r.issuer),
     r.error, r.detail
 FROM chancery.request AS r
-LEFT JOIN chancery.certificate AS c USING (request_id)
-LEFT JOIN chancery.issuer AS i USING (issuer_id)
+LEFT JOIN chancery.certificate AS c ON (c.serial, c.issuer_id) = (r.certificate_serial, r.certificate_issuer_id)
+LEFT JOIN chancery.issuer AS i ON i.issuer_id = r.certificate_issuer_id
 WHERE """
 _BY_ID = f"{_OUTCOMES}r.request_id = ANY (%b::bigint[])"
 _KEYS = "SELECT * FROM unnest(%b::text[], %b::text[])"

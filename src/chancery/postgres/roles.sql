@@ -40,11 +40,12 @@ GRANT INSERT (issuer_id, serial, request_id, der, subject, names, spki_sha256, n
 GRANT INSERT (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at, changed_at,
     shard),
     UPDATE (state, revoked_at, reason, invalidity_date, released_at, changed_at) ON chancery.certificate_status TO chancery_worker;
-GRANT INSERT ON chancery.profile, chancery.serial, chancery.intent, chancery.crl_number, chancery.crl,
+GRANT INSERT ON chancery.profile, chancery.intent, chancery.crl_number, chancery.crl,
     chancery.journal_leaf, chancery.journal_checkpoint TO chancery_worker;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_worker;
 GRANT SELECT, INSERT ON chancery.blocked_key TO chancery_worker;
-GRANT UPDATE (state, worker, taken_at, error, detail) ON chancery.request TO chancery_worker;
+GRANT UPDATE (state, worker, taken_at, error, detail, certificate_issuer_id, certificate_serial)
+    ON chancery.request TO chancery_worker;
 GRANT UPDATE (state, detail) ON chancery.revocation_request TO chancery_worker;
 GRANT SELECT, UPDATE (state, detail, seen) ON chancery.revocation_job TO chancery_worker;
 GRANT SELECT ON chancery.revocation_approval TO chancery_worker;
@@ -72,3 +73,4 @@ REVOKE ALL ON SCHEMA public FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chancery FROM PUBLIC;
 -- But for this one, which writes a switch and its event or neither.
 GRANT EXECUTE ON FUNCTION chancery.switch_profile TO chancery_ra;
+GRANT EXECUTE ON FUNCTION chancery.begin_year() TO chancery_worker;

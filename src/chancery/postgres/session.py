@@ -33,6 +33,13 @@ _LOCK_WORKER, _LOCK_SEQUENCER = 0x43485701, 0x43485702
 _LIMIT_EXCEEDED = "54"
 """SQLSTATE class 54, such as a value too long for its index: tried again, it is too long again."""
 
+_KEYED = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Connection:
@@ -40,6 +47,8 @@ class Connection:
     How to reach PostgreSQL as one role. `host` is a name, an address, or the directory of a socket.
 
     `password` is asked at each connection and its answer held nowhere. Timeouts in seconds; 0 is none.
+    `keyed` is for a process that looks everything up by a key: its statements are planned once, and never as a
+    reading of a whole table, however small the table is when they are planned.
     """
 
     host: str
@@ -56,6 +65,7 @@ class Connection:
     statement_timeout: float = 30.0
     lock_timeout: float = 5.0
     idle_in_transaction_timeout: float = 30.0
+    keyed: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of psycopg.connect, password included: not for printing."""
@@ -72,6 +82,8 @@ class Connection:
             "search_path": "pg_catalog",
             "client_min_messages": "warning",
         }
+        if self.keyed:
+            options |= _KEYED
         values: dict[str, Any] = {
             "host": self.host,
             "port": self.port,
@@ -196,7 +208,7 @@ class Session:
 
     def __init__(self, connection: Connection, on_connect: Sequence[OnConnect] = ()) -> None:
         self._connection: PgConnection | None = None
-        self.settings = connection
+        self.settings = dataclasses.replace(connection, keyed=True)
         self._on_connect = tuple(on_connect)
         self._lock = threading.RLock()
 

@@ -251,6 +251,17 @@ def test_r1_128_bits_come_from_the_entropy():
     assert b"\x7f" + bytes(range(16)) == make_serial(127, Fixed())
 
 
+@given(st.integers(1, 127), st.datetimes(datetime.datetime(2026, 1, 1), datetime.datetime(9999, 12, 30)))
+def test_r1_a_serial_that_a_database_keeps_begins_with_the_day_of_expiry_and_stays_positive(instance, not_after):
+    not_after = not_after.replace(tzinfo=datetime.UTC)
+    serial = make_serial(instance, FakeEntropy(), not_after)
+    assert 19 == len(serial)
+    assert (instance, FakeEntropy().draw(16)) == (serial[2], serial[3:])
+    assert 1 <= serial[0] <= 127
+    day = datetime.date(1970, 1, 1) + datetime.timedelta(days=int.from_bytes(serial[:2], "big"))
+    assert min(not_after.date(), datetime.date(2059, 9, 18)) == day
+
+
 @pytest.mark.parametrize("instance", [0, 128, -1])
 def test_r1_an_instance_that_would_make_a_serial_negative_or_short_is_refused(instance):
     with pytest.raises(ValueError, match=r"1\.\.127"):
