@@ -242,6 +242,7 @@ class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
     """
 
     listen: Listen
+    metrics: Listen | None = None
     database: DatabaseSection
     token: TokenSection
     delegates: list[Delegate]
@@ -259,6 +260,7 @@ class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
 
     instance: Annotated[int, msgspec.Meta(ge=1, le=127)]
     listen: Listen
+    metrics: Listen | None = None
     database: DatabaseSection
     token: TokenSection
     key_label: str

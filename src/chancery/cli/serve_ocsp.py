@@ -7,7 +7,7 @@ import datetime
 from chancery.asn1.signature import Signer
 from chancery.cli import build
 from chancery.cli.clock import SystemClock
-from chancery.cli.serve_hot import report, serve, stopping
+from chancery.cli.serve_hot import measured, report, serve, stopping
 from chancery.config import OCSPConfig
 from chancery.ocsp.answering import AnswererLimits
 from chancery.ocsp.responder import NeverIssued, ResponderSettings
@@ -55,7 +55,8 @@ async def run(config: OCSPConfig) -> None:
         listener.start()
         await service.start()
         try:
-            await serve(service.handler, config.listen, ocsp_face.LIMITS, ocsp_face.on_error, stop)
+            async with measured(service, config.metrics):
+                await serve(service.handler, config.listen, ocsp_face.LIMITS, ocsp_face.on_error, stop)
         finally:
             await listener.close()
             await service.close()

@@ -6,7 +6,7 @@ import datetime
 
 from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy, time_source
-from chancery.cli.serve_hot import report, serve, stopping
+from chancery.cli.serve_hot import measured, report, serve, stopping
 from chancery.config import TSAConfig
 from chancery.postgres.session import AsyncPool
 from chancery.postgres.status import PgStatusReader
@@ -39,7 +39,8 @@ async def run(config: TSAConfig) -> None:
         )
         await service.start()
         try:
-            await serve(service.handler, config.listen, tsp_face.LIMITS, service.on_error, stop)
+            async with measured(service, config.metrics):
+                await serve(service.handler, config.listen, tsp_face.LIMITS, service.on_error, stop)
         finally:
             await service.close()
     token.close()

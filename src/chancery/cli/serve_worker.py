@@ -92,9 +92,7 @@ class WatchedWorker(Worker):
 
 def run(config: WorkerConfig) -> None:
     """Run until SIGTERM or SIGINT. OperatorError when token, issuers or database are not as configured."""
-    clock, stop = SystemClock(), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    clock, stop = SystemClock(), _stopping()
     name = f"worker-{config.instance}"
     database = build.connection(config.database, name)
     tokens = WorkerTokens({section.label: section for section in token_sections(config)})
@@ -103,7 +101,6 @@ def run(config: WorkerConfig) -> None:
     session.open()
     journal = Session(build.connection(config.database, f"{name} journal"), [sequencer_lock])
     profiles = build.profiles(config.profiles)
-    linters = _linters(config, profiles)
     health = Health(config.health_file)
     issuers = Issuers(config, PgIssuerStore(session), tokens, health.say)
     hierarchy = issuers.first()
@@ -124,7 +121,7 @@ def run(config: WorkerConfig) -> None:
                 signing_threads=config.signing_threads,
                 service_keys=frozenset(bytes.fromhex(one) for one in config.service_keys),
                 weak_keys=build.weak_keys(config.weak_keys),
-                second_opinions=linters,
+                second_opinions=_linters(config, profiles),
             ),
             PgRevocationStore(session),
             _settings(config),
@@ -161,6 +158,14 @@ def _settings(config: WorkerConfig) -> WorkerSettings:
         mass=MassSettings(two_persons_above=config.two_persons_above),
         crl=CRLSettings(lifetime=datetime.timedelta(hours=config.crl.validity_hours)),
     )
+
+
+def _stopping() -> threading.Event:
+    """Return what SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def _linters(config: WorkerConfig, profiles: Mapping[str, Profile]) -> dict[str, SecondOpinion]:

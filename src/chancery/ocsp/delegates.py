@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Callable, Mapping
 
@@ -62,6 +63,10 @@ class Delegates:
             if not found.fits(at)
         }
         return late | self._problems
+
+    def ends(self) -> Mapping[str, datetime.datetime]:
+        """When the certificate that signs for each issuer (by name) ends."""
+        return {self.table.names[issuer_id]: found.not_after for issuer_id, found in self._found.items()}
 
     @property
     def waiting(self) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
@@ -59,10 +60,20 @@ class TokenService:
         self._threads = threads
         self._report = report
         self._recorder = recorder
+        self.answered: Counter[str] = Counter()
         self._batches: Batcher[Accepted, Answer] = Batcher(self._answer, max_batch, max_pending, concurrency=2)
 
     async def respond(self, request: bytes, client: str) -> Answer:
-        """Answer one TimeStampReq from `client` (an address, for the record)."""
+        """
+        Answer one TimeStampReq from `client` (an address, for the record).
+
+        `answered` counts the answers by RFC 3161's word for the refusal, or `granted`.
+        """
+        answer = await self._respond(request, client)
+        self.answered["granted" if answer.error is None else tsp.FAIL_INFO[answer.error].name.lower()] += 1
+        return answer
+
+    async def _respond(self, request: bytes, client: str) -> Answer:
         try:
             return await self._batches.submit(self._authority.accept(request, client))
         except PKIError as error:

@@ -15,6 +15,7 @@ import dataclasses
 import datetime
 import json
 import urllib.parse
+from collections import Counter
 from collections.abc import Awaitable, Mapping
 
 from chancery.asn1 import ocsp
@@ -27,6 +28,7 @@ from chancery.ocsp.responder import ResponderSettings, Subject
 from chancery.ports import Clock, StatusReader
 from chancery.web import caching, failures
 from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
+from chancery.web.metrics import Labels, Metric, single
 from chancery.web.repository import Repository
 
 _REQUEST_TYPE = ocsp.CONTENT_TYPE_REQUEST.encode()
@@ -157,7 +159,8 @@ class OCSPService:
         self._deaf = False
         self._wake = asyncio.Event()
         self._refreshing: asyncio.Task[None] | None = None
-        self._hits = self._made = self._refused = 0
+        self._hits = self._made = 0
+        self._refused: Counter[ErrorType] = Counter()
 
     # -- the process
 
@@ -290,8 +293,7 @@ class OCSPService:
         try:
             body = from_path(request.target[len(_GET_PATH) :])
         except PKIError as error:
-            self._refused += 1
-            return refused(error.type)
+            return self._refuse(error.type)
         return self._decoded(request, body, now)
 
     def _decoded(self, request: Request, body: bytes, now: float) -> Reply | Awaitable[Reply]:
@@ -299,8 +301,7 @@ class OCSPService:
         try:
             asked = ocsp.decode_request(body)
         except PKIError as error:
-            self._refused += 1
-            return refused(error.type)
+            return self._refuse(error.type)
         if asked.nonce is not None or len(asked.cert_ids) > 1:
             return self._fresh(request, asked)
         plain = ocsp.encode_request(asked)
@@ -316,8 +317,7 @@ class OCSPService:
         try:
             answered = await self._answerer.answer(asked)
         except PKIError as error:
-            self._refused += 1
-            return refused(error.type)
+            return self._refuse(error.type)
         self._made += 1
         if answered.lasting:
             return self._kept(answered).to(request)
@@ -332,8 +332,7 @@ class OCSPService:
             kept = self._cache.get(plain, self._clock.monotonic())
             if kept is not None and error.type is ErrorType.SYSTEM_UNAVAIL:
                 return kept.late()
-            self._refused += 1
-            return refused(error.type)
+            return self._refuse(error.type)
         self._made += 1
         if not answered.lasting:
             return _unkept(answered.response)
@@ -394,8 +393,41 @@ class OCSPService:
             "cached_bytes": self._cache.bytes,
             "hits": self._hits,
             "signed": self._made,
-            "refused": self._refused,
+            "refused": self._refused.total(),
         }
+
+    def _refuse(self, type_: ErrorType) -> bytes:
+        self._refused[type_] += 1
+        return refused(type_)
+
+    def ready(self) -> bool:
+        """Tell whether requests can be answered: database, notifications and delegates are there."""
+        return bool(self.health()["ok"])
+
+    def metrics(self) -> list[Metric]:
+        """Return what Prometheus is told; a delegate's end is in seconds since 1970."""
+        refusals: Counter[Labels] = Counter()
+        for type_, count in self._refused.items():
+            refusals[failures.OCSP[type_],] += count
+        answers: dict[Labels, float] = {("kept",): float(self._hits), ("signed",): float(self._made)}
+        ends: dict[Labels, float] = {(name,): until.timestamp() for name, until in self._delegates.ends().items()}
+        problems = self._delegates.problems
+        missing: dict[Labels, float] = {(name,): name in problems for name in {*problems, *self._delegates.ends()}}
+        return [
+            Metric("chancery_ocsp_answers", "Answers given, kept or signed anew.", answers, ("made",), "counter"),
+            Metric("chancery_ocsp_refusals", "Error responses by status.", refusals, ("status",), "counter"),
+            single("chancery_ocsp_cached_answers", "Answers kept in memory.", len(self._cache)),
+            single("chancery_ocsp_cached_bytes", "Memory that kept answers take.", self._cache.bytes),
+            single("chancery_ocsp_database_up", "1 when the database answered last time.", self._database is None),
+            single("chancery_ocsp_notifications_up", "1 when changes are heard of.", not self._deaf),
+            Metric("chancery_ocsp_delegate_end_seconds", "End of the delegate certificate.", ends, ("issuer",)),
+            Metric(
+                "chancery_ocsp_delegate_missing",
+                "1 when no certificate may sign for the issuer now.",
+                missing,
+                ("issuer",),
+            ),
+        ]
 
     def _health_answer(self, *, ready: bool) -> Answer:
         """Liveness is that this is answered at all; readiness is that requests can be."""

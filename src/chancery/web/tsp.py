@@ -21,6 +21,7 @@ from chancery.tsa.issuance import TokenService, refusal
 from chancery.tsa.renewal import CertificateFinder
 from chancery.tsa.timekeeping import ClockGuard, TimeSource, TimeState
 from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
+from chancery.web.metrics import Metric, single
 
 PATH = b"/tsa"
 QUERY, REPLY = b"application/timestamp-query", "application/timestamp-reply"
@@ -290,6 +291,37 @@ class TSAService:
             },
             "policies": list(self._settings.policies),
         }
+
+    def ready(self) -> bool:
+        """Tell whether a token would be granted now."""
+        return bool(self.health()["ready"])
+
+    def metrics(self) -> list[Metric]:
+        """Return what Prometheus is told; the certificate's end is in seconds since 1970."""
+        credential = self._authority.credential if self._authority else None
+        answered = self._tokens.answered if self._tokens else {}
+        status = self.guard.status
+        found = [
+            Metric(
+                "chancery_tsa_answers",
+                "Answers by what was said: granted, or the PKIFailureInfo.",
+                {(word,): float(count) for word, count in answered.items()},
+                ("said",),
+                "counter",
+            ),
+            single("chancery_tsa_clock_fit", "1 when the clock may be signed by.", self._clock_is_fit()),
+            single("chancery_tsa_accuracy_seconds", "Declared accuracy.", self._settings.accuracy.total_seconds()),
+        ]
+        measured = (("offset", status.offset_s), ("uncertainty", status.uncertainty_s))
+        found += [
+            single(f"chancery_tsa_clock_{name}_seconds", f"Last measured {name} of the clock.", value)
+            for name, value in measured
+            if value is not None
+        ]
+        if credential is not None:
+            end = credential.not_after.timestamp()
+            found.append(single("chancery_tsa_certificate_end_seconds", "End of the certificate.", end))
+        return found
 
     def _clock_is_fit(self) -> bool:
         try:
