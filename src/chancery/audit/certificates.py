@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chancery.asn1 import der, oids
+from chancery.asn1.signature import BY_IDENTIFIER
 from chancery.asn1.x509 import split_signed, subject_fields
 from chancery.audit import statuses, trail
 from chancery.audit.findings import Finding, Kind
@@ -25,10 +26,9 @@ from chancery.audit.trail import Act
 from chancery.errors import PKIError
 from chancery.pkix import name as names_
 from chancery.pkix.extension_rules import KEY_USAGES
-from chancery.pkix.granting import Granted, IssuerLimits, Profile, Requested, grant
+from chancery.pkix.granting import Granted, IssuerLimits, Profile, grant, requested
 from chancery.pkix.key import key_kind
 from chancery.pkix.lint import blocking, lint
-from chancery.pkix.wish import read_wish
 from chancery.ports import CertificateRecord, EventKind, RevocationReason, SecondOpinion
 from chancery.ports.auditing import AuditedRequest, AuditedSerial
 
@@ -201,12 +201,15 @@ def _right(case: Case) -> Iterator[Finding]:
     try:
         csr = x509.load_der_x509_csr(request.request.csr)
         signed = csr.is_signature_valid
-        csr_names = names_.canonical_names(_names(csr))
-        beside = names_.canonical_names(request.request.names)
+        if not signed:
+            what = "the signature of its request does not verify under the request's own key (RFC 2986 3)"
+            yield case.finding(Kind.WRONG_REQUEST, what)
+            return
+        asked = requested(request.request.csr, request.request.names, request.request.wish)
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, PKIError) as error:
         yield case.finding(Kind.WRONG_REQUEST, f"the request that it answers cannot be read: {error}")
         return
-    if wrong := _mismatch(case, request, csr, signed=signed, asked={*csr_names, *beside}):
+    if wrong := _mismatch(case, request, csr, {*asked.csr_names, *asked.names}):
         yield case.finding(Kind.WRONG_REQUEST, wrong)
         return
     intent = case.row.intent
@@ -220,10 +223,10 @@ def _right(case: Case) -> Iterator[Finding]:
         )
         yield case.finding(Kind.WRONG_PROFILE, what)
         return
-    asked = Requested(csr.public_key(), names_.attributes_of(csr.subject), csr_names, beside)
+    algorithm = BY_IDENTIFIER.get(split_signed(case.record.der)[1])
+    limits = dataclasses.replace(case.issuer.limits, algorithm=algorithm.name if algorithm else None)
     try:
-        asked = dataclasses.replace(asked, wish=read_wish(request.request.wish))
-        granted = grant(profile, asked, case.issuer.limits, intent.recorded_at)
+        granted = grant(profile, asked, limits, intent.recorded_at)
     except (PKIError, OverflowError) as error:
         yield case.finding(Kind.NOT_GRANTED, f"the profile {profile.name} does not grant it: {error}")
         return
@@ -233,14 +236,12 @@ def _right(case: Case) -> Iterator[Finding]:
 
 
 def _mismatch(
-    case: Case, request: AuditedRequest, csr: x509.CertificateSigningRequest, *, signed: bool, asked: set[str]
+    case: Case, request: AuditedRequest, csr: x509.CertificateSigningRequest, asked: set[str]
 ) -> str | None:
     key, proven = (
         one.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         for one in (case.certificate, csr)
     )
-    if not signed:
-        return "the signature of its request does not verify under the request's own key (RFC 2986 3)"
     if key != proven:
         return "it certifies another key than the one whose possession was proven"
     if beyond := sorted(set(_names(case.certificate)) - asked):
@@ -269,7 +270,9 @@ def _usages(case: Case, profile: Profile) -> Iterator[str]:
         yield "keyUsage"
     purposes = values.get(x509.ExtendedKeyUsage)
     wanted = {oids.EXTENDED_KEY_USAGES.get(one, one) for one in rule.extended_key_usage}
-    if {one.dotted_string for one in (purposes if isinstance(purposes, x509.ExtendedKeyUsage) else ())} != wanted:
+    allowed = {oids.EXTENDED_KEY_USAGES.get(one, one) for one in rule.extended_key_usage_allowed}
+    said = {one.dotted_string for one in (purposes if isinstance(purposes, x509.ExtendedKeyUsage) else ())}
+    if not wanted <= said <= wanted | allowed or (allowed and not said):
         yield "extendedKeyUsage"
     basic = values.get(x509.BasicConstraints)
     ca = isinstance(basic, x509.BasicConstraints) and basic.ca
@@ -297,6 +300,8 @@ def _differences(case: Case, granted: Granted) -> Iterator[str]:
         added.add(oids.AUTHORITY_INFO_ACCESS)
     if granted.crl:
         added.add(oids.CRL_DISTRIBUTION_POINTS)
+    if granted.freshest:
+        added.add(oids.FRESHEST_CRL)
     found: dict[str, bytes] = {}
     for one in extensions:
         oid = _oid(one)
