@@ -207,8 +207,26 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+Connect = Callable[[], contextlib.AbstractContextManager[Client]]
+"""Gives a client to use in a `with`, where one is needed."""
+
+
 def with_client(command: Callable[..., None]) -> Callable[..., None]:
     """Return the command for typer: options that say where the CA is stand for its first parameter, a Client."""
+
+    def connecting(connect: Connect, **given: Any) -> None:
+        with connect() as client:
+            command(client, **given)
+
+    return _with_place(command, connecting)
+
+
+def with_connection(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command for typer, as `with_client`; its first parameter is a `Connect` to use or not."""
+    return _with_place(command, command)
+
+
+def _with_place(command: Callable[..., None], act: Callable[..., None]) -> Callable[..., None]:
     hints = typing.get_type_hints(command, include_extras=True)
     _, *own = inspect.signature(command).parameters.values()
     shown = [one.replace(annotation=hints[one.name]) for one in own]
@@ -221,8 +239,7 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         place = {name: given.pop(name) for name in _OPTIONS}
         file = place.pop("client")
-        with connected(lambda: read_config(file, **place)) as client:
-            command(client, **given)
+        act(lambda: connected(lambda: read_config(file, **place)), **given)
 
     # Typer would read the signature of the command itself through it.
     del run.__wrapped__

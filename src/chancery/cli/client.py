@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from chancery.cli import commands_certificates, commands_management, commands_mass, commands_revocation
+from chancery.cli import (
+    commands_certificates,
+    commands_management,
+    commands_mass,
+    commands_profile,
+    commands_revocation,
+)
 from chancery.cli.commands_management import remote_pairs, remote_status
 
 __all__ = ["register", "remote_pairs", "remote_status"]
@@ -16,3 +22,4 @@ def register(app: typer.Typer) -> None:
     commands_revocation.register(app)
     commands_mass.register(app)
     commands_management.register(app)
+    commands_profile.register(app)

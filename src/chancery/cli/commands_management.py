@@ -1,4 +1,4 @@
-"""`chancery ca`, `crl`, `profile`, `operator`, `whoami` and a part of `status`: management by a client."""
+"""`chancery ca`, `crl`, `operator`, `whoami` and a part of `status`: management by a client."""
 
 from __future__ import annotations
 
@@ -38,14 +38,11 @@ def register(app: typer.Typer) -> None:
     crl = typer.Typer(help="Certificate revocation lists.", no_args_is_help=True)
     crl.command("publish")(with_client(publish_crl))
     crl.command("fetch")(with_client(fetch_crl))
-    profile = typer.Typer(help="Certificate profiles.", no_args_is_help=True)
-    profile.command("list")(with_client(list_profiles))
-    profile.command("show")(with_client(show_profile))
     operator = typer.Typer(help="Who may use the management interface.", no_args_is_help=True)
     operator.command("list")(with_client(list_operators))
     operator.command("add")(with_client(add_operator))
     operator.command("remove")(with_client(remove_operator))
-    for name, commands in (("ca", ca), ("crl", crl), ("profile", profile), ("operator", operator)):
+    for name, commands in (("ca", ca), ("crl", crl), ("operator", operator)):
         app.add_typer(commands, name=name)
     app.command()(with_client(whoami))
 
@@ -171,29 +168,6 @@ def fetch_crl(
         text = ssl.DER_cert_to_PEM_cert(content).replace("CERTIFICATE-----", "X509 CRL-----")
         content = text.encode()
     write(out, content, text=pem)
-
-
-def list_profiles(client: Client, *, json: JSONOption = False) -> None:
-    """List profiles: those you may request, and those of ceremonies."""
-    found = client.get("/profiles")["profiles"]
-    if json:
-        show_json(found)
-        return
-    rows = [
-        (one["name"], one["version"], "" if one["online"] else "ceremony", one["description"]) for one in found
-    ]
-    show_rows(("name", "version", "where", "description"), rows)
-
-
-def show_profile(client: Client, name: NameArgument, *, json: JSONOption = False) -> None:
-    """Show a profile."""
-    found = client.get(f"/profiles/{_segment(name)}")
-    if json:
-        show_json(found)
-        return
-    source = found.pop("source")
-    show_pairs([(key.replace("_", " "), value) for key, value in found.items()])
-    write(None, f"\n{source}".encode())
 
 
 def list_operators(client: Client, *, json: JSONOption = False) -> None:

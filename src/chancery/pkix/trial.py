@@ -211,6 +211,14 @@ def _lint(profile: Profile, granted: Granted) -> list[Finding]:
     self_signed = profile.extensions.ca and not profile.extensions.pointers
     if not self_signed:
         extensions.append(template.authority_key_identifier(bytes(20)))
+    place = "http://trial.example.org"
+    if granted.ocsp or granted.ca_issuers:
+        urls = f"{place}/ocsp" if granted.ocsp else None, f"{place}/ca.cer" if granted.ca_issuers else None
+        extensions.append(template.authority_info_access(*urls))
+    if granted.crl:
+        extensions.append(template.crl_distribution_points(f"{place}/a.crl"))
+        if granted.freshest:
+            extensions.append(template.freshest_crl(f"{place}/a/delta.crl"))
     tbs = template.tbs_certificate(
         serial=b"\x01" * 17,
         algorithm=_ALGORITHM,

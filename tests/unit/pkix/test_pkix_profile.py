@@ -82,7 +82,7 @@ def test_the_shipped_profiles_are_the_eight():
         "tls-server",
     ] == sorted(shipped_profiles())
     for name, profile in PROFILES.items():
-        assert (name, 1) == (profile.name, profile.version)
+        assert (name, 2) == (profile.name, profile.version)
         assert hashlib.sha256(profile.source.encode()).digest() == profile.sha256
         assert profile.description
 
