@@ -268,7 +268,7 @@ def test_the_events_name_what_an_auditor_asks_for():
         **asked,
         "issuer": "issuing",
         "profile": "tls-server",
-        "profile_version": 1,
+        "profile_version": 2,
         "profile_sha256": profile.sha256.hex(),
         "tbs_sha256": hashlib.sha256(tbs).hexdigest(),
     } == dict(intent_event.detail)
