@@ -215,8 +215,8 @@ def no_profile(world):
 
 
 def another_version_of_the_profile(world):
-    world.edit(4, "intent", profile_version=2)
-    world.event_of("certificate.intent", 4)["detail"]["profile_version"] = 2
+    world.edit(4, "intent", profile_version=3)
+    world.event_of("certificate.intent", 4)["detail"]["profile_version"] = 3
 
 
 def longer(world):

@@ -288,8 +288,8 @@ def test_issuers_crls_and_profiles(served, tmp_path):
     crl = x509.load_der_x509_crl(out.read_bytes())
     assert number + 1 == crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     assert crl == x509.load_pem_x509_crl(_run(served, "crl", "fetch", "issuing", "--pem").stdout_bytes)
-    assert "root-ca\t1\tceremony" in _run(served, "profile", "list").stdout
-    assert 'name = "tls-server"' in _run(served, "profile", "show", "tls-server").stdout
+    assert "root-ca\t2\tceremony" in _run(served, "profile", "list").stdout
+    assert 'name = "tls-server"' in _run(served, "profile", "show", "tls-server", "--source").stdout
 
 
 def test_operators_come_and_go(served, tmp_path):
