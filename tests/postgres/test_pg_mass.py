@@ -18,6 +18,7 @@ from chancery.ports import Operator, RevocationReason, Role
 from chancery.ports.mass import JobState, Selection
 from chancery.postgres.directory import PgDirectory
 from chancery.postgres.mass import PgJobStore, PgMassRevocations
+from chancery.postgres.reports import PgReports
 from chancery.postgres.requests import PgRequestQueue
 from chancery.postgres.session import AsyncPool, connect
 from chancery.ra import mass
@@ -56,6 +57,7 @@ class Bureau:
                     FakeEntropy(),
                     PROFILES,
                     PgMassRevocations(pool),
+                    PgReports(pool),
                 )
                 try:
                     return await act(ra, *words)

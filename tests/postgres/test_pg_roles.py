@@ -25,6 +25,8 @@ TABLES = (
     "revocation_request",
     "revocation_job",
     "revocation_approval",
+    "problem_report",
+    "problem_report_act",
     "crl_number",
     "crl",
     "crl_wish",
@@ -43,11 +45,13 @@ TABLES = (
 CHANGING = {"operator", "request", "certificate_status", "revocation_request", "revocation_job"}
 HISTORY = tuple(sorted(set(TABLES) - CHANGING))
 ALL = "*"
+NOT_THE_WORKERS = {"tsa_token", "retired", "problem_report", "problem_report_act"}
 
 READ = {
     "ra": "issuer profile profile_switch operator request certificate certificate_status revocation_request"
-    " revocation_job revocation_approval crl crl_wish blocked_key issuer_certificate issuer_key issuer_act",
-    "worker": " ".join(sorted(set(TABLES) - {"tsa_token", "retired"})),
+    " revocation_job revocation_approval problem_report problem_report_act crl crl_wish blocked_key"
+    " issuer_certificate issuer_key issuer_act",
+    "worker": " ".join(sorted(set(TABLES) - NOT_THE_WORKERS)),
     "ocsp": "issuer certificate certificate_status crl issuer_certificate",
     "tsa": "issuer certificate certificate_status issuer_certificate",
     "auditor": " ".join(TABLES),
@@ -92,6 +96,20 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
         "sample_serials",
     },
     ("ra", "revocation_approval"): {"job_id", "operator", "digest", "approved_at"},
+    ("ra", "problem_report"): {
+        "ground",
+        "issuer",
+        "serial",
+        "spki_sha256",
+        "evidence",
+        "reporter",
+        "proven",
+        "recorded_by",
+        "received_at",
+        "answer_by",
+        "revoke_by",
+    },
+    ("ra", "problem_report_act"): {"report_id", "kind", "words", "operator", "at"},
     ("ra", "crl_wish"): {"issuer_id", "requestor", "asked_at"},
     ("ra", "operator"): {"fingerprint", "name", "roles", "profiles", "added_at"},
     ("ra", "journal_event"): {"body"},
@@ -205,6 +223,15 @@ def full(server):
             AT,
         )
         office.sql("INSERT INTO chancery.revocation_approval VALUES (DEFAULT, 1, 'adam', %s, %s)", bytes(32), AT)
+        office.sql(
+            "INSERT INTO chancery.problem_report VALUES"
+            " (DEFAULT, 'misuse', NULL, NULL, %s, 'x', 'y', false, 'olga', %s, %s, %s)",
+            bytes(32),
+            AT,
+            AT,
+            AT,
+        )
+        office.sql("INSERT INTO chancery.problem_report_act VALUES (DEFAULT, 1, 'answered', 'z', 'olga', %s)", AT)
         office.queue(lambda q: q.ask_crl("issuing", "olga", AT, [event()]))
         number = office.revocations.reserve_crl_number(1, [])
         office.sql("INSERT INTO chancery.crl VALUES (1, %s, %s, 'infinity', %s, NULL, 'crl')", number, AT, AT)

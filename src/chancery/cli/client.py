@@ -9,6 +9,7 @@ from chancery.cli import (
     commands_management,
     commands_mass,
     commands_profile,
+    commands_reports,
     commands_revocation,
 )
 from chancery.cli.commands_management import remote_pairs, remote_status
@@ -21,5 +22,6 @@ def register(app: typer.Typer) -> None:
     commands_certificates.register(app)
     commands_revocation.register(app)
     commands_mass.register(app)
+    commands_reports.register(app)
     commands_management.register(app)
     commands_profile.register(app)

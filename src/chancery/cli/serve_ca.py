@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 
 import structlog
@@ -9,15 +10,18 @@ import structlog
 from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy
 from chancery.config import CAConfig
+from chancery.errors import PKIError
 from chancery.ports import Event, EventKind
 from chancery.postgres.directory import PgDirectory
 from chancery.postgres.mass import PgMassRevocations
+from chancery.postgres.reports import PgReports
 from chancery.postgres.requests import PgRequestQueue
 from chancery.postgres.session import AsyncPool
 from chancery.ra.enrolment import RegistrationAuthority
 from chancery.web.app import create_app
 from chancery.web.server import TLSFiles, serve_api
 
+REPORTS_SECONDS = 600.0
 log = structlog.get_logger()
 
 
@@ -27,7 +31,11 @@ async def run(config: CAConfig) -> None:
     profiles = build.profiles(config.profiles)
     async with AsyncPool(build.connection(config.database, "ca"), size=8) as pool:
         queue, directory = PgRequestQueue(pool), PgDirectory(pool, clock)
-        ra = RegistrationAuthority(queue, directory, clock, SystemEntropy(), profiles, PgMassRevocations(pool))
+        reports = PgReports(pool)
+        ra = RegistrationAuthority(
+            queue, directory, clock, SystemEntropy(), profiles, PgMassRevocations(pool), reports
+        )
+        watch = asyncio.create_task(_watch(reports, clock))
         _settle_collector()
         await directory.record([Event(EventKind.PROCESS_STARTED, clock.now(), "ca", "ca", {})])
         try:
@@ -39,8 +47,21 @@ async def run(config: CAConfig) -> None:
                 listening=lambda port: log.info("listening", host=config.listen.host, port=port),
             )
         finally:
+            watch.cancel()
             await directory.record([Event(EventKind.PROCESS_STOPPED, clock.now(), "ca", "ca", {})])
             await queue.close()
+
+
+async def _watch(reports: PgReports, clock: SystemClock) -> None:
+    """Say in the log, again and again, that problem reports are overdue (R13)."""
+    while True:
+        try:
+            opened, overdue = await reports.counts(clock.now())
+            if overdue:
+                log.warning("problem reports are overdue", overdue=overdue, open=opened)
+        except PKIError as error:
+            log.info("problem reports cannot be read", error=error.detail)
+        await asyncio.sleep(REPORTS_SECONDS)
 
 
 def _settle_collector() -> None:

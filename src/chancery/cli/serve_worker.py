@@ -131,9 +131,8 @@ def run(config: WorkerConfig) -> None:
             jobs=PgJobStore(session),
         )
         worker.health = health
-        sequencing = threading.Thread(
-            target=_sequence, args=(_sequencer(config, journal, tokens, clock), stop, health), name="journal"
-        )
+        sequencer = _sequencer(config, journal, tokens, clock)
+        sequencing = threading.Thread(target=_sequence, args=(sequencer, stop, health), name="journal")
         sequencing.start()
         listener = Listener(database)
         # What is here now stays: the collector need not look at it again, and need not look often.

@@ -17,6 +17,9 @@ GRANT INSERT (issuer_id, serial, reason, invalidity_date, requestor, received_at
 GRANT SELECT, INSERT (requestor, reason, selection, size, digest, received_at, sample_issuers, sample_serials)
     ON chancery.revocation_job TO chancery_ra;
 GRANT SELECT, INSERT (job_id, operator, digest, approved_at) ON chancery.revocation_approval TO chancery_ra;
+GRANT SELECT, INSERT (ground, issuer, serial, spki_sha256, evidence, reporter, proven, recorded_by, received_at,
+    answer_by, revoke_by) ON chancery.problem_report TO chancery_ra;
+GRANT SELECT, INSERT (report_id, kind, words, operator, at) ON chancery.problem_report_act TO chancery_ra;
 GRANT INSERT (issuer_id, requestor, asked_at) ON chancery.crl_wish TO chancery_ra;
 GRANT INSERT (fingerprint, name, roles, profiles, added_at), UPDATE (removed_at) ON chancery.operator TO chancery_ra;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_ra;

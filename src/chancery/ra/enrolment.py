@@ -44,6 +44,7 @@ from chancery.ports import (
     Submission,
 )
 from chancery.ports.mass import MassRevocations
+from chancery.ports.reports import ReportBook
 from chancery.ra.requestor import Operation, authorise, authorise_profile, may_request, own_name
 
 MAX_NAMES = 100
@@ -66,7 +67,7 @@ FINAL = (RequestState.DONE, RequestState.REFUSED)
 class RegistrationAuthority:
     """
     What registration takes as given: the queue to the CA, the directory, time, entropy, profiles by name, mass
-    revocation.
+    revocation, problem reports.
     """
 
     queue: RequestQueue
@@ -75,6 +76,7 @@ class RegistrationAuthority:
     entropy: Entropy
     profiles: Mapping[str, Profile]
     mass: MassRevocations
+    reports: ReportBook
 
     def event(self, kind: EventKind, actor: str, subject: str, detail: EventDetail) -> Event:
         """Build an event that happens now."""

@@ -23,6 +23,9 @@ class Operation(enum.Enum):
     REVOKE_MANY = "revoke many certificates at once"
     APPROVE_REVOCATION = "approve that many are revoked"
     SEE_REVOCATIONS = "see mass revocations"
+    REPORT = "record a problem report"
+    SEE_REPORTS = "see problem reports"
+    DECIDE_REPORT = "decide about a problem report"
     BLOCK_KEY = "block a key"
     SEE_BLOCKED_KEYS = "see blocked keys"
     SEE_ISSUERS = "see issuers and their CRLs"
@@ -57,6 +60,9 @@ PERMISSIONS: Mapping[Operation, Mapping[Role, Reach]] = {
     Operation.REVOKE_MANY: {_OFFICER: _ANY},
     Operation.APPROVE_REVOCATION: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY},
     Operation.SEE_REVOCATIONS: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY, _AUDITOR: _ANY},
+    Operation.REPORT: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY, _REQUESTOR: _ANY},
+    Operation.SEE_REPORTS: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY, _AUDITOR: _ANY},
+    Operation.DECIDE_REPORT: {_OFFICER: _ANY},
     Operation.BLOCK_KEY: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY},
     Operation.SEE_BLOCKED_KEYS: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY, _AUDITOR: _ANY},
     # Public by nature: a requestor needs them to ask for, and to install, its certificate.

@@ -76,13 +76,15 @@ async def status(call: Call) -> Response:
     """Counts, and each issuer's CRL."""
     read_query(call.request, NoQuery)
     directory, now = call.ra.directory, call.ra.clock.now()
-    counts, records = await asyncio.gather(directory.counts(), directory.issuers())
+    counts, records, (opened, overdue) = await asyncio.gather(
+        directory.counts(), directory.issuers(), call.ra.reports.counts(now)
+    )
     crls = await asyncio.gather(*(directory.latest_crl(record.name) for record in records))
     return json(
         StatusView(
             version=call.service.version,
             time=now,
-            counts=dict(counts),
+            counts={**counts, "reports_open": opened, "reports_overdue": overdue},
             crls={record.name: crl_view(crl, now) for record, crl in zip(records, crls, strict=True)},
         )
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from chancery.ra.requestor import Operation
-from chancery.web import bulk, certificates, hierarchy, issuers, keys, management, mass
+from chancery.web import bulk, certificates, hierarchy, issuers, keys, management, mass, reports
 from chancery.web.certificates import PKCS10
 from chancery.web.forms import CERTS_ONLY, MEDIA_TYPES, PEM, PEM_CHAIN, PKCS7, PKIX_CERT
 from chancery.web.hierarchy import HierarchyList
@@ -209,6 +209,45 @@ _MASS = (
     ),
 )
 
+_REPORTS = (
+    Endpoint(
+        "POST",
+        f"{API}/reports",
+        "Record a problem report",
+        (Answer(201, "Recorded; its clocks run.", reports.ReportView),),
+        Operation.REPORT,
+        reports.add_report,
+        body=reports.ReportAsked,
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/reports",
+        "List problem reports",
+        (Answer(200, "The most urgent first.", reports.ReportList),),
+        Operation.SEE_REPORTS,
+        reports.list_reports,
+        query=reports.ReportSearch,
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/reports/{{report_id}}",
+        "See a problem report",
+        (Answer(200, "The report.", reports.ReportView),),
+        Operation.SEE_REPORTS,
+        reports.see_report,
+    ),
+    Endpoint(
+        "POST",
+        f"{API}/reports/{{report_id}}/decision",
+        "Answer a problem report, revoke, or reject it",
+        (Answer(200, "The report as it stands now.", reports.ReportView),),
+        Operation.DECIDE_REPORT,
+        reports.decide_report,
+        body=reports.DecisionAsked,
+        query=reports.DecisionChoice,
+    ),
+)
+
 _KEYS = (
     Endpoint(
         "POST",
@@ -394,4 +433,4 @@ _MANAGEMENT = (
     ),
 )
 
-ENDPOINTS: Final = (*_CERTIFICATES, *_MASS, *_KEYS, *_ISSUERS, *_MANAGEMENT)
+ENDPOINTS: Final = (*_CERTIFICATES, *_MASS, *_REPORTS, *_KEYS, *_ISSUERS, *_MANAGEMENT)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from chancery.ports import NewRevocation, ProfileSwitch, RevocationReason, Role
 from chancery.ports.mass import NewJob
+from chancery.ports.reports import Ground, NewReport, Report
 from chancery.web.routes import ENDPOINTS
 from chancery.web.service import NDJSON
 from unit.web.world import World, csr_pem, make_certificate, make_csr, to_der
@@ -64,6 +65,15 @@ def _suspended(world: World) -> None:
     world.memory.set_revoked(one, hold)
 
 
+REPORT = {"ground": "misuse", "evidence": "see there", "reporter": "eve@example.org", "spki_sha256": "ab" * 32}
+
+
+def _reported(world: World) -> dict[str, str]:
+    told = (Ground.MISUSE, None, None, bytes(32), "see there", "eve@example.org", False, "adam", world.clock.now())
+    world.memory.reports.kept[1] = Report(1, NewReport(*told), ())
+    return {"decision": "reject", "words": "there is nothing there"}
+
+
 def _job(world: World) -> dict[str, str]:
     asked = (RevocationReason.SUPERSEDED, None, "{}", 1, bytes(32), world.clock.now())
     world.memory.mass.keep(NewJob("adam", *asked), rehearsal=False)
@@ -112,6 +122,17 @@ CASES = [
         202,
         {A, O},
         _job,
+    ),
+    Case("POST", "/api/v1/reports", "/api/v1/reports", 201, {A, O, R}, lambda _: REPORT),
+    Case("GET", "/api/v1/reports", "/api/v1/reports", 200, {A, O, U}),
+    Case("GET", "/api/v1/reports/{report_id}", "/api/v1/reports/1", 200, {A, O, U}, _reported),
+    Case(
+        "POST",
+        "/api/v1/reports/{report_id}/decision",
+        "/api/v1/reports/1/decision",
+        200,
+        {O},
+        _reported,
     ),
     Case("POST", "/api/v1/blocked-keys", "/api/v1/blocked-keys", 201, {A, O}, _key),
     Case("GET", "/api/v1/blocked-keys", "/api/v1/blocked-keys", 200, {A, O, U}),

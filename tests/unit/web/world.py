@@ -49,6 +49,7 @@ from chancery.web.access import Peer
 from chancery.web.app import create_app
 from fakes import START, FakeClock, FakeEntropy, Faults
 from unit.web.massmemory import MemoryMass
+from unit.web.reportmemory import MemoryReports
 
 YEAR = datetime.timedelta(days=365)
 
@@ -150,6 +151,7 @@ class MemoryRegistration:
         self.crls: dict[str, CRLRecord] = {}
         self.crl_wishes: list[tuple[str, str]] = []
         self.mass = MemoryMass(self, self._around)
+        self.reports = MemoryReports(self, self._around)
         self.events: list[Event] = []
         self.blocked: dict[bytes, BlockedKey] = {}
         self.profiles: list[ProfileRecord] = []
@@ -470,7 +472,13 @@ class World:
         self.clock = FakeClock()
         self.memory = MemoryRegistration(self.clock, faults)
         self.ra = RegistrationAuthority(
-            self.memory, self.memory, self.clock, FakeEntropy(), dict(shipped_profiles()), self.memory.mass
+            self.memory,
+            self.memory,
+            self.clock,
+            FakeEntropy(),
+            dict(shipped_profiles()),
+            self.memory.mass,
+            self.memory.reports,
         )
         self.app = create_app(self.ra)
 

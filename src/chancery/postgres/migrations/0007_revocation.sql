@@ -112,3 +112,42 @@ CREATE INDEX revocation_waiting_of_job ON chancery.revocation_request (job_id, r
 DROP TRIGGER revocation_settled ON chancery.revocation_request;
 CREATE TRIGGER revocation_settled AFTER UPDATE ON chancery.revocation_request
     FOR EACH ROW WHEN (NEW.job_id IS NULL) EXECUTE FUNCTION chancery.revocation_settled();
+
+-- Problem reports (BR 4.9.3, R13): what somebody says is wrong with a certificate or a key, until when it has to be
+-- answered and revoked, and what was done about it. Both tables are history; a report is closed by an act.
+CREATE TABLE chancery.problem_report (
+    report_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    ground       text NOT NULL CHECK (length(ground) BETWEEN 1 AND 64),
+    issuer       text CHECK (length(issuer) <= 200),
+    serial       bytea CHECK (octet_length(serial) BETWEEN 1 AND 20),
+    spki_sha256  bytea CHECK (octet_length(spki_sha256) = 32),
+    evidence     text NOT NULL CHECK (length(evidence) BETWEEN 1 AND 20000),
+    reporter     text NOT NULL CHECK (length(reporter) BETWEEN 1 AND 500),
+    proven       boolean NOT NULL,
+    recorded_by  text NOT NULL CHECK (length(recorded_by) BETWEEN 1 AND 200),
+    received_at  timestamptz NOT NULL CHECK (received_at BETWEEN '1950-01-01 00:00:00Z' AND '9999-01-01 00:00:00Z'),
+    answer_by    timestamptz NOT NULL CHECK (answer_by BETWEEN received_at AND received_at + interval '7 days'),
+    revoke_by    timestamptz NOT NULL CHECK (revoke_by BETWEEN received_at AND received_at + interval '7 days'),
+    CHECK ((issuer IS NULL) = (serial IS NULL) AND (serial IS NULL) <> (spki_sha256 IS NULL))
+);
+CREATE TABLE chancery.problem_report_act (
+    act_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    report_id  bigint NOT NULL REFERENCES chancery.problem_report,
+    kind       text NOT NULL CHECK (kind IN ('answered', 'revoked', 'rejected')),
+    words      text NOT NULL CHECK (length(words) BETWEEN 1 AND 4000),
+    operator   text NOT NULL CHECK (length(operator) BETWEEN 1 AND 200),
+    at         timestamptz NOT NULL
+);
+CREATE INDEX problem_report_act_of ON chancery.problem_report_act (report_id, act_id);
+-- One decision.
+CREATE UNIQUE INDEX problem_report_decided ON chancery.problem_report_act (report_id) WHERE kind IN ('revoked', 'rejected');
+DO $$
+DECLARE t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['problem_report', 'problem_report_act'] LOOP
+        EXECUTE format('CREATE TRIGGER kept BEFORE UPDATE OR DELETE ON chancery.%I
+                        FOR EACH ROW EXECUTE FUNCTION chancery.refuse_change()', t);
+        EXECUTE format('CREATE TRIGGER not_emptied BEFORE TRUNCATE ON chancery.%I
+                        FOR EACH STATEMENT EXECUTE FUNCTION chancery.refuse_change()', t);
+    END LOOP;
+END $$;
