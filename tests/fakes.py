@@ -160,6 +160,16 @@ class MemoryStore:
 
         return self.faults.around(act)
 
+    def holds_good(self, issuer_ids, serial, certificate) -> bool:
+        def act() -> bool:
+            keys = [(one, serial) for one in issuer_ids if (one, serial) in self.certificates]
+            return any(
+                self.certificates[key].der == certificate and self.statuses[key].state is StatusState.GOOD
+                for key in keys
+            )
+
+        return self.faults.around(act)
+
     def record_intents(self, worker, intents, refusals, events) -> None:
         def act() -> None:
             assert all(self.taken_by[one.request_id] == worker for one in (*intents, *refusals))

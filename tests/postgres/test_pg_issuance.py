@@ -26,6 +26,18 @@ def states(office) -> dict[str, str]:
     return dict(office.sql("SELECT transaction_id, state FROM chancery.request"))
 
 
+def test_a_certificate_is_held_good_by_its_octets_its_issuer_and_its_status(office):
+    """RFC 9883: whose word counts for a key that cannot sign."""
+    office.issue(1)
+    stored = certificate(1, 1)
+    issuer, number, data = stored.issuer_id, stored.serial, stored.der
+    assert office.store.holds_good([issuer, 99], number, data)
+    for other in (([99], number, data), ([issuer], number + b"\0", data), ([issuer], number, data + b"\0")):
+        assert not office.store.holds_good(*other)
+    office.revoke(1)
+    assert not office.store.holds_good([issuer], number, data)
+
+
 def test_take_leaves_what_is_out_of_scope_waiting(office):
     """Requests for an issuer whose token is away go on waiting, whether the issuer was named or the profile's."""
     named, other, usual = (

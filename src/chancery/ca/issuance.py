@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 
 from chancery.ca.issuer import Issuer, LintedCertificate
+from chancery.ca.possession import check_statement
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.granting import Granted, Requested
 from chancery.pkix.key import spki_der
@@ -99,6 +100,8 @@ class _Prepared:
     intent: Intent
     linted: LintedCertificate
     key: bytes
+    stated: Requested | None
+    """What was asked for, where possession of the key is stated and not proven."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -154,7 +157,7 @@ def issue_batch(issuing: Issuing, requests: Sequence[EnrolmentRequest]) -> Batch
             refused.append((request, error))
         except Exception:  # noqa: BLE001 - one request that nobody foresaw must not hold up the others
             refused.append((request, PKIError(ErrorType.SYSTEM_FAILURE, "the request could not be processed")))
-    prepared = _not_blocked(issuing, prepared, refused)
+    prepared = _not_blocked(issuing, _rightly_stated(issuing, prepared, refused, now), refused)
     # Step 3, the first commit: after it, and only after it, may the token be asked.
     prepared, refused = _record_intents(issuing, prepared, refused, now)
     if not prepared:
@@ -217,7 +220,8 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
     linted = issuer.prepare(granted, serial)
     _ask_others(issuing, profile, issuer, linted)
     intent = intent_of(request, issuer.record.issuer_id, serial, linted, profile=profile, at=now)
-    return _Prepared(request, issuer, granted, intent, linted, hashlib.sha256(granted.spki).digest())
+    key, stated = hashlib.sha256(granted.spki).digest(), asked if asked.signer else None
+    return _Prepared(request, issuer, granted, intent, linted, key, stated)
 
 
 def _issuer(issuing: Issuing, request: EnrolmentRequest, profile: Profile) -> Issuer:
@@ -345,6 +349,29 @@ def _sign_all(issuing: Issuing, prepared: Sequence[_Prepared]) -> list[_Signed]:
     for helper in helpers:
         helper.result()
     return signed
+
+
+def _rightly_stated(
+    issuing: Issuing,
+    prepared: list[_Prepared],
+    refused: list[tuple[EnrolmentRequest, PKIError]],
+    now: datetime.datetime,
+) -> list[_Prepared]:
+    """Take out what states possession of a key without the right to; a store that is away is nobody's refusal."""
+    if all(one.stated is None for one in prepared):
+        return prepared
+    found = []
+    for one in prepared:
+        try:
+            if one.stated is not None:
+                check_statement(issuing.store, issuing.issuers.values(), one.stated, now)
+        except PKIError as error:
+            if error.type is ErrorType.SYSTEM_UNAVAIL:
+                raise
+            refused.append((one.request, error))
+        else:
+            found.append(one)
+    return found
 
 
 def _sign(prepared: _Prepared) -> _Signed:
@@ -496,6 +523,9 @@ def _intent_event(issuing: Issuing, prepared: _Prepared, now: datetime.datetime)
     }
     if prepared.granted.dropped:
         detail = {**detail, "dropped": prepared.granted.dropped}
+    if prepared.stated is not None and prepared.stated.signer is not None:
+        # No proof: who is known to be the subject has said so (RFC 9883).
+        detail = {**detail, "possession_stated_by_sha256": _sha256(prepared.stated.signer)}
     return Event(EventKind.INTENT_RECORDED, now, issuing.worker, _subject(intent), detail)
 
 

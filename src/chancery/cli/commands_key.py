@@ -8,21 +8,28 @@ from typing import Annotated
 
 import typer
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from chancery.asn1.signature import PrivateKey, algorithm_for
+from chancery.asn1.csr import statement_request
+from chancery.asn1.signature import KeySigner, PrivateKey, algorithm_for
+from chancery.asn1.x509 import subject_fields
 from chancery.cli import build
 from chancery.cli.api_client import with_client
 from chancery.cli.commands_blocked import block, blocked
 from chancery.config import load, problems, token_labelled
 from chancery.errors import OperatorError
-from chancery.pkix.name import general_names, parse_name
+from chancery.offline.media import read_file
+from chancery.pkix.kem import MLKEMPublicKey
+from chancery.pkix.key import key_of, public_key_of, spki_der
+from chancery.pkix.name import canonical_names, general_names, parse_name
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     keys = typer.Typer(help="Keys: make one in a token, block one that was compromised.", no_args_is_help=True)
     keys.command("make")(make)
+    keys.command("statement")(statement)
     keys.command("block")(with_client(block))
     keys.command("blocked")(with_client(blocked))
     app.add_typer(keys, name="key")
@@ -55,6 +62,48 @@ def make(
     finally:
         opened.close()
     typer.echo(pem.decode("ascii"), nl=False)
+
+
+def statement(
+    *,
+    key: Annotated[Path, typer.Option(help="The public key that cannot sign (PEM or DER): ML-KEM.")],
+    signer: Annotated[Path, typer.Option(help="Certificate of the same subject's signature key (PEM or DER).")],
+    signer_key: Annotated[Path, typer.Option(help="That signature key (PEM, not encrypted).")],
+    name: Annotated[list[str] | None, typer.Option(help="subjectAltName to ask for: dns:…, email:…")] = None,
+) -> None:
+    """Print a request (PEM) for a key that cannot sign: its possession is stated by another key (RFC 9883)."""
+    try:
+        certificate = x509.load_der_x509_certificate(_der(read_file(signer)))
+        private = load_pem_private_key(read_file(signer_key), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise OperatorError(
+            f"{signer} or {signer_key} cannot be read: {error}", "give PEM, not encrypted"
+        ) from None
+    public = public_key_of(read_file(key))
+    if not isinstance(public, MLKEMPublicKey) or not isinstance(private, PrivateKey):
+        raise OperatorError(
+            f"{key} is no ML-KEM key, or {signer_key} does not sign", "a key that signs needs no statement"
+        )
+    if spki_der(private.public_key()) != spki_der(key_of(certificate)):
+        raise OperatorError(f"{signer_key} is not the key of {signer}", "give the two that belong together")
+    by = KeySigner(private)
+    encoded = certificate.public_bytes(Encoding.DER)
+    request = statement_request(
+        subject=subject_fields(encoded)[0],
+        spki=public.spki(),
+        names=canonical_names(name or ()),
+        certificate=encoded,
+        algorithm=by.algorithm.identifier,
+        sign=by.sign,
+    )
+    typer.echo(x509.load_der_x509_csr(request).public_bytes(Encoding.PEM).decode("ascii"), nl=False)
+
+
+def _der(data: bytes) -> bytes:
+    """Return the DER of a certificate in PEM or DER; ValueError when it is neither."""
+    if data.lstrip().startswith(b"-----"):
+        return x509.load_pem_x509_certificate(data).public_bytes(Encoding.DER)
+    return data
 
 
 def request(one: PrivateKey, subject: str, names: list[str]) -> x509.CertificateSigningRequest:

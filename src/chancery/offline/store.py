@@ -169,6 +169,13 @@ class LocalStore:
                 )
             )
 
+    def holds_good(self, issuer_ids: Sequence[int], serial: bytes, certificate: bytes) -> bool:
+        keys = [(one, serial) for one in issuer_ids if (one, serial) in self.state.certificates]
+        return any(
+            self.state.certificates[key].der == certificate and self.state.statuses[key].state is StatusState.GOOD
+            for key in keys
+        )
+
     def blocked(self, spki_sha256s: Sequence[bytes]) -> set[bytes]:
         """R5: the keys of what was revoked as compromised; the journal's statuses say so, no line is needed."""
         compromised = {

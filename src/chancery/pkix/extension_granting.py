@@ -167,8 +167,11 @@ def _requested(rule: RequestedExtension, value: bytes) -> bytes:
 
 
 def _first(rule: Extensions, kind: str) -> tuple[bytes, ...]:
-    more = {"rsa": rule.key_usage_rsa, "ec": rule.key_usage_ec}.get(kind.partition("-")[0], ())
-    bits = tuple(sorted(KEY_USAGES.index(one) for one in {*rule.key_usage, *more}))
+    family = kind.rpartition("-")[0]
+    more = {"rsa": rule.key_usage_rsa, "ec": rule.key_usage_ec}.get(family, ())
+    # RFC 9935 5: of an ML-KEM key keyEncipherment alone, whatever the other keys of a profile do.
+    usages = {*rule.key_usage, *more} if family != "ml-kem" else {"keyEncipherment"}
+    bits = tuple(sorted(KEY_USAGES.index(one) for one in usages))
     basic = template.basic_constraints(ca=rule.ca, path_length=rule.path_length)
     return (basic, template.key_usage(bits)) if bits else (basic,)
 

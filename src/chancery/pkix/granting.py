@@ -85,7 +85,8 @@ class Requested:
     What somebody asked for: a public key, a subject, and canonical text names, in the CSR and beside it.
 
     `spki` is the key's DER, where it is at hand; `extensions` what else the CSR asks for; `wish` another validity,
-    asked for beside the CSR. `multi_valued`: some attributes of the subject shared an RDN.
+    asked for beside the CSR. `multi_valued`: some attributes of the subject shared an RDN. `signer` is
+    the certificate (DER) that states possession of a key that cannot sign (`pkix.key.Proven`).
     """
 
     public_key: object
@@ -96,6 +97,7 @@ class Requested:
     wish: Wish | None = None
     extensions: tuple[CSRExtension, ...] = ()
     multi_valued: bool = False
+    signer: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ def requested(csr: bytes, names: tuple[str, ...] = (), wish: str | None = None) 
         spki=proven.spki,
         extensions=tuple(one for one in asked if one[0] != oids.SUBJECT_ALT_NAME),
         wish=read_wish(wish),
+        signer=proven.signer,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import math
+import re
 from typing import cast
 
 from cryptography import x509
@@ -20,14 +22,20 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from chancery.asn1 import der, oids
+from chancery.asn1.csr import statement_signer
 from chancery.asn1.signature import PublicKey, algorithm_from_identifier, ml_dsa_kind
-from chancery.asn1.x509 import split_signed, subject_fields_of
+from chancery.asn1.x509 import split_signed, subject_fields, subject_fields_of
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix import weak
+from chancery.pkix.kem import MLKEMPublicKey, load_kem
 
-KINDS = frozenset({"rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519", *oids.ML_DSA})
+KINDS = frozenset(
+    {"rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519", *oids.ML_DSA, *oids.ML_KEM}
+)
 """What a profile may allow."""
 
+_RSASSA_PSS = der.oid("1.2.840.113549.1.1.10")
+_PUBLIC_KEY_PEM = re.compile(rb"\s*-----BEGIN PUBLIC KEY-----\s([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----\s*")
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 16384
 MAX_EXPONENT = 1 << 256
@@ -61,7 +69,15 @@ def key_kind(public_key: object) -> str:
         return "ed25519"
     if (other := ml_dsa_kind(public_key)) is not None:
         return other
+    if isinstance(public_key, MLKEMPublicKey):
+        return public_key.kind
     raise PKIError(ErrorType.BAD_ALG, "a type of public key that is not supported")
+
+
+def key_family(public_key: object) -> str:
+    """Name a key's kind without its size: rsa, ec, ed25519, ml-dsa, ml-kem. Raises as `key_kind`."""
+    kind = key_kind(public_key)
+    return kind.rpartition("-")[0] or kind
 
 
 _ABSTRACT = (ec.EllipticCurvePublicKey, rsa.RSAPublicKey, ed25519.Ed25519PublicKey)
@@ -175,6 +191,8 @@ def _root(n: int, k: int) -> int:
 def spki_der(public_key: object) -> bytes:
     """SubjectPublicKeyInfo (RFC 5280 4.1.2.7) of a supported public key, in its one DER form."""
     key_kind(public_key)
+    if isinstance(public_key, MLKEMPublicKey):
+        return public_key.spki()
     assert isinstance(public_key, PublicKey)
     return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
@@ -193,11 +211,30 @@ def public_key_of(data: bytes) -> object:
     )
     for load in holders:
         with contextlib.suppress(ValueError, UnsupportedAlgorithm):
-            return load(data).public_key()
+            return key_of(load(data))
+    with contextlib.suppress(ValueError):
+        if (kem := load_kem(_public_key_der(data))) is not None:
+            return kem
     for load_key in (load_pem_public_key, load_der_public_key):
         with contextlib.suppress(ValueError, UnsupportedAlgorithm):
             return load_key(data)
     raise der.malformed("no certificate, certification request or public key that can be read")
+
+
+def _public_key_der(data: bytes) -> bytes:
+    """Return DER, or what one PEM block of a PUBLIC KEY (RFC 7468 13) holds; ValueError for a broken block."""
+    match = _PUBLIC_KEY_PEM.fullmatch(data)
+    return data if match is None else base64.b64decode(re.sub(rb"\s+", b"", match[1]), validate=True)
+
+
+def key_of(source: x509.Certificate | x509.CertificateSigningRequest) -> object:
+    """Return the subject's key; ValueError, UnsupportedAlgorithm or PKIError(BAD_DATA_FORMAT) when it is none."""
+    if isinstance(source, x509.Certificate):
+        return load_spki(subject_fields_of(source.tbs_certificate_bytes)[1])
+    info = der.Reader(source.tbs_certrequest_bytes).enter()
+    info.take(der.INTEGER)
+    info.raw(der.SEQUENCE)
+    return load_spki(info.raw(der.SEQUENCE))
 
 
 def tbs_key_sha256(tbs: bytes) -> bytes | None:
@@ -214,7 +251,9 @@ class Proven:
     A PKCS#10 request whose signature verifies under its own key: both as values, and as they are encoded.
 
     `subject`, `spki` and `attributes` are DER: the Name, the SubjectPublicKeyInfo in its one usual encoding, and
-    the attributes with their tag [0], empty where there are none.
+    the attributes with their tag [0], empty where there are none. For a key that cannot sign, the
+    signature verifies under the key of `signer`, a certificate (DER) that states its possession (RFC 9883) and that
+    nothing has been asked of yet.
     """
 
     csr: x509.CertificateSigningRequest
@@ -222,6 +261,7 @@ class Proven:
     subject: bytes
     spki: bytes
     attributes: bytes = b""
+    signer: bytes | None = None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -231,7 +271,7 @@ def load_spki(spki: bytes) -> object:
 
     Raises ValueError or UnsupportedAlgorithm as pyca does.
     """
-    return load_der_public_key(spki)
+    return load_kem(spki) or load_der_public_key(spki)
 
 
 # SubjectPublicKeyInfo of a fixed length up to the point or key: what follows has one encoding then.
@@ -255,7 +295,8 @@ def proof_of_possession(csr: bytes) -> Proven:
 
     Raises PKIError: BAD_DATA_FORMAT for bytes that are not one canonical CertificationRequest; BAD_ALG for a
     key or signature algorithm that is not supported, or a key in another than its usual encoding (explicit
-    curve parameters, compressed points, RSASSA-PSS keys); BAD_POP when the signature does not verify.
+    curve parameters, compressed points, RSASSA-PSS keys); BAD_POP when the signature does not verify, or the
+    key cannot sign and there is no statement of its possession (RFC 9883).
     """
     der.check(csr)
     info_der, identifier, signature = split_signed(csr)
@@ -274,11 +315,35 @@ def proof_of_possession(csr: bytes) -> Proven:
         usual = usual_point(spki) or spki_der(public_key) == spki
     except (ValueError, UnsupportedAlgorithm):
         raise PKIError(ErrorType.BAD_ALG, "the request's public key cannot be used") from None
+    if not usual and _RSASSA_PSS in spki[:32]:
+        raise PKIError(
+            ErrorType.BAD_ALG, "a key for RSASSA-PSS alone (RFC 4055 1.2) is not certified: ask with rsaEncryption"
+        )
     if not usual:
         raise PKIError(ErrorType.BAD_ALG, "the public key is not in its usual encoding (RFC 3279, 5480, 8410)")
+    signer, verifying, whose = None, public_key, "its own key"
+    if isinstance(public_key, MLKEMPublicKey):
+        signer, verifying = _signer(attributes)
+        whose = "the key of the certificate that states its possession"
     try:
         # Its one usual encoding was that of a key of a kind that is known here.
-        algorithm.verify(cast("PublicKey", public_key), signature, info_der)
+        algorithm.verify(cast("PublicKey", verifying), signature, info_der)
     except InvalidSignature:
-        raise PKIError(ErrorType.BAD_POP, "the request's signature does not verify under its own key") from None
-    return Proven(request, public_key, subject, spki, attributes)
+        raise PKIError(ErrorType.BAD_POP, f"the request's signature does not verify under {whose}") from None
+    return Proven(request, public_key, subject, spki, attributes, signer)
+
+
+def _signer(attributes: bytes) -> tuple[bytes, object]:
+    """Return the certificate (DER) that states possession of a key that cannot sign, and its own key."""
+    certificate = statement_signer(der.Reader(attributes)) if attributes else None
+    if certificate is None:
+        raise PKIError(
+            ErrorType.BAD_POP, "a key that cannot sign is certified on a statement of its possession (RFC 9883)"
+        )
+    try:
+        key = load_spki(subject_fields(certificate)[1])
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, PublicKey):
+        raise PKIError(ErrorType.BAD_POP, "the certificate that states possession is not of a key that signs")
+    return certificate, key

@@ -222,8 +222,13 @@ def key_usage(cert: CertificateView) -> Iterator[Finding]:
         yield _error("key_usage_empty", "no bit of keyUsage is set", "RFC 5280 4.2.1.3")
 
 
+def _only_enciphers_keys(usage: x509.KeyUsage) -> bool:
+    others = (usage.digital_signature, usage.content_commitment, usage.data_encipherment, usage.key_agreement)
+    return usage.key_encipherment and not any((*others, usage.key_cert_sign, usage.crl_sign))
+
+
 def key_usage_of_key(cert: CertificateView) -> Iterator[Finding]:
-    """RFC 3279 2.3.1, RFC 8813 3, RFC 8410 5, RFC 9881 3: a key is not said to do what its algorithm cannot."""
+    """RFC 3279 2.3.1, 8813 3, 8410 5, 9881 3, 9935 5: a key is not said to do what its algorithm cannot."""
     usage = cert.value(x509.KeyUsage)
     if usage is None:
         return
@@ -235,6 +240,8 @@ def key_usage_of_key(cert: CertificateView) -> Iterator[Finding]:
         yield _error("key_usage_of_ed25519_key", "an Ed25519 key only signs", "RFC 8410 5")
     if algorithm in oids.ML_DSA.values() and (enciphers or usage.key_agreement):
         yield _error("key_usage_of_ml_dsa_key", "an ML-DSA key only signs", "RFC 9881 3")
+    if algorithm in oids.ML_KEM.values() and not _only_enciphers_keys(usage):
+        yield _error("key_usage_of_ml_kem_key", "an ML-KEM key only enciphers keys", "RFC 9935 5")
     if algorithm == "1.2.840.113549.1.1.1" and usage.key_agreement:
         yield _error("key_usage_of_rsa_key", "an RSA key does not agree on keys", "RFC 3279 2.3.1")
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from chancery.asn1.oids import ML_KEM
 from chancery.asn1.signature import ALGORITHMS
 from chancery.pkix.extension_rules import Extensions
 from chancery.pkix.key import KINDS
@@ -22,7 +23,7 @@ MAX_AHEAD = datetime.timedelta(days=366)
 MIN_VALIDITY, MAX_VALIDITY = datetime.timedelta(minutes=1), datetime.timedelta(days=36525)
 KeyKind = Literal[
     "rsa-2048", "rsa-3072", "rsa-4096", "ec-p256", "ec-p384", "ec-p521", "ed25519",
-    "ml-dsa-44", "ml-dsa-65", "ml-dsa-87",
+    "ml-dsa-44", "ml-dsa-65", "ml-dsa-87", "ml-kem-512", "ml-kem-768", "ml-kem-1024",
 ]  # fmt: skip
 
 
@@ -94,12 +95,15 @@ class ProfileFile(Table, frozen=True, kw_only=True):
     A whole profile file. `ceremony` profiles are signed by the offline CA alone (R8).
 
     `signature_algorithms`: those by which the issuer may sign, by name; without any, its own, whatever it is.
+    `proof` is how possession of the private key is shown: `signature` by that key, or, for keys that cannot
+    sign, a `statement` (RFC 9883) signed by another key of the same subject that is certified already.
     """
 
     name: ShortName
     version: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     description: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
     keys: Annotated[tuple[KeyKind, ...], msgspec.Meta(min_length=1)]
+    proof: Literal["signature", "statement"] = "signature"
     ceremony: bool = False
     default_issuer: ShortName | None = None
     signature_algorithms: tuple[str, ...] = ()
@@ -114,6 +118,10 @@ class ProfileFile(Table, frozen=True, kw_only=True):
         for one in self.signature_algorithms:
             if one not in ALGORITHMS:
                 raise ValueError(f"{one} is not one of {', '.join(ALGORITHMS)}")
+        if self.proof == "signature" and (mute := sorted(ML_KEM.keys() & set(self.keys))):
+            raise ValueError(f'a key of kind {mute[0]} cannot sign a request: that needs proof = "statement"')
+        if self.extensions.ca and not ML_KEM.keys().isdisjoint(self.keys):
+            raise ValueError("a CA has a key that signs")
         if self.extensions.ca and not self.ceremony:
             raise ValueError("a profile of a CA needs ceremony = true (R8)")
         if not self.names.types and self.subject.common_name == "one-of-names":

@@ -21,12 +21,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from chancery.asn1 import der, oids
 from chancery.asn1 import x509 as template
 from chancery.asn1.general_name import general_name
-from chancery.asn1.oids import ATTRIBUTES
+from chancery.asn1.oids import ATTRIBUTES, ML_KEM
 from chancery.asn1.signature import ALGORITHMS, ML_DSA_SETS
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.pkix.extension_granting import CSRExtension
 from chancery.pkix.extension_rules import Extensions
 from chancery.pkix.granting import Granted, IssuerLimits, Profile, Requested, grant
+from chancery.pkix.kem import sample_kem
 from chancery.pkix.key import is_power
 from chancery.pkix.lint import Finding, Severity, lint
 from chancery.pkix.name import canonical_names
@@ -64,6 +65,8 @@ def sample_key(kind: str) -> object:
         return ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
     if kind in ML_DSA_SETS:
         return ML_DSA_SETS[kind].private.from_seed_bytes(bytes(32)).public_key()
+    if kind in ML_KEM:
+        return sample_kem(kind)
     octets = int(kind.removeprefix("rsa-")) // 8
     seed = hashlib.shake_256(kind.encode()).digest(octets)
     start = int.from_bytes(seed, "big") | 1 | 1 << (8 * octets - 1)

@@ -94,6 +94,9 @@ class IssuanceStore(KeyBlocklist, Protocol):
         Of those in `scope`, where it is given; the others go on waiting.
         """
 
+    def holds_good(self, issuer_ids: Sequence[int], serial: bytes, certificate: bytes) -> bool:
+        """Tell whether one of these issuers issued this certificate (DER) under this serial, and it is good."""
+
     def record_intents(
         self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]
     ) -> None:

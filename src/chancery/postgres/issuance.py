@@ -90,6 +90,10 @@ FROM unnest(%b::integer[], %b::bytea[], %b::timestamptz[], %b::smallint[])
     AS t (issuer_id, serial, not_after, shard)
 ON CONFLICT (issuer_id, serial) DO NOTHING"""
 
+_HOLDS_GOOD = """
+SELECT 1 FROM chancery.certificate AS c JOIN chancery.certificate_status AS s USING (issuer_id, serial)
+WHERE c.issuer_id = ANY (%b::integer[]) AND c.serial = %b AND c.der = %b AND s.state = 'good'"""
+
 _RETURN = "UPDATE chancery.request SET state = 'waiting' WHERE worker = %s AND state = 'taken'"
 
 
@@ -123,6 +127,10 @@ class PgIssuanceStore:
     def blocked(self, spki_sha256s: Sequence[bytes]) -> set[bytes]:
         """Return which of these keys were reported compromised (R5)."""
         return blocklist.blocked(self._session, spki_sha256s)
+
+    def holds_good(self, issuer_ids: Sequence[int], serial: bytes, certificate: bytes) -> bool:
+        """Tell whether one of these issuers issued this certificate (DER) under this serial, and it is good."""
+        return bool(self._session.fetch(_HOLDS_GOOD, (list(issuer_ids), serial, certificate)))
 
     def record_intents(
         self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]

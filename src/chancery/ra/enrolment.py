@@ -250,6 +250,8 @@ def check(ra: RegistrationAuthority, operator: Operator, application: Applicatio
         "names": list(request.names),
         "csr_sha256": hashlib.sha256(csr).hexdigest(),
     }
+    if proven.signer is not None:
+        received = {**received, "possession_stated_by_sha256": hashlib.sha256(proven.signer).hexdigest()}
     if request.wish is not None:
         received = {**received, "wish": request.wish}
     subject = f"transaction:{transaction_id}"

@@ -145,7 +145,7 @@ class World:
         ]
         root_crl = self._root_crl()
         self.events = {number: json.loads(one.body()) for number, one in enumerate(store.events, 1)}
-        self.issuer_rows = [_issuer(one) for one in (cakit.root_issuer().record, cakit.issuing_record())]
+        self.issuer_rows = [issuer_row(one) for one in (cakit.root_issuer().record, cakit.issuing_record())]
         loaded = {one.subject: one.at for one in store.events if one.kind is EventKind.PROFILE_LOADED}
         self.profile_rows = [
             AuditedProfile(p.name, p.version, p.sha256, p.source, loaded[f"profile:{p.name}"])
@@ -366,7 +366,7 @@ class World:
                 yield AuditedRevoked(serial, row.status, row.status.changed_at <= covers)
 
 
-def _issuer(record) -> AuditedIssuer:
+def issuer_row(record) -> AuditedIssuer:
     certificate = x509.load_der_x509_certificate(record.certificate)
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return AuditedIssuer(
