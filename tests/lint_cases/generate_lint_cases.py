@@ -151,6 +151,7 @@ SECP256K1 = (
 )
 ED = spki_der(sample_key("ed25519"))
 ML_DSA = spki_der(sample_key("ml-dsa-44"))
+ML_KEM = spki_der(sample_key("ml-kem-512"))
 
 CERTIFICATES = {
     "clean_tls_server": cert,
@@ -210,6 +211,10 @@ CERTIFICATES = {
     "key_usage_of_ec": lambda: cert(ku=t.key_usage((0, 2))),
     "key_usage_of_ed25519": lambda: cert(spki=ED, ku=t.key_usage((0, 4))),
     "key_usage_of_ml_dsa": lambda: cert(spki=ML_DSA, ku=t.key_usage((0, 2))),
+    "key_usage_of_ml_kem": lambda: cert(spki=ML_KEM, ku=t.key_usage((0, 2))),
+    "key_usage_of_ml_kem_agreement": lambda: cert(spki=ML_KEM, ku=t.key_usage((4,))),
+    "ml_kem": lambda: cert(spki=ML_KEM, ku=t.key_usage((2,))),
+    "ml_kem_coefficient_too_large": lambda: cert(spki=ML_KEM[:-800] + b"\xff" * 800, ku=t.key_usage((2,))),
     "ml_dsa": lambda: cert(spki=ML_DSA),
     "key_usage_of_rsa": lambda: cert(spki=RSA, ku=t.key_usage((0, 4))),
     "ca_without_ski": lambda: cert(**CA, ski=None),

@@ -251,9 +251,9 @@ class Proven:
     A PKCS#10 request whose signature verifies under its own key: both as values, and as they are encoded.
 
     `subject`, `spki` and `attributes` are DER: the Name, the SubjectPublicKeyInfo in its one usual encoding, and
-    the attributes with their tag [0], empty where there are none. For a key that cannot sign, the
-    signature verifies under the key of `signer`, a certificate (DER) that states its possession (RFC 9883) and that
-    nothing has been asked of yet.
+    the attributes with their tag [0], empty where there are none. For a key that cannot sign, the signature
+    verifies under the key of `signer`, a certificate (DER) that states its possession (RFC 9883) and that nothing
+    has been asked of yet.
     """
 
     csr: x509.CertificateSigningRequest
