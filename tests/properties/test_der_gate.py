@@ -109,3 +109,28 @@ def test_the_depth_is_counted_alike(inner):
         data = der.sequence(data)
         for limit in range(1, 9):
             assert oracle(data, limit) == accepted(data, limit), (depth, limit)
+
+
+def _one_by_one(data: bytes) -> list[tuple[int, bytes]]:
+    outer = der.Reader(data)
+    inner, found = outer.enter(), []
+    outer.done()
+    while inner:
+        found.append((inner.peek(), inner.raw()))
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.lists(VALUES, max_size=5).map(lambda found: der.sequence(*found)), VALUES), st.data())
+def test_elements_are_what_a_reader_gives_one_by_one(data, drawn):
+    if data and drawn.draw(st.booleans()):
+        changed = bytearray(data)
+        changed[drawn.draw(st.integers(0, len(data) - 1))] = drawn.draw(st.integers(0, 255))
+        data = bytes(changed)
+    try:
+        expected = _one_by_one(data)
+    except PKIError:
+        with pytest.raises(PKIError):
+            der.elements(data)
+    else:
+        assert expected == der.elements(data)

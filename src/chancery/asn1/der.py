@@ -210,6 +210,29 @@ def content(value: bytes) -> bytes:
     return value[start:]
 
 
+def elements(value: bytes, tag: int = SEQUENCE) -> list[tuple[int, bytes]]:
+    """
+    Return the elements inside one whole constructed value with this tag: of each its tag octet, and it whole.
+
+    PKIError(BAD_DATA_FORMAT) when it is something else, or something follows.
+    """
+    outer, at, end = header(value, 0, len(value))
+    if outer != tag:
+        raise malformed(f"tag {outer:#04x} where {tag:#04x} belongs")
+    if end != len(value):
+        raise malformed("more elements than the type has")
+    found = []
+    while at < end:
+        # Most are short and have a small tag; `header` is asked about the others and about what is wrong.
+        inner = value[at]
+        stop = at + 2 + value[at + 1] if end - at > 1 else end + 1
+        if stop > end or stop > at + 0x81 or inner & 0x1F == 0x1F:
+            inner, _, stop = header(value, at, end)
+        found.append((inner, value[at:stop]))
+        at = stop
+    return found
+
+
 def check(data: bytes, *, max_size: int = MAX_SIZE, max_depth: int = MAX_DEPTH) -> None:
     """
     Accept exactly one canonical DER value of at most `max_size` octets and `max_depth` levels.
@@ -340,21 +363,6 @@ class Reader:
             raise malformed(f"tag {found:#04x} where {tag:#04x} belongs")
         begin, self._at = self._at, stop
         return self._data[begin:stop]
-
-    def elements(self) -> list[tuple[int, bytes]]:
-        """Return all that remains: of each element its tag octet, and it whole."""
-        data, at, end = self._data, self._at, self._end
-        found = []
-        while at < end:
-            # Most are short and have a small tag; `header` is asked about the others and about what is wrong.
-            tag = data[at]
-            stop = at + 2 + data[at + 1] if end - at > 1 else end + 1
-            if stop > end or stop > at + 0x81 or tag & 0x1F == 0x1F:
-                tag, _, stop = header(data, at, end)
-            found.append((tag, data[at:stop]))
-            at = stop
-        self._at = at
-        return found
 
     def integer(self) -> int:
         return int.from_bytes(self.take(INTEGER), "big", signed=True)

@@ -122,7 +122,7 @@ def extended_key_usage(usages: tuple[str, ...], *, critical: bool) -> bytes:
 
 def key_identifier(spki: bytes) -> bytes:
     """Leftmost 160 bits of SHA-256 over the subjectPublicKey (RFC 7093 2, method 1)."""
-    fields = der.Reader(spki).enter().elements()
+    fields = der.elements(spki)
     if [tag for tag, _ in fields] != [der.SEQUENCE, der.BIT_STRING]:
         raise der.malformed("not a SubjectPublicKeyInfo")
     return hashlib.sha256(der.content(fields[1][1])[1:]).digest()[:20]
@@ -229,9 +229,7 @@ def split_signed(data: bytes) -> tuple[bytes, bytes, bytes]:
 
     Raises PKIError(BAD_DATA_FORMAT) when the outer form is another, or anything follows.
     """
-    outer = der.Reader(data)
-    fields = outer.enter().elements()
-    outer.done()
+    fields = der.elements(data)
     if [tag for tag, _ in fields] != [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]:
         raise der.malformed("not a signed structure (RFC 5280 4.1.1)")
     (_, tbs), (_, algorithm), (_, signature) = fields

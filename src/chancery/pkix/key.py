@@ -301,7 +301,7 @@ def proof_of_possession(csr: bytes) -> Proven:
     der.check(csr)
     info_der, identifier, signature = split_signed(csr)
     algorithm = algorithm_from_identifier(identifier)
-    fields = der.Reader(info_der).enter().elements()
+    fields = der.elements(info_der)
     if [tag for tag, _ in fields[:3]] != [der.INTEGER, der.SEQUENCE, der.SEQUENCE]:
         raise der.malformed("not a PKCS#10 certification request (RFC 2986)")
     (_, subject), (_, spki) = fields[1:3]

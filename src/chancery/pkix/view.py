@@ -268,7 +268,7 @@ def view(
     Raises PKIError(BAD_DATA_FORMAT) when it is not canonical DER, or has another form than RFC 5280 4.1.
     """
     tbs, outer_algorithm, _ = split_signed(data)
-    fields = der.Reader(tbs).enter().elements()
+    fields = der.elements(tbs)
     at = 1 if fields and fields[0][0] == 0xA0 else 0
     if [tag for tag, _ in fields[at : at + 6]] != _FIELDS:
         raise der.malformed("not the fields of a TBSCertificate")
@@ -307,9 +307,7 @@ _FIELDS = [der.INTEGER, *[der.SEQUENCE] * 5]
 
 def _elements(extensions: bytes) -> list[bytes]:
     """Each Extension in the [3] of a TBSCertificate."""
-    whole = der.Reader(der.content(extensions))
-    found = whole.enter().elements()
-    whole.done()
+    found = der.elements(der.content(extensions))
     if any(tag != der.SEQUENCE for tag, _ in found):
         raise der.malformed("an extension that is no SEQUENCE")
     return [value for _, value in found]
@@ -335,7 +333,7 @@ def _frame(seen: CertificateView, extensions: Sequence[bytes]) -> Hashable | Non
         seen.outer_algorithm,
         seen.issuer_name,
         seen.unique_identifiers,
-        der.Reader(seen.spki).enter().raw(der.SEQUENCE),
+        tuple(der.elements(seen.spki)[:1]),
         seen.issuer,
         *common,
     )
@@ -362,10 +360,7 @@ _TEXT_NAMES, _HOST, _NETWORK = frozenset({MAIL_NAME, DNS_NAME, URI_NAME}), (4, 1
 @functools.lru_cache(maxsize=1024)
 def read_names(san: bytes) -> tuple[EncodedName, ...]:
     """Return the names in the DER of a SubjectAltName; PKIError(BAD_DATA_FORMAT) when it is no SEQUENCE."""
-    whole = der.Reader(san)
-    found = whole.enter().elements()
-    whole.done()
-    return tuple(EncodedName(tag, der.content(encoded)) for tag, encoded in found)
+    return tuple([EncodedName(tag, der.content(encoded)) for tag, encoded in der.elements(san)])
 
 
 def name_text(name: EncodedName) -> str:
@@ -439,7 +434,7 @@ def read_extensions(reader: der.Reader) -> tuple[EncodedExtension, ...]:
 @functools.lru_cache(maxsize=1024)
 def _extension(encoded: bytes) -> EncodedExtension:
     """Read one Extension; remembered, because those of one profile under one issuer are mostly the same."""
-    fields = der.Reader(encoded).enter().elements()
+    fields = der.elements(encoded)
     critical = len(fields) == 3 and fields[1][0] == der.BOOLEAN
     if critical and fields.pop(1)[1] != b"\x01\x01\xff":
         raise der.malformed("an extension whose critical is written and not TRUE")
