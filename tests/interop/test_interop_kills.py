@@ -9,6 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from suite import CHANCERY, bring_up, take_down, wait_until
 
@@ -46,6 +50,44 @@ def test_a_killed_process_comes_back_and_the_suite_goes_on(mortal, process):
     assert ": good" in mortal.ocsp(after)
     mortal.chancery("revoke", mortal.serial(before), "--reason", "superseded", "--yes")
     assert ": revoked" in mortal.ocsp(before)
+    audit(mortal)
+
+
+def test_many_requests_outlive_their_asker_the_web_process_and_the_worker(mortal):
+    """Killed in the middle, the same command goes on; in the end each request has one certificate."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(4)]
+    path = mortal.work / "many.jsonl"
+    with path.open("w") as file:
+        for number in range(600):
+            host = f"many-{number}.example.org"
+            name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+            csr = (
+                x509.CertificateSigningRequestBuilder().subject_name(name).sign(keys[number % 4], hashes.SHA256())
+            )
+            asked = {"csr": csr.public_bytes(Encoding.PEM).decode(), "names": [f"dns:{host}"]}
+            file.write(json.dumps(asked) + "\n")
+    results = path.with_name("many.jsonl.results.jsonl")
+    env = {**os.environ, "CHANCERY_CLIENT": str(mortal.place.client)}
+    words = [CHANCERY, "request", "--profile", "tls-server", "--bulk", str(path)]
+
+    def settled() -> int:
+        return results.read_bytes().count(b"\n") - 1 if results.exists() else 0
+
+    for victim in ("asker", "ca", "worker"):
+        before = settled()
+        asker = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        wait_until(lambda before=before, asker=asker: settled() > before or asker.poll() is not None)
+        os.kill(asker.pid if victim == "asker" else mortal.processes()[victim], signal.SIGKILL)
+        if victim == "asker":
+            asker.communicate()
+            continue
+        told = asker.communicate(timeout=120)
+        assert 0 == asker.returncode, told
+    found = [json.loads(line) for line in results.read_text().splitlines()[1:]]
+    assert {str(number) for number in range(1, 601)} == {one["source"] for one in found if one["state"] == "done"}
+    wait_until(lambda: well(mortal))
+    listed = json.loads(mortal.chancery("list", "--subject", "CN=many-", "--limit", "2000", "--json").stdout)
+    assert 600 == len(listed) == len({one["serial"] for one in found})
     audit(mortal)
 
 

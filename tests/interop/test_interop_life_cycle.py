@@ -155,6 +155,33 @@ def test_the_same_transaction_id_is_the_same_certificate(running):
     assert b"transaction" in other.stderr.lower()
 
 
+def test_a_directory_of_openssl_s_requests_and_the_same_lines_by_curl(running):
+    place = running.work / "many"
+    place.mkdir()
+    for key in ("ec", "rsa", "ed25519"):
+        running.csr(f"{key}.many.example.org", key=key).rename(place / f"{key}.csr")
+    done = running.chancery("request", "--profile", "tls-server", "--bulk", place)
+    assert b"done     3" in done.stdout
+    for key in ("ec", "rsa", "ed25519"):
+        run("openssl", "verify", "-x509_strict", "-CAfile", running.pki / "chain.pem", place / f"{key}.crt")
+    again = running.chancery("request", "--profile", "tls-server", "--bulk", place)
+    assert b"already there  3" in again.stdout
+    lines = [
+        {"profile": "tls-server", "csr": one.read_text(), "transaction_id": f"curl-{one.name}"}
+        for one in sorted(place.glob("*.csr"))
+    ]
+    (place / "asked.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines) + "broken\n")
+    admin = running.place.admin
+    answer = run(
+        "curl", "-sS", "-X", "POST", "-T", place / "asked.jsonl", "-H", "content-type: application/x-ndjson",
+        "--cacert", running.pki / "root.pem", "--cert", admin / "admin.pem", "--key", admin / "admin.key",
+        f"{running.suite.ca_url}/api/v1/certificates/bulk",
+    )  # fmt: skip
+    *answers, end = map(json.loads, answer.stdout.splitlines())
+    assert {1: "done", 2: "done", 3: "done", 4: "refused"} == {one["line"]: one["state"] for one in answers}
+    assert (3, 1) == (end["done"], end["refused"])
+
+
 def test_the_command_line_tells_what_there_is(running):
     pem = running.issue("shown.example.org")
     serial = running.serial(pem)

@@ -10,7 +10,7 @@ import dataclasses
 import ssl
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -80,6 +80,15 @@ def _source(path: Path) -> Source:
 def _progress() -> Progress:
     columns = (TextColumn("certificates"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+@contextlib.contextmanager
+def _written() -> Generator[None, None, None]:
+    try:
+        yield
+    except OSError as error:
+        what = error.filename or "the file of results"
+        fail(f"{what} cannot be written: {error.strerror}", "make room, and run the same again", USAGE)
 
 
 class Run:
@@ -157,17 +166,20 @@ class Run:
     async def _converse(self, stream: Stream) -> None:
         sending = asyncio.create_task(self._send(stream))
         try:
-            async for line in stream.answers():
-                answer = _answer.decode(line)
-                if isinstance(answer, BulkEnd):
-                    if answer.error is not None:
-                        self._why = BrokenOffError(answer.detail)
-                    return
-                self._take(answer)
+            async for lines in stream.answers():
+                for line in lines:
+                    answer = _answer.decode(line)
+                    if isinstance(answer, BulkEnd):
+                        if answer.error is not None:
+                            self._why = BrokenOffError(answer.detail)
+                        return
+                    self._take(answer)
+                self._settle()
             raise BrokenOffError("the last line is missing")
         except msgspec.MsgspecError as error:
             raise BrokenOffError(f"an answer that cannot be read: {error}") from None
         finally:
+            self._settle()
             sending.cancel()
             # Why sending ended is told by the answers, or by their end.
             with contextlib.suppress(OSError, asyncio.CancelledError):
@@ -207,12 +219,8 @@ class Run:
             content = answer.certificate.encode()
             if self._wanted.der:
                 content = base64.b64decode("".join(answer.certificate.splitlines()[1:-1]))
-        try:
+        with _written():
             result = self._results.add(item, answer, content)
-        except OSError as error:
-            fail(
-                f"{error.filename} cannot be written: {error.strerror}", "make room, and run the same again", USAGE
-            )
         self._moved = time.monotonic()
         if answer.state is RequestState.DONE:
             self._count("done")
@@ -226,7 +234,12 @@ class Run:
 
     def _count(self, what: str) -> None:
         self._counts[what] += 1
-        self._progress.advance(self._task)
+
+    def _settle(self) -> None:
+        """Show, and keep, what has come since the last time."""
+        with _written():
+            self._results.flush()
+        self._progress.update(self._task, completed=self._counts.total())
 
     def tell(self) -> None:
         """Show how it went, and end the program unless everything has its certificate."""

@@ -159,9 +159,10 @@ def _item(source: str, line: Line, common: Common, out: Path | None) -> Item | B
     asked["names"] = [*line.names, *common.names]
     if "profile" not in asked:
         return Broken(source, "no profile: name one in the line, or with --profile")
-    # Over what is asked: a file that has changed since is another request, a line that has moved is not.
-    digest = hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
-    asked.setdefault("transaction_id", f"{common.job}:{digest[:40]}")
+    if line.transaction_id is None:
+        # Over what is asked: a file that has changed since is another request, a line that has moved is not.
+        digest = hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
+        asked["transaction_id"] = f"{common.job}:{digest[:40]}"
     return Item(source, asked["transaction_id"], out, msgspec.json.encode(asked) + b"\n")
 
 
@@ -185,6 +186,7 @@ class Results:
             if self._file.tell() == 0:
                 # Before anything is asked: a job whose id is lost cannot be gone on with.
                 self._write(Job(self.job))
+                self.flush()
         except OSError as error:
             fail(f"{path} cannot be written: {error.strerror}", "name a directory with --out", USAGE)
 
@@ -221,6 +223,9 @@ class Results:
 
     def _write(self, line: msgspec.Struct) -> None:
         self._file.write(msgspec.json.encode(line) + b"\n")
+
+    def flush(self) -> None:
+        """Hand what was added to the operating system; what it never got is asked again, and answered the same."""
         self._file.flush()
 
     def add(self, item: Item, answer: BulkAnswer, content: bytes | None) -> Result:

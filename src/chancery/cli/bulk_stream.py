@@ -88,8 +88,8 @@ class Stream:
         self._writer.write(b"0\r\n\r\n")
         await self._writer.drain()
 
-    async def answers(self) -> AsyncIterator[bytes]:
-        """Give the lines of the answer as they come, until it is whole."""
+    async def answers(self) -> AsyncIterator[list[bytes]]:
+        """Give the lines of the answer as they come, those that come together at once, until it is whole."""
         lines, answer = Lines(MAX_ANSWER), self._answer
         while not answer.whole:
             data = await self._read()
@@ -101,11 +101,10 @@ class Stream:
                 if answer.whole or len(answer.body) > MAX_ANSWER:
                     self._refused()
                 continue
-            for line in lines.feed(bytes(answer.body)):
-                if line is None:
-                    raise BrokenOffError("an answer that is too long")
-                yield line
+            found = [line for line in lines.feed(bytes(answer.body)) if line is not None]
             answer.body.clear()
+            if found:
+                yield found
 
     async def _read(self) -> bytes:
         try:
