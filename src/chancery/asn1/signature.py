@@ -34,9 +34,9 @@ class Scheme(enum.Enum):
     ML_DSA = "ML-DSA"
 
 
-def _pss_identifier(hash_oid: str, salt: int) -> bytes:
+def _pss_identifier(hash_oid: str, salt: int, parameters_of_hash: bytes = b"\x05\x00") -> bytes:
     """AlgorithmIdentifier of RSASSA-PSS with MGF1 over the same hash (RFC 4055 3.1)."""
-    hash_identifier = der.sequence(der.oid(hash_oid), der.null())
+    hash_identifier = der.sequence(der.oid(hash_oid), parameters_of_hash)
     mgf = der.sequence(der.oid("1.2.840.113549.1.1.8"), hash_identifier)
     parameters = der.sequence(
         der.explicit(0, hash_identifier), der.explicit(1, mgf), der.explicit(2, der.integer(salt))
@@ -139,6 +139,13 @@ ALGORITHMS = {
 BY_IDENTIFIER = {algorithm.identifier: algorithm for algorithm in ALGORITHMS.values()}
 
 
+# RFC 4055 2.1: parameters of a hash that are absent are accepted like NULL, and never written.
+_READ_TOO = {
+    _pss_identifier(f"{_SHA}.{arc}", salt, b""): ALGORITHMS[name]
+    for arc, salt, name in ((1, 32, "rsassaPss-sha256"), (2, 48, "rsassaPss-sha384"), (3, 64, "rsassaPss-sha512"))
+}
+
+
 def algorithm_for(public_key: object, name: str | None = None) -> SignatureAlgorithm:
     """
     Choose the algorithm a key signs with: the digest is as strong as the key. `name` chooses for RSA keys, which
@@ -169,7 +176,7 @@ def algorithm_for(public_key: object, name: str | None = None) -> SignatureAlgor
 def algorithm_from_identifier(identifier: bytes) -> SignatureAlgorithm:
     """Return the algorithm of a DER AlgorithmIdentifier; PKIError(BAD_ALG) when unknown."""
     try:
-        return BY_IDENTIFIER[identifier]
+        return BY_IDENTIFIER.get(identifier) or _READ_TOO[identifier]
     except KeyError:
         raise PKIError(ErrorType.BAD_ALG, "a signature algorithm that is not supported") from None
 

@@ -26,10 +26,19 @@ def settings(tmp_path_factory):
     return TokenSettings(module=LIBRARY, label="offline", pin=lambda: PIN, softhsm_conf=str(conf))
 
 
-@pytest.mark.parametrize("kind", ["ec-p256", "ec-p384", "rsa-3072", "ed25519"])
-def test_a_root_in_a_real_token(settings, tmp_path, kind):
-    name = f"root-{kind}"
-    root_settings = dataclasses.replace(ceremonies.SETTINGS, name=name, key_kind=kind)
+@pytest.mark.parametrize(
+    ("kind", "signature"),
+    [
+        ("ec-p256", None),
+        ("ec-p384", None),
+        ("rsa-3072", None),
+        ("rsa-3072", "rsassaPss-sha384"),
+        ("ed25519", None),
+    ],
+)
+def test_a_root_in_a_real_token(settings, tmp_path, kind, signature):
+    name = f"root-{kind}-{'pss' if signature else 'usual'}"
+    root_settings = dataclasses.replace(ceremonies.SETTINGS, name=name, key_kind=kind, signature=signature)
     data = ceremonies.request()
     for _ in range(2):
         # The second time with the token opened anew: nothing is made again.

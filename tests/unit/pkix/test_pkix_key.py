@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cakit import key, make_csr
 from chancery.asn1 import der
-from chancery.asn1.signature import ALGORITHMS
+from chancery.asn1.signature import ALGORITHMS, BY_IDENTIFIER, algorithm_from_identifier
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.granting import requested
 from chancery.pkix.key import KINDS, check_key, is_power, key_kind, proof_of_possession, spki_der
@@ -256,3 +256,23 @@ def test_a_proof_of_possession_that_nobody_needs_a_key_for_is_none():
     proven = proof_of_possession(forged)
     with pytest.raises(PKIError, match="small order"):
         check_key(proven.public_key, KINDS)
+
+
+@pytest.mark.parametrize("bits", [256, 384, 512])
+def test_absent_parameters_of_a_pss_hash_are_read_like_null_and_never_written(bits):
+    """RFC 4055 2.1; every other parameter, a longer salt among them, is another algorithm."""
+    name = f"rsassaPss-sha{bits}"
+    written = ALGORITHMS[name].identifier
+    arc = {256: 1, 384: 2, 512: 3}[bits]
+    hash_ = der.sequence(der.oid(f"2.16.840.1.101.3.4.2.{arc}"))
+    mgf = der.sequence(der.oid("1.2.840.113549.1.1.8"), hash_)
+    parts = der.explicit(0, hash_), der.explicit(1, mgf)
+    for salt, accepted in ((bits // 8, True), (bits // 8 - 1, False), (222, False)):
+        parameters = der.sequence(*parts, der.explicit(2, der.integer(salt)))
+        absent = der.sequence(der.oid("1.2.840.113549.1.1.10"), parameters)
+        assert absent not in BY_IDENTIFIER
+        if accepted:
+            assert ALGORITHMS[name] == algorithm_from_identifier(absent) == algorithm_from_identifier(written)
+        else:
+            with pytest.raises(PKIError):
+                algorithm_from_identifier(absent)
