@@ -29,15 +29,15 @@ from chancery.pkix.extension_rules import Extensions
 from chancery.pkix.granting import Granted, IssuerLimits, Profile, Requested, grant
 from chancery.pkix.kem import sample_kem
 from chancery.pkix.key import is_power
-from chancery.pkix.lint import Finding, Severity, lint
+from chancery.pkix.lint import Severity, lint
 from chancery.pkix.name import canonical_names
 from chancery.pkix.pattern import compiled
 from chancery.pkix.rules import Validity
 from chancery.pkix.subject_rules import ONE_TYPE, Names, Subject, under
 from chancery.pkix.wish import Wish
 
-_AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
-_FAR = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+AT = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+FAR = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 _CURVES = {"ec-p256": ec.SECP256R1(), "ec-p384": ec.SECP384R1(), "ec-p521": ec.SECP521R1()}
 # What a request may bring, where the lints know its form.
 _EXTENSIONS = {
@@ -81,12 +81,12 @@ def try_profile(profile: Profile) -> None:
 
     Raises OperatorError when one is refused or has a finding above notice.
     """
-    limits = IssuerLimits(_FAR, None, algorithm=min(profile.signature_algorithms, default=None))
+    limits = IssuerLimits(FAR, None, algorithm=min(profile.signature_algorithms, default=None))
     for kind in sorted(profile.keys):
         for full in (False, True):
             try:
-                granted = grant(profile, sample(profile, kind, full=full), limits, _AT)
-                findings = _lint(profile, granted)
+                granted = grant(profile, sample(profile, kind, full=full), limits, AT)
+                findings = lint(x509.load_der_x509_certificate(trial_certificate(profile, granted)))
             except PKIError as error:
                 raise _refused(profile, kind, error.detail) from None
             if serious := [str(one) for one in findings if one.severity > Severity.NOTICE]:
@@ -144,7 +144,7 @@ def _name(rule: Names, kind: str) -> str:
     address = "9.9.9.9" if network is None else str(next(iter(network.hosts()), network.network_address))
     mail = _suffix(rule.email_domains, ())
     scheme = rule.uri_schemes[0] if rule.uri_schemes else "https"
-    uri = f"{scheme}://trial.example.org/" if scheme != "urn" else "urn:trial:1"
+    uri = f"{scheme}://trial.example.org/" if scheme != "urn" else "urn:uuid:00000000-0000-4000-8000-000000000000"
     return {
         "dns": f"dns:{_suffix(rule.dns_suffixes, rule.dns_forbidden)}",
         "ip": f"ip:{address}",
@@ -168,6 +168,9 @@ def _subject(rule: Subject, names: list[str], *, full: bool) -> tuple[tuple[str,
             # The shortest is most likely to fit; a CN that cannot is one that the profile never grants.
             value = min((one.partition(":")[2] for one in names), key=len)
         found.append((rule.oid(short), value))
+        if short == "DC" and rule.count(short) > 1 and short not in rule.pattern:
+            # A domain of one label is none (RFC 4519 2.4).
+            found.append((rule.oid(short), "example"))
     return tuple(found)
 
 
@@ -208,8 +211,8 @@ def _extensions(rule: Extensions, *, full: bool) -> Iterator[CSRExtension]:
             yield one.oid, one.critical, _EXTENSIONS.get(one.oid, der.null())
 
 
-def _lint(profile: Profile, granted: Granted) -> list[Finding]:
-    """As `ca.issuer` builds it, with an issuer and pointers that are made up."""
+def trial_certificate(profile: Profile, granted: Granted) -> bytes:
+    """Return a certificate (DER) as `ca.issuer` builds it; issuer, pointers and signature are made up."""
     extensions = list(granted.extensions)
     self_signed = profile.extensions.ca and not profile.extensions.pointers
     if not self_signed:
@@ -232,4 +235,4 @@ def _lint(profile: Profile, granted: Granted) -> list[Finding]:
         spki=granted.spki,
         extensions=extensions,
     )
-    return lint(x509.load_der_x509_certificate(template.signed(tbs, _ALGORITHM, bytes(64))))
+    return template.signed(tbs, _ALGORITHM, bytes(64))

@@ -1,0 +1,50 @@
+"""The worker and profiles: a deactivated one refuses, a wish comes from the request table, what is dropped is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+
+from cryptography import x509
+
+from cakit import CA, enrolment, key, make_csr
+from chancery.errors import ErrorType
+from chancery.ports import EventKind, RequestState
+
+SECOND = datetime.timedelta(seconds=1)
+CSR = make_csr(names=("dns:www.example.org",))
+
+
+def _ask(ca: CA, csr: bytes = CSR, **changes) -> int:
+    ca.store.add(dataclasses.replace(enrolment(1, csr), **changes))
+    ca.work()
+    return 1
+
+
+def test_a_deactivated_profile_issues_nothing_and_says_so():
+    ca = CA()
+    number = _ask(ca, profile_active=False)
+    refusal = ca.store.refusals[number]
+    assert (ErrorType.NOT_AUTHORIZED, "the profile tls-server is deactivated") == (refusal.error, refusal.detail)
+    assert [] == ca.signer.signed
+    assert EventKind.REQUEST_REFUSED is ca.store.events[-1].kind
+
+
+def test_a_wish_is_granted_and_one_that_cannot_be_read_refused():
+    ca = CA()
+    certificate = ca.certificate(_ask(ca, wish='{"duration":"12h"}'))
+    length = certificate.not_valid_after_utc - certificate.not_valid_before_utc + SECOND
+    assert datetime.timedelta(hours=12) == length
+    other = CA()
+    assert "wish" in other.store.refusals[_ask(other, wish='{"duration": "12h"}')].detail
+
+
+def test_what_is_dropped_is_told_to_the_requestor_and_in_the_journal():
+    ca = CA()
+    csr = make_csr("CN=www.example.org", ("dns:www.example.org",), key(), x509.BasicConstraints(True, None))
+    number = _ask(ca, csr)
+    assert RequestState.DONE is ca.store.states[number]
+    [record] = ca.store.certificates.values()
+    assert "not granted: the extension basicConstraints" == record.dropped
+    [intent] = [event for event in ca.store.events if event.kind is EventKind.INTENT_RECORDED]
+    assert ["the extension basicConstraints"] == list(intent.detail["dropped"])
