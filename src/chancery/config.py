@@ -286,7 +286,8 @@ class OfflineConfig(Section, frozen=True, kw_only=True, tag="offline", tag_field
     """
     `chancery offline …`: the root's token and local store, on a machine without network.
 
-    `urls` are written into what the root signs; `signature` is how an RSA root signs it.
+    `urls` are written into what the root signs; `signature` is how an RSA root signs it. `profiles` is a directory
+    of further profiles, such as those of cross-certificates.
     """
 
     deployment: Deployment
@@ -296,6 +297,7 @@ class OfflineConfig(Section, frozen=True, kw_only=True, tag="offline", tag_field
     instance: Annotated[int, msgspec.Meta(ge=1, le=127)]
     token: TokenSection
     urls: URLSection | None = None
+    profiles: Path | None = None
     key_kind: KeyKind = "ec-p384"
     signature: RSASignature | None = None
 

@@ -134,7 +134,7 @@ def install(
     parent = _store_above(judged, store, who)
     encoded = certificate.public_bytes(Encoding.DER)
     if old is None:
-        acts = _succession(name, records, (replaces, default), certificate, who)
+        acts = succession(name, records, (replaces, default), certificate, who)
         new = NewIssuer(
             name,
             encoded,
@@ -203,7 +203,7 @@ def _free_name(certificate: x509.Certificate, taken: set[str]) -> str:
     return next(one for one in (base, *(f"{base}-{number}" for number in numbers)) if one not in taken)
 
 
-def _succession(
+def succession(
     name: str,
     records: Mapping[str, IssuerRecord],
     replaces: tuple[str | None, str | None],

@@ -20,6 +20,7 @@ from chancery.ca.possession import check_statement
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.granting import Granted, Requested
 from chancery.pkix.key import spki_der
+from chancery.pkix.path import is_self_signed
 from chancery.pkix.profile import Profile, grant, requested
 from chancery.pkix.weak import KEY_COMPROMISED, KnownKeys
 from chancery.ports import (
@@ -53,6 +54,7 @@ class Issuing:
     certificates of the authority's own services (`Profile.service`), whoever asks; None leaves that to the
     requestor's rights.
     `second_opinions` are linters of others, by the names that profiles know them by.
+    `ca_keys` are the same for CA certificates, without any none is made outside a ceremony.
     `inactive` are issuers by name that issue no more: their own OCSP delegates alone go on.
     """
 
@@ -70,6 +72,7 @@ class Issuing:
     weak_keys: KnownKeys | None = None
     service_keys: frozenset[bytes] | None = None
     second_opinions: Mapping[str, SecondOpinion] = dataclasses.field(default_factory=dict)
+    ca_keys: frozenset[bytes] = frozenset()
     inactive: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -215,6 +218,7 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
     if issuing.weak_keys is not None:
         issuing.weak_keys.check(asked.public_key)
     _check_service(issuing, profile, asked)
+    _check_ca(issuing, profile, issuer, asked)
     granted = grant(profile, asked, issuer.limits, now)
     serial = make_serial(issuing.instance, issuing.entropy, granted.not_after)
     linted = issuer.prepare(granted, serial)
@@ -250,6 +254,19 @@ def _check_service(issuing: Issuing, profile: Profile, asked: Requested) -> None
         raise PKIError(
             ErrorType.NOT_AUTHORIZED,
             f"{profile.name} is for the keys in the worker's configuration (service_keys), not for this one",
+        )
+
+
+def _check_ca(issuing: Issuing, profile: Profile, issuer: Issuer, asked: Requested) -> None:
+    """Refuse a CA certificate outside a ceremony by a root (R8), or for a key that the worker was not told of."""
+    if not profile.extensions.ca or issuing.ceremony:
+        return
+    if is_self_signed(issuer.certificate):
+        raise PKIError(ErrorType.NOT_AUTHORIZED, f"{issuer.record.name} is a root and signs in a ceremony (R8)")
+    if hashlib.sha256(spki_der(asked.public_key)).digest() not in issuing.ca_keys:
+        raise PKIError(
+            ErrorType.NOT_AUTHORIZED,
+            f"{profile.name} is for the keys in the worker's configuration (ca_keys), not for this one",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 from cryptography import x509
@@ -81,11 +82,12 @@ class Issuers:
         records = self._store.issuers()
         if records == self._seen and not self._problems:
             return None
-        places = self._store.keys() if self._config.deployment == "production" else {}
+        places = self._places(records)
 
         def make(record: IssuerRecord, above: tuple[x509.Certificate, ...]) -> Issuer:
             place = places.get(record.issuer_id)
-            if place is not None and place.imported and not self._config.allow_imported_keys:
+            production = self._config.deployment == "production" and not self._config.allow_imported_keys
+            if place is not None and place.imported and production:
                 raise OperatorError(IMPORTED, "set `allow_imported_keys = true` if that is meant")
             return self._make(record, above)
 
@@ -95,6 +97,17 @@ class Issuers:
         changed = records != self._seen or problems != self._problems
         self._seen, self._problems = records, problems
         return hierarchy if changed else None
+
+    def _places(self, records: list[IssuerRecord]) -> Mapping[int, KeyPlace]:
+        """Return where keys are, after telling it of those here of which it was not known."""
+        places = dict(self._store.keys())
+        for record in records:
+            if record.issuer_id not in places and self._wanted(record) and record.token_label is not None:
+                # A token that is away now tells it at the next start.
+                with contextlib.suppress(OperatorError):
+                    places[record.issuer_id] = key_place(self._tokens.opened(record.token_label))
+                    self._store.tell_key(record.issuer_id, places[record.issuer_id])
+        return places
 
     def _wanted(self, record: IssuerRecord) -> bool:
         if record.key_label is None or record.token_label not in self._labels:

@@ -191,10 +191,17 @@ def import_command(
     name: Annotated[str, typer.Option(help="The new issuer's name here.")],
     key_label: Annotated[str, typer.Option(help="The token's key of the new issuer.")],
     root_name: Annotated[str, typer.Option(help="The root's name here.")] = "root",
+    replaces: Annotated[
+        str | None, typer.Option(help="The issuer of the same name and another key whose place it takes.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A directory for NAME.pem, ROOT.pem and chain.pem.")] = None,
     token: Annotated[str | None, typer.Option(help="The token's label, where CONFIG has several.")] = None,
 ) -> None:
-    """Verify a response bundle as a whole; take root, CRL and new issuer in. Run again, it changes nothing."""
+    """
+    Verify a response bundle as a whole; take root, CRL and new issuer in. Run again, it changes nothing.
+
+    For the name and key of an issuer that is here, the certificate is that one's renewed one.
+    """
     settings = load_checked(config, WorkerConfig)
     now = SystemClock().now()
     asked = read_file(request)
@@ -211,6 +218,7 @@ def import_command(
             PgIssuerStore(session),
             at=now,
             actor="import",
+            replaces=(replaces, settings.default_issuer),
         )
     finally:
         session.close()
@@ -247,7 +255,7 @@ def _opened(config: Path, *, make: bool = False) -> Iterator[OfflineCA]:
             token_label=settings.token.label,
             signature=settings.signature,
         ),
-        profiles=build.profiles(None),
+        profiles=build.profiles(settings.profiles),
         clock=SystemClock(),
         entropy=SystemEntropy(),
     )

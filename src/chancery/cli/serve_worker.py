@@ -120,6 +120,7 @@ def run(config: WorkerConfig) -> None:
                 signers=signers,
                 signing_threads=config.signing_threads,
                 service_keys=frozenset(bytes.fromhex(one) for one in config.service_keys),
+                ca_keys=frozenset(bytes.fromhex(one) for one in config.ca_keys),
                 weak_keys=build.weak_keys(config.weak_keys),
                 second_opinions=_linters(config, profiles),
             ),

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from chancery.asn1 import der
 from chancery.asn1.signature import PublicKey, Signer, algorithm_from_identifier
 from chancery.asn1.x509 import split_signed
+from chancery.ca.installing import Who, act_event, succession
 from chancery.errors import ErrorType, PKIError
 from chancery.offline.bundle import (
     Answer,
@@ -34,8 +35,20 @@ from chancery.offline.bundle import (
 )
 from chancery.pkix.key import proof_of_possession, spki_der
 from chancery.pkix.lint import Finding, blocking, lint, lint_crl
+from chancery.pkix.path import same_key
 from chancery.pkix.profile import Profile
-from chancery.ports import CRLRecord, Event, EventDetail, EventKind, IssuerStore, NewIssuer
+from chancery.ports import (
+    CertificateKind,
+    CRLRecord,
+    Event,
+    EventDetail,
+    EventKind,
+    IssuerStore,
+    KeyPlace,
+    NewCertificate,
+    NewIssuer,
+)
+from chancery.ports import Place as Where
 
 FIRST = Link(number=1, previous=None, answers=None)
 SKEW = datetime.timedelta(minutes=5)
@@ -135,21 +148,24 @@ def import_response(
     *,
     at: datetime.datetime,
     actor: str,
+    replaces: tuple[str | None, str | None] = (None, None),
 ) -> Imported:
     """
     Store the root, its CRL and the issuers of a verified response; `places` are by transaction id.
 
-    The last transaction carries the event that the bundle is in. Everything stored already is left as it
-    is. Raises PKIError(BAD_REQUEST) when a name here is another certificate's, or the CRL is older than the
-    one here; (BAD_CERT_TEMPLATE) when a certificate has no place.
+    A certificate for the name and key of an issuer that is here is that one's renewed certificate. `replaces` is
+    the issuer whose place a new one takes, and the configured default (`ca.installing.succession`). The last
+    transaction carries the event that the bundle is in. Everything stored already is left as it is. Raises
+    PKIError(BAD_REQUEST) when a name here is another certificate's, or the CRL is older than the one here;
+    (BAD_CERT_TEMPLATE) when a certificate has no place.
     """
     if missing := verified.certificates.keys() - places.keys():
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no name was given for {', '.join(sorted(missing))}")
-    now, bundle = at, verified.bundle
+    now, who, bundle = at, Who(actor, at), verified.bundle
     detail: EventDetail = {"bundle": bundle.sha256, "number": bundle.header.number, "signer": bundle.header.signer}
     done = Event(EventKind.BUNDLE_IMPORTED, now, actor, f"bundle:{bundle.sha256}", detail)
     steps = len(verified.crls) + len(verified.certificates)
-    root = _issuer(root_name, verified.root, None, None)
+    root = dataclasses.replace(_issuer(root_name, verified.root, None, None), key=KeyPlace(Where.OFFLINE))
     root_id = store.add_issuer(root, now, [_added(root, now, actor), *([] if steps else [done])])
     for crl in verified.crls:
         steps -= 1
@@ -159,9 +175,32 @@ def import_response(
     for transaction_id, certificate in verified.certificates.items():
         steps -= 1
         issuer = _issuer(places[transaction_id].name, certificate, root_name, places[transaction_id])
-        events = [_added(issuer, now, actor), *([] if steps else [done])]
-        issuers[issuer.name] = store.add_issuer(issuer, now, events)
+        events = [] if steps else [done]
+        issuers[issuer.name] = _take_in(issuer, store, replaces, who, events)
     return Imported(root_id, issuers, verified.refused)
+
+
+def _take_in(
+    issuer: NewIssuer,
+    store: IssuerStore,
+    replaces: tuple[str | None, str | None],
+    who: Who,
+    events: list[Event],
+) -> int:
+    """Store a new issuer, or the renewed certificate of one that is here; return its id."""
+    records = {record.name: record for record in store.issuers()}
+    old, certificate = records.get(issuer.name), x509.load_der_x509_certificate(issuer.certificate)
+    if old is not None and same_key(certificate, x509.load_der_x509_certificate(old.certificate)):
+        if issuer.certificate not in {old.certificate, *(one.certificate for one in old.further)}:
+            new = NewCertificate(issuer.name, CertificateKind.RENEWAL, issuer.certificate, issuer.parent)
+            told = _added(issuer, who.at, who.actor)
+            detail: EventDetail = {**told.detail, "kind": new.kind.value}
+            told = dataclasses.replace(told, kind=EventKind.CA_CERTIFICATE, detail=detail)
+            store.add_certificate(new, who.at, [told, *events])
+        return old.issuer_id
+    acts = succession(issuer.name, records, replaces, certificate, who)
+    told_acts = [act_event(one) for one in acts]
+    return store.add_issuer(issuer, who.at, [_added(issuer, who.at, who.actor), *told_acts, *events], acts)
 
 
 def _check_link(asked: Bundle[RequestPayload], answered: Bundle[ResponsePayload]) -> None:

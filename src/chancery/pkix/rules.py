@@ -92,7 +92,8 @@ class SecondOpinions(Table, frozen=True, kw_only=True):
 
 class ProfileFile(Table, frozen=True, kw_only=True):
     """
-    A whole profile file. `ceremony` profiles are signed by the offline CA alone (R8).
+    A whole profile file. `ceremony` profiles are signed by the offline CA alone (R8). A profile of a CA with
+    `policy_ca` may be signed by a connected CA that is no root, for the keys that its worker was told of.
 
     `signature_algorithms`: those by which the issuer may sign, by name; without any, its own, whatever it is.
     `proof` is how possession of the private key is shown: `signature` by that key, or, for keys that cannot
@@ -105,6 +106,7 @@ class ProfileFile(Table, frozen=True, kw_only=True):
     keys: Annotated[tuple[KeyKind, ...], msgspec.Meta(min_length=1)]
     proof: Literal["signature", "statement"] = "signature"
     ceremony: bool = False
+    policy_ca: bool = False
     default_issuer: ShortName | None = None
     signature_algorithms: tuple[str, ...] = ()
     validity: Validity
@@ -122,8 +124,12 @@ class ProfileFile(Table, frozen=True, kw_only=True):
             raise ValueError(f'a key of kind {mute[0]} cannot sign a request: that needs proof = "statement"')
         if self.extensions.ca and not ML_KEM.keys().isdisjoint(self.keys):
             raise ValueError("a CA has a key that signs")
-        if self.extensions.ca and not self.ceremony:
-            raise ValueError("a profile of a CA needs ceremony = true (R8)")
+        if self.extensions.ca and not self.ceremony and not self.policy_ca:
+            raise ValueError(
+                "a profile of a CA needs ceremony = true (R8), or policy_ca = true for a CA below a root"
+            )
+        if self.policy_ca and (self.ceremony or not self.extensions.ca):
+            raise ValueError("policy_ca is for profiles of a CA that no ceremony signs")
         if not self.names.types and self.subject.common_name == "one-of-names":
             raise ValueError("common_name = one-of-names, and no names are granted")
         if self.subject.common_name == "one-of-names" and "CN" in self.subject.pattern:

@@ -346,6 +346,9 @@ class IssuerStore(Protocol):
     def keys(self) -> Mapping[int, KeyPlace]:
         """Return where the key of each issuer is, by id, as far as it was told."""
 
+    def tell_key(self, issuer_id: int, key: KeyPlace) -> None:
+        """Store where an issuer's key is; what was told before stays."""
+
     def act(self, acts: Sequence[IssuerAct], events: Sequence[Event]) -> None:
         """
         Activate, deactivate or make the default, all at once.

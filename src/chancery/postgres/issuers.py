@@ -50,7 +50,7 @@ INSERT INTO chancery.issuer_certificate (issuer_id, kind, subject, certificate, 
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 _INSERT_KEY = """
 INSERT INTO chancery.issuer_key (issuer_id, place, module, device, software, imported)
-VALUES (%s, %s, %s, %s, %s, %s)"""
+VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"""
 _INSERT_ACT = "INSERT INTO chancery.issuer_act (issuer_id, act, at, actor, reason) VALUES (%s, %s, %s, %s, %s)"
 # Of a certificate that was never issued here nobody knows when it ends: its entry stays as long as the CA lasts.
 _TAKE_OVER = """
@@ -168,6 +168,11 @@ class PgIssuerStore:
             "SELECT issuer_id, place, module, device, software, imported FROM chancery.issuer_key"
         )
         return {row[0]: KeyPlace(Place(row[1]), *row[2:]) for row in found}
+
+    def tell_key(self, issuer_id: int, key: KeyPlace) -> None:
+        """Store where an issuer's key is; what was told before stays."""
+        with self._session.transaction() as connection:
+            _insert_key(connection, issuer_id, key)
 
     def act(self, acts: Sequence[IssuerAct], events: Sequence[Event]) -> None:
         """Activate, deactivate or make the default, all at once; PKIError(BAD_REQUEST) says what does not fit."""

@@ -117,11 +117,11 @@ def may_request(operator: Operator, profile: Profile) -> bool:
     """
     Tell whether this operator may request under this profile.
 
-    "Every profile" does not take in those of the authority's own services, unless an administrator asks.
+    "Every profile" does not take in those of CAs and of the authority's own services; an administrator's does.
     """
     if operator.profiles is not None:
         return profile.name in operator.profiles
-    return Role.ADMINISTRATOR in operator.roles or not profile.service
+    return Role.ADMINISTRATOR in operator.roles or not (profile.service or profile.extensions.ca)
 
 
 def own_name(operator: Operator, reach: Reach) -> str | None:

@@ -324,3 +324,13 @@ def test_a_request_may_name_its_issuer_and_a_profile_its_default():
     ca.ask(issuer="second")
     _issue(ca)
     ca.certificate(1).verify_directly_issued_by(other.certificate)
+
+
+def test_a_deactivated_issuer_refuses_but_for_its_own_ocsp_delegates():
+    """R20: as long as its certificates are answered for, it makes the certificates of who answers."""
+    ca = CA(inactive=frozenset({"issuing"}))
+    refused = ca.ask()
+    delegate = ca.ask(make_csr("CN=OCSP,O=Example"), "ocsp-signing")
+    ca.work()
+    assert "deactivated" in ca.store.refusals[refused].detail
+    assert ca.certificate(delegate).subject.rfc4514_string().endswith("CN=OCSP")

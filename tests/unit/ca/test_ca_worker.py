@@ -6,6 +6,7 @@ import pytest
 
 from cakit import CA, key
 from chancery.asn1.signature import KeySigner
+from chancery.ca.hierarchy import Hierarchy
 from chancery.ca.worker import CRL_SHARE, PAUSES, Worker, WorkerSettings
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import RequestState, RevocationReason
@@ -193,3 +194,31 @@ def test_a_worker_stops_when_told():
     ca = CA()
     Worker(ca.issuing, ca.store, WorkerSettings(), lambda *_: None).run(lambda _: None, lambda: True)
     assert [] == ca.store.crls
+
+
+def test_issuers_change_between_two_batches_and_their_crls_go_on():
+    ca = CA()
+    looks = [None, Hierarchy({"issuing": ca.issuer}, frozenset({"issuing"}), "issuing"), None]
+    worker = Worker(
+        ca.issuing,
+        ca.store,
+        WorkerSettings(),
+        lambda event, values: ca.reports.append((event, values)),
+        look=lambda: looks.pop(0),
+    )
+    first = ca.ask()
+    worker.run_once()
+    second = ca.ask()
+    worker.run_once()
+    assert ca.certificate(first)
+    # Not looked at again within the second.
+    assert ca.certificate(second)
+    ca.clock.advance(2)
+    third = ca.ask()
+    worker.run_once()
+    assert [] == [one for one in ca.store.certificates.values() if one.request_id == third]
+    assert ("issuers", {"issuers": ["issuing"], "inactive": ["issuing"], "default": "issuing"}) in ca.reports
+    number = ca.store.latest_crl(2).number
+    ca.clock.advance(7 * 86400)
+    worker.run_once()
+    assert number < ca.store.latest_crl(2).number

@@ -45,7 +45,7 @@ class MemoryIssuers:
     def issuers(self):
         return list(self.rows.values())
 
-    def add_issuer(self, issuer, at, events):
+    def add_issuer(self, issuer, at, events, acts=(), takeover=None):
         return self.faults.around(lambda: self._add(issuer, events))
 
     def _add(self, issuer, events):
