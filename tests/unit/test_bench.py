@@ -13,6 +13,7 @@ BENCHMARKS = {
     "issuance-bulk-p256",
     "issuance-rest-p256",
     "issuance-rest-rsa2048",
+    "issuing-cpu",
     "ocsp-fresh-p256",
     "ocsp-cached",
     "tsa-p256",
