@@ -72,6 +72,8 @@ class Audit:
     """
     The outcome: what the newest checkpoint covers, and every finding (the first `MAX_FINDINGS`; `omitted` more).
 
+    `retired` events were dropped by retention, as the journal itself says; their leaves are part of the tree.
+
     `head` and `note` are those of the newest checkpoint; None when there is none, or anything is wrong.
     """
 
@@ -79,6 +81,7 @@ class Audit:
     note: str | None
     checkpoints: int
     waiting: int
+    retired: int
     findings: tuple[Finding, ...]
     omitted: int
 
@@ -130,7 +133,7 @@ def verify(
             )
     waiting = _waiting(store, at - grace, found)
     head, note = walk.last if not found.kept else (None, None)
-    return Audit(head, note, walk.checkpoints, waiting, tuple(found.kept), found.omitted)
+    return Audit(head, note, walk.checkpoints, waiting, walk.retired, tuple(found.kept), found.omitted)
 
 
 class _Walk:
@@ -150,6 +153,8 @@ class _Walk:
             self._remembered.setdefault(head.size, []).append(head.root)
         self._found = found
         self._tree = CompactRange()
+        self._retired = _retired(store.retirements())
+        self.retired = 0
         self._whole = True
         self._good = 0
         self._differs = False
@@ -179,7 +184,9 @@ class _Walk:
             self._whole = False
         self.seen = leaf.index + 1
         where = f"event {leaf.event_id} (leaf {leaf.index})"
-        if leaf.body is None:
+        if leaf.body is None and any(leaf.event_id in gone for gone in self._retired):
+            self.retired += 1
+        elif leaf.body is None:
             self._found.add(Kind.DELETED, f"{where} is gone")
         elif leaf_hash(leaf.body.encode()) != leaf.hash:
             self._found.add(Kind.EDITED, f"{where} is not what was recorded{_claims(leaf.body)}")
@@ -215,6 +222,18 @@ class _Walk:
                 f"{where}: the leaves from {self._good} to {head.size - 1} are not those that were signed:"
                 " edited, reordered or replaced together with their hashes",
             )
+
+
+def _retired(bodies: Sequence[str]) -> list[range]:
+    """Return the event ids that retention said it dropped."""
+    found = []
+    for body in bodies:
+        try:
+            detail = json.loads(body)["detail"]
+            found.append(range(int(detail["at_least"] or 0), int(detail["below"])))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return found
 
 
 def _claims(body: str) -> str:

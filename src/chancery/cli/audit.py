@@ -99,6 +99,7 @@ def _show(audit: Audit, remembered: int, *, as_json: bool) -> None:
                 "root": head.root.hex() if head else None,
                 "checkpoints": audit.checkpoints,
                 "waiting": audit.waiting,
+                "retired": audit.retired,
                 "remembered": remembered,
                 "findings": findings,
                 "omitted": audit.omitted,
@@ -112,6 +113,10 @@ def _show(audit: Audit, remembered: int, *, as_json: bool) -> None:
             ("root", head.root.hex() if head else None),
             ("checkpoints", audit.checkpoints),
             ("waiting", f"{audit.waiting} events without a leaf yet" if audit.waiting else None),
+            (
+                "retired",
+                f"{audit.retired} events, by retention; their leaves are kept" if audit.retired else None,
+            ),
             ("remembered", f"continues {remembered} kept elsewhere" if remembered and not findings else None),
         ]
     )

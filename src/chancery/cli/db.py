@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,10 @@ import typer
 
 from chancery.cli import build
 from chancery.cli.clock import SystemClock
+from chancery.cli.show import show_rows
 from chancery.config import OwnerConfig, load_checked
 from chancery.postgres import migrate as schema
+from chancery.postgres import retention as retain
 
 app = typer.Typer(help="The database schema.", no_args_is_help=True)
 Config = Annotated[Path, typer.Option("--config", help="The configuration of `chancery_owner` (TOML).")]
@@ -31,3 +34,27 @@ def status(config: Config) -> None:
     typer.echo("\n".join(f"pending {name}" for name in pending) or "the schema is up to date")
     if pending:
         raise typer.Exit(1)
+
+
+@app.command()
+def retention(
+    config: Config,
+    years: Annotated[
+        int,
+        typer.Option(help="Years after the last end in a partition; at least 2 (R28)."),
+    ] = retain.MIN_YEARS,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Drop them. Without it nothing is changed.")] = False,
+) -> None:
+    """Say which partitions may go, with their rows and octets, and why the others stay; with --yes drop them."""
+    connection = build.connection(load_checked(config, OwnerConfig).database)
+    at = SystemClock().now()
+    found = retain.partitions(connection, at, years)
+    gone = {one.name for one in retain.drop(connection, at, getpass.getuser(), years)} if yes else set()
+    rows = []
+    for one in found:
+        becomes = one.stays or ("dropped" if one.name in gone else "may go")
+        rows.append((one.name, one.rows, one.size, one.newest, becomes))
+    show_rows(("partition", "rows", "octets", "newest", "it"), rows)
+    if not yes and any(one.stays is None for one in found):
+        typer.echo("nothing was changed; --yes drops what may go, for good")

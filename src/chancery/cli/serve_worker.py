@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from chancery.audit.log import Sequencer
+from chancery.audit.log import BATCH, Sequencer
 from chancery.audit.memory import CheckpointFile
 from chancery.ca.crl import CRLSettings
 from chancery.ca.issuance import Issuing
@@ -132,8 +132,9 @@ def run(config: WorkerConfig) -> None:
             jobs=PgJobStore(session),
         )
         worker.health = health
-        sequencer = _sequencer(config, journal, tokens, clock)
-        sequencing = threading.Thread(target=_sequence, args=(sequencer, stop, health), name="journal")
+        store = PgJournalStore(journal)
+        sequencer = _sequencer(config, store, tokens, clock)
+        sequencing = threading.Thread(target=_sequence, args=(sequencer, store, stop, health), name="journal")
         sequencing.start()
         listener = Listener(database)
         # What is here now stays: the collector need not look at it again, and need not look often.
@@ -206,10 +207,10 @@ def _journal_start(session: Session, profiles: Mapping[str, Profile], clock: Sys
         insert_events(connection, [Event(EventKind.PROCESS_STARTED, clock.now(), name, name, {})])
 
 
-def _sequencer(config: WorkerConfig, session: Session, tokens: WorkerTokens, clock: SystemClock) -> Sequencer:
+def _sequencer(config: WorkerConfig, store: PgJournalStore, tokens: WorkerTokens, clock: SystemClock) -> Sequencer:
     file = config.journal.checkpoint_file
     return Sequencer(
-        PgJournalStore(session),
+        store,
         build.signer(tokens.opened(config.journal_token()), config.journal.key_label),
         config.journal.origin,
         clock,
@@ -217,13 +218,21 @@ def _sequencer(config: WorkerConfig, session: Session, tokens: WorkerTokens, clo
     )
 
 
-def _sequence(sequencer: Sequencer, stop: threading.Event, health: Health) -> None:
-    """Append what waits, a few times a second; what cannot be appended now stays and is reported."""
+def _sequence(sequencer: Sequencer, store: PgJournalStore, stop: threading.Event, health: Health) -> None:
+    """
+    Append what waits, a few times a second; what cannot be appended now stays and is reported.
+
+    Each time costs a signature and a commit of its own, however few events it is for: they share it.
+    """
+    clock, year = SystemClock(), 0
     while not stop.is_set():
         try:
+            if year != (now := clock.now().year):
+                store.begin_year()
+                year = now
             appended = sequencer.run_once()
             health.say("journal", None)
-            if not appended:
+            if appended < BATCH:
                 stop.wait(SEQUENCE_SECONDS)
         except (PKIError, OperatorError) as error:
             health.say("journal", str(error))

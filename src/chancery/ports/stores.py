@@ -184,6 +184,9 @@ class JournalStore(Protocol):
     def events_without_leaf(self) -> list[tuple[int, str]]:
         """Events that no leaf names, whenever they were written."""
 
+    def retirements(self) -> list[str]:
+        """Bodies of the events by which retention says which events it dropped, their leaves kept."""
+
 
 class TimestampStore(Protocol):
     """The timestamping authority's records. Coroutines, for one event loop."""

@@ -73,6 +73,7 @@ class EventKind(enum.Enum):
     LEAP_SECOND = "tsa.leap-second"
     BUNDLE_ANSWERED = "bundle.answered"
     BUNDLE_IMPORTED = "bundle.imported"
+    RETENTION_DROPPED = "retention.dropped"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -109,11 +109,16 @@ SELECT 'event', e.subject, e.kind FROM chancery.journal_event AS e
 WHERE e.kind IN ('certificate.intent', 'certificate.issued', 'certificate.unconfirmed', 'certificate.revoked',
     'certificate.suspended', 'certificate.reinstated')
 AND NOT EXISTS (SELECT FROM chancery.intent AS i WHERE i.issuer_id || ':' || encode(i.serial, 'hex') = e.subject)
+AND NOT EXISTS (SELECT FROM chancery.retired AS t WHERE t.source = 'certificate'
+    AND split_part(e.subject, ':', 2) COLLATE "C" >= coalesce(t.at_least, '') COLLATE "C"
+    AND split_part(e.subject, ':', 2) COLLATE "C" < t.below COLLATE "C")
 UNION ALL
 SELECT 'received', e.subject, (e.body::json) ->> 'actor' FROM chancery.journal_event AS e
 WHERE e.kind = 'request.received' AND NOT EXISTS (
     SELECT FROM chancery.request AS r
     WHERE 'transaction:' || r.transaction_id = e.subject AND r.requestor = (e.body::json) ->> 'actor')
+AND NOT EXISTS (SELECT FROM chancery.retired AS t
+    WHERE t.source = 'certificate' AND t.newest >= ((e.body::json) ->> 'at')::timestamptz)
 UNION ALL
 SELECT 'status', issuer_id || ':' || encode(serial, 'hex'), '' FROM chancery.certificate_status AS s
 WHERE NOT EXISTS (SELECT FROM chancery.intent AS i WHERE (i.issuer_id, i.serial) = (s.issuer_id, s.serial))
@@ -127,6 +132,7 @@ WHERE v.state = 'done' AND NOT EXISTS (
     SELECT FROM chancery.journal_event AS e
     WHERE e.kind IN ('certificate.revoked', 'certificate.suspended', 'certificate.reinstated')
     AND e.subject = v.issuer_id || ':' || encode(v.serial, 'hex'))
+AND NOT EXISTS (SELECT FROM chancery.retired AS t WHERE t.source = 'journal_event' AND t.newest >= v.received_at)
 UNION ALL
 SELECT 'blocked', e.subject, '' FROM chancery.journal_event AS e
 WHERE e.kind = 'key.blocked' AND NOT EXISTS (

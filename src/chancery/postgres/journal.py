@@ -185,6 +185,19 @@ class PgJournalStore:
                 )
             ]
 
+    def retirements(self) -> list[str]:
+        """Return the bodies of the events by which retention says which events it dropped."""
+        with self._session.transaction() as connection:
+            rows = connection.execute(
+                "SELECT body FROM chancery.journal_event WHERE subject LIKE 'partition:journal\\_event\\_%'"
+                " AND kind = 'retention.dropped' AND writer = 'chancery_owner' ORDER BY event_id"
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    def begin_year(self) -> None:
+        """Let this year's events be numbered from the year on, which is how they come to lie in its partition."""
+        self._session.fetch("SELECT chancery.begin_year()")
+
 
 def _tree_size(connection: PgConnection) -> int:
     row = connection.execute("SELECT coalesce(max(leaf_index) + 1, 0) FROM chancery.journal_leaf").fetchone()

@@ -76,6 +76,9 @@ class MemoryJournal:
         known = {event_id for event_id, _ in self.leaf_rows.values()}
         return [(event_id, body) for event_id, body in sorted(self.events.items()) if event_id not in known]
 
+    def retirements(self):
+        return [body for _, body in sorted(self.events.items()) if '"retention.dropped"' in body]
+
 
 def journal(batches=(3, 1, 4), signer=ED25519):
     """A journal of honest history: so many events before each checkpoint."""
