@@ -100,7 +100,7 @@ class WorkerTokens:
                 return
             token = self._tokens.get(label) or self._open(self._sections[label])
             self._tokens[label] = token
-            for key_label, late in self._keys[label].items():
+            for key_label, late in list(self._keys[label].items()):
                 _find(token, key_label, late)
         except HarmfulToRepeatError as error:
             self._refused.add(label)
