@@ -11,8 +11,9 @@ from cryptography.x509 import ocsp as pyca
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import ocspkit
+from cakit import key
 from chancery.asn1 import der, ocsp, oids
-from chancery.asn1.signature import KeySigner
+from chancery.asn1.signature import ALGORITHMS, KeySigner
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ocsp.responder import NeverIssued, ResponderSettings, ask, delegate, respond
 from chancery.ports import RevocationReason, StatusState
@@ -59,6 +60,26 @@ def test_good():
     )
     assert unsigned.lasting
     assert [x509.load_der_x509_certificate(by.certificate)] == theirs.certificates
+
+
+@pytest.mark.parametrize("name", ["rsassaPss-sha256", "ML-DSA-44", "ML-DSA-87"])
+def test_a_delegate_may_sign_with_pss_or_ml_dsa(monkeypatch, name):
+    """RFC 4055, RFC 9881: the answer names the algorithm as a certificate does, and its signature verifies."""
+    mine, others = key("delegate", "rsa-2048" if "Pss" in name else name.lower()), ocspkit.key
+    monkeypatch.setattr(ocspkit, "key", lambda label: mine if label == "Responder" else others(label))
+    signer = KeySigner(mine, ALGORITHMS[name])
+    by = delegate(ocspkit.delegate_certificate(), ocspkit.issuer(), signer)
+    asked = ask(ocsp.decode_request(ocspkit.request(GOOD)), ocspkit.table())
+    unsigned = respond(
+        asked, ocspkit.FakeReader().known, by=by, settings=ResponderSettings(), known_at=START, at=START
+    )
+    theirs = pyca.load_der_ocsp_response(
+        by.template.encode(unsigned.response_data, signer.sign(unsigned.response_data))
+    )
+    assert pyca.OCSPCertStatus.GOOD is only(theirs).certificate_status
+    ALGORITHMS[name].verify(mine.public_key(), theirs.signature, theirs.tbs_response_bytes)
+    identifier = der.Reader(ALGORITHMS[name].identifier).enter().oid()
+    assert identifier == theirs.signature_algorithm_oid.dotted_string
 
 
 def test_revoked_says_when_and_why_and_an_unspecified_reason_is_not_said():
