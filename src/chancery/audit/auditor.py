@@ -66,6 +66,7 @@ def audit(
     found.extend(standing.judge_issuers(issuers, grounds, acts), "issuers")
     known_profiles, wrong = standing.read_profiles(profiles)
     found.extend([*wrong, *standing.judge_profiles(profiles, acts)])
+    found.extend(standing.judge_switches(reader.profile_switches(), acts), "switches")
     known = Known(grounds, known_profiles, opinions or {}, second_opinion)
     judged = unfinished = lists = 0
     for batch in reader.certificates(scope):

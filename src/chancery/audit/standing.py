@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from cryptography import x509
@@ -17,13 +18,15 @@ from chancery.errors import OperatorError
 from chancery.pkix.granting import IssuerLimits, Profile
 from chancery.pkix.lint import blocking, lint
 from chancery.pkix.profile import parse_profile
-from chancery.ports import EventKind
+from chancery.ports import EventKind, ProfileSwitch
 from chancery.ports.auditing import AuditedIssuer, AuditedOperator, AuditedProfile
 
 KINDS = (
     EventKind.CA_CREATED,
     EventKind.CA_IMPORTED,
     EventKind.PROFILE_LOADED,
+    EventKind.PROFILE_DEACTIVATED,
+    EventKind.PROFILE_ACTIVATED,
     EventKind.OPERATOR_ENROLLED,
     EventKind.OPERATOR_REMOVED,
 )
@@ -133,6 +136,23 @@ def judge_profiles(profiles: Sequence[AuditedProfile], acts: Sequence[Act]) -> I
     for act in trail.of(acts, EventKind.PROFILE_LOADED):
         if (act.subject, act.detail.get("sha256")) not in stored:
             yield Finding(Kind.STRAY, act.subject, f"event {act.event_id} loaded a text that is not stored")
+
+
+def judge_switches(switches: Sequence[ProfileSwitch], acts: Sequence[Act]) -> Iterator[Finding]:
+    """Each switch of a profile is in the journal as it stands, and each one in the journal stands."""
+    kinds = {False: EventKind.PROFILE_DEACTIVATED, True: EventKind.PROFILE_ACTIVATED}
+    rows = Counter((f"profile:{o.name}", kinds[o.active].value, o.operator, o.at, o.reason) for o in switches)
+    told = Counter(
+        (act.subject, act.kind, act.actor, act.at, str(act.detail.get("reason")))
+        for kind in kinds.values()
+        for act in trail.of(acts, kind)
+    )
+    for about, kind, operator, at, _ in rows - told:
+        yield Finding(
+            Kind.NOT_JOURNALLED, about, f"no {kind} event of {at.isoformat()} by {operator} is like its row"
+        )
+    for about, kind, operator, at, _ in told - rows:
+        yield Finding(Kind.STRAY, about, f"the {kind} event of {at.isoformat()} by {operator} has no row")
 
 
 def judge_operators(operators: Sequence[AuditedOperator], acts: Sequence[Act]) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from chancery.ports.hierarchy import IssuerRecord
-from chancery.ports.values import CertificateRecord, CRLRecord, EnrolmentRequest, EventKind, Intent
+from chancery.ports.values import CertificateRecord, CRLRecord, EnrolmentRequest, EventKind, Intent, ProfileSwitch
 
 # States, reasons and roles are kept as stored: a row that was edited may hold any.
 
@@ -166,6 +166,9 @@ class AuditReader(Protocol):
     def issuers(self) -> list[AuditedIssuer]: ...
 
     def profiles(self) -> list[AuditedProfile]: ...
+
+    def profile_switches(self) -> list[ProfileSwitch]:
+        """Return every switch of a profile, in the order in which they were made."""
 
     def operators(self) -> list[AuditedOperator]: ...
 

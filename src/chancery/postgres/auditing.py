@@ -14,7 +14,15 @@ from psycopg.abc import Buffer
 from psycopg.rows import TupleRow
 from psycopg.types.datetime import TimestamptzBinaryLoader
 
-from chancery.ports import CertificateRecord, CRLRecord, EnrolmentRequest, EventKind, Intent, IssuerRecord
+from chancery.ports import (
+    CertificateRecord,
+    CRLRecord,
+    EnrolmentRequest,
+    EventKind,
+    Intent,
+    IssuerRecord,
+    ProfileSwitch,
+)
 from chancery.ports.auditing import (
     AuditedCRL,
     AuditedIssuer,
@@ -42,6 +50,7 @@ SELECT issuer_id, name, certificate, parent_id, token_label, key_label, subject,
     not_after, added_at
 FROM chancery.issuer ORDER BY issuer_id"""
 _PROFILES = "SELECT name, version, sha256, source, added_at FROM chancery.profile ORDER BY name, version, sha256"
+_SWITCHES = "SELECT name, active, reason, operator, at FROM chancery.profile_switch ORDER BY switch_id"
 _OPERATORS = """
 SELECT fingerprint, name, roles, profiles, added_at, removed_at,
     EXISTS (SELECT FROM chancery.certificate AS c WHERE sha256(c.der) = o.fingerprint)
@@ -190,6 +199,10 @@ class PgAuditReader:
     def profiles(self) -> list[AuditedProfile]:
         """Return every profile's text, by name and version."""
         return [AuditedProfile(*row) for row in self._fetch(_PROFILES)]
+
+    def profile_switches(self) -> list[ProfileSwitch]:
+        """Return every switch of a profile, in the order in which they were made."""
+        return [ProfileSwitch(*row) for row in self._fetch(_SWITCHES)]
 
     def operators(self) -> list[AuditedOperator]:
         """Return every operator, removed or not, by name."""

@@ -17,7 +17,7 @@ from chancery.ca.crl import CRLSettings, make_crl
 from chancery.ca.issuance import issue_batch
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.profile import grant, requested
-from chancery.ports import Event, EventKind, RevocationReason
+from chancery.ports import Event, EventKind, ProfileSwitch, RevocationReason
 from chancery.ports.auditing import (
     AuditedCRL,
     AuditedIssuer,
@@ -83,6 +83,7 @@ class World:
         self.wishes: dict[int, AuditedRevocation] = {}
         self.issuer_rows: list[AuditedIssuer] = []
         self.profile_rows: list[AuditedProfile] = []
+        self.switch_rows: list[ProfileSwitch] = []
         self.operator_rows: list[AuditedOperator] = []
         self.serials: dict[tuple[int, bytes], AuditedSerial] = {}
         self.crl_rows: list[AuditedCRL] = []
@@ -300,6 +301,9 @@ class World:
 
     def profiles(self):
         return self.profile_rows
+
+    def profile_switches(self):
+        return self.switch_rows
 
     def operators(self):
         return self.operator_rows

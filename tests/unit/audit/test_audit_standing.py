@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import json
 
 import pytest
 
@@ -15,6 +16,7 @@ from chancery.audit.auditor import audit
 from chancery.audit.findings import Kind
 from chancery.audit.statuses import GRACE
 from chancery.errors import ErrorType, PKIError
+from chancery.ports import Event, EventKind, ProfileSwitch
 from chancery.ports.auditing import Scope, Stray, StrayKind
 from unit.audit.auditworld import honest
 
@@ -322,6 +324,19 @@ def test_a_profile_of_another_text_is_behind_nothing(world):
     another_text(world)
     report = audit(world, world.at)
     assert [Kind.WRONG_PROFILE, Kind.WRONG_PROFILE] == [one.kind for one in report.findings]
+
+
+def test_a_switch_of_a_profile_is_in_the_journal_as_it_stands(world):
+    switch = ProfileSwitch("smime", False, "why", "olga", cakit.START)
+    told = Event(EventKind.PROFILE_DEACTIVATED, cakit.START, "olga", "profile:smime", {"reason": "why"})
+    world.switch_rows.append(switch)
+    assert [Kind.NOT_JOURNALLED] == [one.kind for one in audit(world, world.at).findings]
+    world.events[max(world.events) + 1] = json.loads(told.body())
+    assert () == audit(world, world.at).findings
+    world.switch_rows[0] = dataclasses.replace(switch, reason="another")
+    assert [Kind.NOT_JOURNALLED, Kind.STRAY] == [one.kind for one in audit(world, world.at).findings]
+    world.switch_rows.clear()
+    assert [Kind.STRAY] == [one.kind for one in audit(world, world.at).findings]
 
 
 @pytest.mark.parametrize("kind", StrayKind)
