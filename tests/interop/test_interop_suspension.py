@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from suite import run, wait_until
@@ -34,3 +36,31 @@ def test_r15_a_tls_server_is_not_suspended(running):
     refused = running.chancery("suspend", running.serial(pem), "--yes", check=False)
     assert b"never suspended (R15)" in refused.stderr
     assert f"{pem.name}: good" in running.ocsp(pem)
+
+
+def test_r22_a_key_s_certificates_are_shown_rehearsed_and_revoked_as_confirmed(running):
+    pem, other = running.issue("many.example.org"), running.issue("spared.example.org")
+    words = ("revoke", "--reason", "keyCompromise", "--key-of", pem, "--json")
+    shown = json.loads(running.chancery(*words).stdout)
+    assert (1, running.serial(pem)) == (shown["count"], shown["sample"][0]["serial"])
+    simulated = json.loads(running.chancery(*words, "--simulate").stdout)
+    assert ("done", 1) == (simulated["state"], simulated["result"]["revocable"])
+    assert f"{pem.name}: good" in running.ocsp(pem)
+    job = json.loads(running.chancery(*words, "--confirm", shown["confirmation"]).stdout)
+    assert ("done", 1, 0) == (job["state"], job["done"], job.get("refused", 0))
+    wait_until(lambda: f"{pem.name}: revoked" in running.ocsp(pem))
+    assert "keyCompromise" in running.ocsp(pem)
+    assert f"{other.name}: good" in running.ocsp(other)
+
+
+def test_r13_a_problem_report_is_decided_by_revoking(running):
+    pem = running.issue("reported.example.org")
+    evidence = running.work / "evidence.txt"
+    evidence.write_text("it serves malware")
+    words = ("--ground", "misissued", "--evidence", evidence, "--reporter", "eve@example.org", "--json")
+    about = ("--issuer", "issuing", "--serial", running.serial(pem))
+    report = str(json.loads(running.chancery("report", "add", *words, *about).stdout)["report_id"])
+    assert b"reports_open" in running.chancery("status", "--state", running.state).stdout
+    running.chancery("report", "decide", report, "revoke")
+    wait_until(lambda: f"{pem.name}: revoked" in running.ocsp(pem))
+    assert "superseded" in running.ocsp(pem)

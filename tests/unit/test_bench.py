@@ -16,6 +16,7 @@ BENCHMARKS = {
     "issuing-cpu",
     "ocsp-fresh-p256",
     "ocsp-cached",
+    "revocation-cost",
     "tsa-p256",
 }
 

@@ -125,12 +125,11 @@ class World:
             csr_sha256=hashlib.sha256(csr).hexdigest(),
         )
 
-    def revoke(self, number: int) -> None:
+    def revoke(self, number: int, reason: RevocationReason = RevocationReason.SUPERSEDED) -> None:
         [serial] = [one.serial for one in self.ca.store.certificates.values() if one.request_id == number]
-        self.write(EventKind.REVOCATION_REQUESTED, f"2:{serial.hex()}", reason="superseded", issuer="issuing")
-        wish = self.ca.ask_revocation(serial)
-        reason = RevocationReason.SUPERSEDED.value
-        self.wishes[wish] = AuditedRevocation(wish, 2, serial, reason, None, "alice", "done")
+        self.write(EventKind.REVOCATION_REQUESTED, f"2:{serial.hex()}", reason=reason.name.lower(), issuer="issuing")
+        wish = self.ca.ask_revocation(serial, reason)
+        self.wishes[wish] = AuditedRevocation(wish, 2, serial, reason.value, None, "alice", "done")
         self.ca.clock.advance(2.5)
         self.ca.work()
 
@@ -188,7 +187,13 @@ class World:
         changed = [one.at for one in self.ca.store.events if one.subject == about][-1]
         reason = None if status.reason is None else int(status.reason)
         return AuditedStatus(
-            status.state.value, status.not_after, status.revoked_at, reason, status.invalidity_date, changed
+            status.state.value,
+            status.not_after,
+            status.revoked_at,
+            reason,
+            status.invalidity_date,
+            changed,
+            status.released_at,
         )
 
     # What a test edits.
