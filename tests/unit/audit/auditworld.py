@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -49,10 +50,10 @@ class Token(KeySigner):
         return super().sign(data)
 
 
-def honest(profiles=cakit.PROFILES) -> World:
+def honest(profiles=cakit.PROFILES, then: Sequence[RevocationReason] = ()) -> World:
     """
     Requests 1 to 5, one of each kind. 1 is a server's and revoked, 2 the operator's, 3 an RSA server's with
-    names beside the CSR, 4 a mailbox's, 5 got no signature at first.
+    names beside the CSR, 4 a mailbox's, 5 got no signature at first. 4 is revoked for each reason of `then`.
     """
     token = Token()
     ca = cakit.CA(signer=token, profiles=profiles)
@@ -69,6 +70,8 @@ def honest(profiles=cakit.PROFILES) -> World:
     ca.clock.advance(60)
     ca.work()
     world.revoke(1)
+    for reason in then:
+        world.revoke(4, reason)
     ca.clock.advance(1)
     ca.work()
     world.take_rows()
@@ -127,7 +130,9 @@ class World:
 
     def revoke(self, number: int, reason: RevocationReason = RevocationReason.SUPERSEDED) -> None:
         [serial] = [one.serial for one in self.ca.store.certificates.values() if one.request_id == number]
-        self.write(EventKind.REVOCATION_REQUESTED, f"2:{serial.hex()}", reason=reason.name.lower(), issuer="issuing")
+        self.write(
+            EventKind.REVOCATION_REQUESTED, f"2:{serial.hex()}", reason=reason.name.lower(), issuer="issuing"
+        )
         wish = self.ca.ask_revocation(serial, reason)
         self.wishes[wish] = AuditedRevocation(wish, 2, serial, reason.value, None, "alice", "done")
         self.ca.clock.advance(2.5)
