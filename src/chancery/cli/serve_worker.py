@@ -137,10 +137,7 @@ def run(config: WorkerConfig) -> None:
         sequencing = threading.Thread(target=_sequence, args=(sequencer, store, stop, health), name="journal")
         sequencing.start()
         listener = Listener(database)
-        # What is here now stays: the collector need not look at it again, and need not look often.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(10_000, 20, 50)
+        _settle_collector()
         log.info("working", issuers=sorted(hierarchy.issuers), instance=config.instance)
         try:
             worker.run(_waiter(listener, stop), stop.is_set)
@@ -151,6 +148,13 @@ def run(config: WorkerConfig) -> None:
             session.close()
             journal.close()
             tokens.close()
+
+
+def _settle_collector() -> None:
+    """What is here now stays: the collector need not look at it again, and need not look often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def _settings(config: WorkerConfig) -> WorkerSettings:
