@@ -105,6 +105,8 @@ def show(
     if json:
         show_json({"profile": dict(pairs), "requestor": dict(requestable(parsed)), "source": text})
         return
+    if isinstance(versions := found.get("versions"), list):
+        pairs.append(("recorded versions", ", ".join(str(one["version"]) for one in versions)))
     switched = found.get("switched")
     if isinstance(switched, dict):
         state = "active again" if found.get("active", True) else "DEACTIVATED"

@@ -7,9 +7,12 @@ import datetime
 
 from cryptography import x509
 
-from cakit import CA, enrolment, key, make_csr
+from cakit import CA, PROFILES, URLS, enrolment, issuing_issuer, key, make_csr
+from chancery.ca.issuance import make_serial
 from chancery.errors import ErrorType
+from chancery.pkix.profile import grant, parse_profile, requested
 from chancery.ports import EventKind, RequestState
+from fakes import START, FakeEntropy
 
 SECOND = datetime.timedelta(seconds=1)
 CSR = make_csr(names=("dns:www.example.org",))
@@ -48,3 +51,15 @@ def test_what_is_dropped_is_told_to_the_requestor_and_in_the_journal():
     assert "not granted: the extension basicConstraints" == record.dropped
     [intent] = [event for event in ca.store.events if event.kind is EventKind.INTENT_RECORDED]
     assert ["the extension basicConstraints"] == list(intent.detail["dropped"])
+
+
+def test_a_delta_crl_is_pointed_at_where_the_profile_wants_it_and_the_issuer_has_one():
+    text = PROFILES["tls-server"].source + 'pointers = ["ocsp", "crl", "ca-issuers", "freshest"]\n'
+    profile = parse_profile(text)
+    for deltas in (True, False):
+        issuer = issuing_issuer(urls=dataclasses.replace(URLS, deltas=deltas))
+        granted = grant(profile, requested(CSR), issuer.limits, START)
+        linted = issuer.prepare(granted, make_serial(1, FakeEntropy(3)))
+        found = x509.load_der_x509_certificate(issuer.issue(linted)).extensions
+        points = [one.value for one in found if one.oid.dotted_string == "2.5.29.46"]
+        assert ([x509.FreshestCRL] if deltas else []) == [type(one) for one in points]

@@ -86,6 +86,7 @@ def test_recorded_versions_are_fetched_by_number(served):
     shown = _run("profile", "show", "device@1", "--source", served=served).stdout
     assert source == shown
     assert 1 == _run("profile", "show", "device@7", served=served).exit_code
+    assert "recorded versions" in _run("profile", "show", "device", served=served).stdout
     assert "none" in _run("profile", "diff", "device@1", EXAMPLES / "device.toml", served=served).stdout
 
 
