@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 from cryptography import x509
 
-from chancery.asn1 import oids
+from chancery.asn1 import der, oids
 from chancery.asn1.oids import EXTENDED_KEY_USAGES
 from chancery.pkix.finding import Finding, Severity
-from chancery.pkix.view import DNS_NAME, IP_NAME, MAIL_NAME, CertificateView, name_text
+from chancery.pkix.view import DNS_NAME, IP_NAME, MAIL_NAME, OTHER_NAME, CertificateView, name_text
 
 _ANY = "2.5.29.37.0"
 _SHORT = {oid: short for short, oid in EXTENDED_KEY_USAGES.items()}
@@ -97,10 +97,14 @@ def server_names(cert: CertificateView) -> Iterator[Finding]:
 
 
 def mail_names(cert: CertificateView) -> Iterator[Finding]:
-    """RFC 8550 3: a mail certificate's address stands in subjectAltName."""
+    """RFC 8550 3, RFC 9598 4: a mail certificate's address stands in subjectAltName, perhaps beyond ASCII."""
     if cert.is_ca or not cert.readable or EXTENDED_KEY_USAGES["emailProtection"] not in cert.usages:
         return
-    if not any(one.tag == MAIL_NAME for one in cert.names or ()):
+    beyond = der.oid(oids.SMTP_UTF8_MAILBOX)
+    if not any(
+        one.tag == MAIL_NAME or (one.tag == OTHER_NAME and one.value.startswith(beyond))
+        for one in cert.names or ()
+    ):
         yield _error("mail_nameless", "emailProtection without an rfc822Name", "RFC 8550 3")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from chancery.pkix.granting import IssuerLimits, grant
+from chancery.pkix.lint import blocking, lint
 from chancery.pkix.profile import parse_profile, shipped_profiles
 from chancery.pkix.trial import AT, FAR, sample, trial_certificate
 from pkilintkit import findings
@@ -31,3 +34,11 @@ def test_r9_pkilint_has_nothing_to_say_of_what_a_profile_grants(name, full):
     limits = IssuerLimits(FAR, None, algorithm=min(profile.signature_algorithms, default=None))
     granted = grant(profile, sample(profile, kind, full=full), limits, AT)
     assert EXPLAINED.get((name, full), set()) == findings("certificate", trial_certificate(profile, granted))
+
+
+def test_a_mail_certificate_may_be_for_a_mailbox_beyond_ascii_alone():
+    profile = PROFILES["smime"]
+    asked = sample(profile, "ec-p256", full=False)
+    alone = dataclasses.replace(asked, names=("smtputf8:j\u00f6rg@example.org",))
+    certificate = trial_certificate(profile, grant(profile, alone, IssuerLimits(FAR, None), AT))
+    assert [] == blocking(lint(x509.load_der_x509_certificate(certificate)))
