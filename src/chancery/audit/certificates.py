@@ -51,14 +51,25 @@ _USAGE_BITS = (
 )
 
 
+PICKED_UP = datetime.timedelta(hours=1)
+"""Within which every worker has taken up a renewed CA certificate."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ground:
-    """An issuer as certificates under it are judged by."""
+    """An issuer as certificates under it are judged by. `renewals`: from when on which limits hold."""
 
     name: str
     certificate: x509.Certificate
     key_identifier: bytes | None
     limits: IssuerLimits
+    renewals: tuple[tuple[datetime.datetime, IssuerLimits], ...] = ()
+
+    def limits_at(self, at: datetime.datetime) -> list[IssuerLimits]:
+        """Return what may have held then: a worker takes a renewed certificate up a moment after it came in."""
+        before = [limits for since, limits in self.renewals if since <= at - PICKED_UP]
+        lately = [limits for since, limits in self.renewals if at - PICKED_UP < since <= at]
+        return [*(before[-1:] or [self.limits]), *lately]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -228,15 +239,19 @@ def _right(case: Case) -> Iterator[Finding]:
         yield case.finding(Kind.WRONG_PROFILE, what)
         return
     algorithm = BY_IDENTIFIER.get(split_signed(case.record.der)[1])
-    limits = dataclasses.replace(case.issuer.limits, algorithm=algorithm.name if algorithm else None)
-    try:
-        granted = grant(profile, asked, limits, intent.recorded_at)
-    except (PKIError, OverflowError) as error:
-        yield case.finding(Kind.NOT_GRANTED, f"the profile {profile.name} does not grant it: {error}")
-        return
-    if beyond := [*_usages(case, profile), *_differences(case, granted)]:
-        what = "; ".join(dict.fromkeys(beyond))
-        yield case.finding(Kind.NOT_GRANTED, f"the profile {profile.name} grants something else: {what}")
+    wrong_under: list[str] = []
+    for limits in case.issuer.limits_at(intent.recorded_at):
+        by = dataclasses.replace(limits, algorithm=algorithm.name if algorithm else None)
+        try:
+            granted = grant(profile, asked, by, intent.recorded_at)
+        except (PKIError, OverflowError) as error:
+            wrong_under.append(f"the profile {profile.name} does not grant it: {error}")
+            continue
+        beyond = [*_usages(case, profile), *_differences(case, granted)]
+        if not beyond:
+            return
+        wrong_under.append(f"the profile {profile.name} grants something else: {'; '.join(dict.fromkeys(beyond))}")
+    yield case.finding(Kind.NOT_GRANTED, wrong_under[-1])
 
 
 def _stated(case: Case, csr: x509.CertificateSigningRequest) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +18,21 @@ from chancery.audit.trail import Act
 from chancery.errors import OperatorError
 from chancery.pkix.granting import IssuerLimits, Profile
 from chancery.pkix.lint import blocking, lint
+from chancery.pkix.path import same_key
 from chancery.pkix.profile import parse_profile
 from chancery.ports import EventKind, ProfileSwitch
 from chancery.ports.auditing import AuditedIssuer, AuditedOperator, AuditedProfile
 
+ACTS = {
+    "activate": EventKind.CA_ACTIVATED,
+    "deactivate": EventKind.CA_DEACTIVATED,
+    "default": EventKind.CA_DEFAULT,
+}
 KINDS = (
     EventKind.CA_CREATED,
     EventKind.CA_IMPORTED,
+    EventKind.CA_CERTIFICATE,
+    *ACTS.values(),
     EventKind.PROFILE_LOADED,
     EventKind.PROFILE_DEACTIVATED,
     EventKind.PROFILE_ACTIVATED,
@@ -42,15 +51,23 @@ def grounds(issuers: Sequence[AuditedIssuer]) -> dict[int, Ground]:
             certificate.public_key()
         except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm):
             continue
-        basic, ski = values.get(x509.BasicConstraints), values.get(x509.SubjectKeyIdentifier)
-        length = basic.path_length if isinstance(basic, x509.BasicConstraints) else None
+        ski = values.get(x509.SubjectKeyIdentifier)
+        renewed = [one for one in issuer.further if one.kind == "renewal"]
         found[issuer.record.issuer_id] = Ground(
             issuer.record.name,
             certificate,
             ski.digest if isinstance(ski, x509.SubjectKeyIdentifier) else None,
-            IssuerLimits(certificate.not_valid_after_utc, length),
+            _limits(certificate),
+            tuple((one.added_at, _limits(x509.load_der_x509_certificate(one.certificate))) for one in renewed),
         )
     return found
+
+
+def _limits(certificate: x509.Certificate) -> IssuerLimits:
+    values = {type(one.value): one.value for one in certificate.extensions}
+    basic = values.get(x509.BasicConstraints)
+    length = basic.path_length if isinstance(basic, x509.BasicConstraints) else None
+    return IssuerLimits(certificate.not_valid_after_utc, length)
 
 
 def judge_issuers(
@@ -70,10 +87,45 @@ def judge_issuers(
         yield from trail.once(added, EventKind.CA_IMPORTED, about)
         for act in added[:1]:
             sha256 = hashlib.sha256(issuer.record.certificate).hexdigest()
-            yield from trail.says(act, about, {"certificate_sha256": sha256})
+            taken = {"revoked": issuer.taken_over} if issuer.taken_over or "revoked" in act.detail else {}
+            yield from trail.says(act, about, {"certificate_sha256": sha256, **taken})
+        yield from _further(about, issuer, ground, known, acts)
+        yield from _acts(about, issuer, acts)
     names = {issuer.record.name for issuer in issuers}
     imported = [*trail.of(acts, EventKind.CA_IMPORTED), *trail.of(acts, EventKind.CA_CREATED)]
     yield from _gone(imported, "issuer", names)
+
+
+def _further(
+    about: str, issuer: AuditedIssuer, ground: Ground, known: Mapping[int, Ground], acts: Sequence[Act]
+) -> Iterator[Finding]:
+    """Each further certificate is for the same name and key, signed by who is above it, and journalled once."""
+    told = {act.detail.get("certificate_sha256"): act for act in trail.of(acts, EventKind.CA_CERTIFICATE, about)}
+    for one in issuer.further:
+        certificate = x509.load_der_x509_certificate(one.certificate)
+        if not same_key(certificate, ground.certificate):
+            yield Finding(Kind.WRONG_ISSUER, about, "a further certificate is for another name or key")
+        above = ground if one.parent_id is None else known.get(one.parent_id)
+        yield from _chain(about, dataclasses.replace(ground, certificate=certificate), above)
+        act = told.pop(hashlib.sha256(one.certificate).hexdigest(), None)
+        yield from trail.once([act] if act else [], EventKind.CA_CERTIFICATE, about)
+        if act is not None:
+            yield from trail.says(act, about, {"kind": one.kind})
+            yield from trail.dated(act, about, one.added_at, "added_at")
+    for act in told.values():
+        yield Finding(Kind.STRAY, about, f"event {act.event_id} added a certificate that is not stored")
+
+
+def _acts(about: str, issuer: AuditedIssuer, acts: Sequence[Act]) -> Iterator[Finding]:
+    """Who issues, and who is the default, became so by journalled acts alone (R27)."""
+    for name, kind in ACTS.items():
+        stored = [(at, actor) for act, at, actor in issuer.acts if act == name]
+        told = [(act.at, act.actor) for act in trail.of(acts, kind, about)]
+        if stored != told:
+            what = (
+                f"{len(stored)} times `{name}` is stored, {len(told)} journalled, or by others or at other times"
+            )
+            yield Finding(Kind.NOT_JOURNALLED, about, what)
 
 
 def _chain(about: str, ground: Ground, above: Ground | None) -> Iterator[Finding]:

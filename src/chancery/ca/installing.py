@@ -164,12 +164,26 @@ def _further(old: IssuerRecord, judged: Judged, parent: str | None, store: Issue
             f"{old.name} has another name or key: a CA with a new key is a new issuer (give it a name of its own, "
             f"and `--replaces {old.name}`)"
         )
+    if _key_identifier(judged.certificate) != (wanted := _key_identifier(current)):
+        # Otherwise no path is found from what was issued before (RFC 5280 4.2.1.1, 4.2.1.2).
+        raise _refuse(
+            f"its subject key identifier is not {wanted.hex()}, which the certificates of {old.name} name: "
+            "the request asks for it, have the CA take it from there"
+        )
     again = judged.certificate.issuer == current.issuer
     kind = CertificateKind.RENEWAL if again else CertificateKind.CROSS
     detail: EventDetail = {**_told(judged), "kind": kind.value, "parent": parent}
     event = Event(EventKind.CA_CERTIFICATE, who.at, who.actor, f"issuer:{old.name}", detail)
     store.add_certificate(NewCertificate(old.name, kind, encoded, parent), who.at, [event])
     return kind.value
+
+
+def _key_identifier(certificate: x509.Certificate) -> bytes:
+    """Return the subject key identifier; empty without one."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return b""
 
 
 def _store_above(judged: Judged, store: IssuerStore, who: Who) -> str | None:

@@ -135,7 +135,7 @@ def request(
         label = (known.key_label if known else None) or key_label or name
         opened = here.token(known.token_label if known else token)
         key = _key(here, opened, label, None if known else kind)
-        csr = certification_request(key, text, [])
+        csr = certification_request(key, text, [], None if known is None else known.certificate)
         detail: EventDetail = {
             "subject": text,
             "token": opened.label,

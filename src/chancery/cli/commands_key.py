@@ -106,11 +106,20 @@ def _der(data: bytes) -> bytes:
     return data
 
 
-def request(one: PrivateKey, subject: str, names: list[str]) -> x509.CertificateSigningRequest:
-    """Return a PKCS#10 request signed by this key, for an RFC 4514 subject and `dns:…`, `ip:…` names."""
+def request(
+    one: PrivateKey, subject: str, names: list[str], again: bytes | None = None
+) -> x509.CertificateSigningRequest:
+    """
+    Return a PKCS#10 request signed by this key, for an RFC 4514 subject and `dns:…`, `ip:…` names.
+
+    `again` is a certificate (DER) of this key whose subject key identifier the new one has to have, too.
+    """
     builder = x509.CertificateSigningRequestBuilder().subject_name(parse_name(subject))
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(general_names(names)), critical=False)
+    for extension in x509.load_der_x509_certificate(again).extensions if again is not None else ():
+        if isinstance(extension.value, x509.SubjectKeyIdentifier):
+            builder = builder.add_extension(extension.value, critical=False)
     return builder.sign(one, algorithm_for(one.public_key()).hash)
 
 

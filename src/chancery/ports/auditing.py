@@ -82,13 +82,32 @@ class AuditedSerial:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class AuditedFurther:
+    """A further certificate of an issuer: `kind` is renewal or cross."""
+
+    kind: str
+    certificate: bytes
+    parent_id: int | None
+    added_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class AuditedIssuer:
+    """
+    An issuer with its first certificate, its further ones and the acts upon it (act, at, actor), oldest first.
+
+    `taken_over` counts what it had revoked elsewhere before.
+    """
+
     record: IssuerRecord
     subject: str
     spki_sha256: bytes
     not_before: datetime.datetime
     not_after: datetime.datetime
     added_at: datetime.datetime
+    further: tuple[AuditedFurther, ...] = ()
+    acts: tuple[tuple[str, datetime.datetime, str], ...] = ()
+    taken_over: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

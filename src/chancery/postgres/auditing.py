@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import datetime
@@ -25,6 +26,7 @@ from chancery.ports import (
 )
 from chancery.ports.auditing import (
     AuditedCRL,
+    AuditedFurther,
     AuditedIssuer,
     AuditedOperator,
     AuditedProfile,
@@ -49,6 +51,11 @@ _ISSUERS = """
 SELECT issuer_id, name, certificate, parent_id, token_label, key_label, subject, spki_sha256, not_before,
     not_after, added_at
 FROM chancery.issuer ORDER BY issuer_id"""
+_FURTHER = """
+SELECT issuer_id, kind, certificate, parent_id, added_at
+FROM chancery.issuer_certificate ORDER BY certificate_id"""
+_ACTS = "SELECT issuer_id, act, at, actor FROM chancery.issuer_act ORDER BY act_id"
+_TAKEN_OVER = "SELECT issuer_id, count(*) FROM chancery.imported_revocation GROUP BY issuer_id"
 _PROFILES = "SELECT name, version, sha256, source, added_at FROM chancery.profile ORDER BY name, version, sha256"
 _SWITCHES = "SELECT name, active, reason, operator, at FROM chancery.profile_switch ORDER BY switch_id"
 _OPERATORS = """
@@ -131,6 +138,9 @@ AND NOT EXISTS (SELECT FROM chancery.retired AS t
 UNION ALL
 SELECT 'status', issuer_id || ':' || encode(serial, 'hex'), '' FROM chancery.certificate_status AS s
 WHERE NOT EXISTS (SELECT FROM chancery.intent AS i WHERE (i.issuer_id, i.serial) = (s.issuer_id, s.serial))
+-- What a CA had revoked before it was taken over: as its last CRL said.
+AND NOT EXISTS (SELECT FROM chancery.imported_revocation AS m
+    WHERE (m.issuer_id, m.serial, m.revoked_at, m.reason) = (s.issuer_id, s.serial, s.revoked_at, s.reason))
 UNION ALL
 SELECT 'request', 'request:' || request_id, '' FROM chancery.request AS r
 WHERE r.state = 'done' AND NOT EXISTS (SELECT FROM chancery.intent AS i WHERE i.request_id = r.request_id)
@@ -194,7 +204,27 @@ class PgAuditReader:
 
     def issuers(self) -> list[AuditedIssuer]:
         """Return every issuer, by id."""
-        return [AuditedIssuer(IssuerRecord(*row[:6]), *row[6:]) for row in self._fetch(_ISSUERS)]
+        further: dict[int, list[AuditedFurther]] = collections.defaultdict(list)
+        for issuer_id, *row in self._fetch(_FURTHER):
+            further[issuer_id].append(AuditedFurther(*row))
+        acts: dict[int, list[tuple[str, datetime.datetime, str]]] = collections.defaultdict(list)
+        for issuer_id, act, at, actor in self._fetch(_ACTS):
+            acts[issuer_id].append((act, at, actor))
+        taken = {row[0]: int(row[1]) for row in self._fetch(_TAKEN_OVER)}
+        return [
+            AuditedIssuer(
+                IssuerRecord(*row[:6]),
+                subject=row[6],
+                spki_sha256=row[7],
+                not_before=row[8],
+                not_after=row[9],
+                added_at=row[10],
+                further=tuple(further[row[0]]),
+                acts=tuple(acts[row[0]]),
+                taken_over=taken.get(row[0], 0),
+            )
+            for row in self._fetch(_ISSUERS)
+        ]
 
     def profiles(self) -> list[AuditedProfile]:
         """Return every profile's text, by name and version."""

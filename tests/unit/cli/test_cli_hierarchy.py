@@ -8,9 +8,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from chancery.audit.auditor import audit
+from chancery.cli.clock import SystemClock
 from chancery.cli.commands_ca_import import check_allowed
 from chancery.config import WorkerConfig, load
 from chancery.errors import OperatorError
+from chancery.postgres.auditing import PgAuditReader
 from chancery.postgres.revocation import PgRevocationStore
 from chancery.postgres.session import connect
 from unit.cli.hierarchykit import Office, OpenSSLCA, openssl
@@ -216,3 +219,31 @@ def test_a_crl_of_another_ca_is_refused(office, root, tmp_path):
     result = office.ca("import-pkcs12", "old", file, *words, "--crl", another.path / "last.crl")
     assert "is not signed by" in str(result.exception)
     assert {} == office.records()
+
+
+def test_the_auditor_finds_the_acts_as_journalled_and_edits_as_edits(office, root, database, tmp_path):
+    """R27, R29."""
+    begin(office, root)
+    csr = office.request("issuing")
+    other = OpenSSLCA(tmp_path / "other", "Other Root")
+    assert 0 == office.install("issuing", root.sign(csr, "renewed.pem", days=2000)).exit_code
+    assert 0 == office.install("issuing", other.sign(csr, "x.pem"), "--chain", other.certificate).exit_code
+    assert 0 == office.ca("deactivate", "issuing", "--yes").exit_code
+    elsewhere = ca_elsewhere(root, tmp_path, 0x99)
+    words = ("--password-file", elsewhere.path / "password", "--chain", root.certificate, "--yes")
+    file = pkcs12_of(elsewhere, root)
+    taken = office.ca("import-pkcs12", "old", file, *words, "--crl", elsewhere.path / "last.crl")
+    assert (0, None) == (taken.exit_code, taken.exception)
+
+    def findings():
+        with PgAuditReader(database.role("auditor")) as reader:
+            report = audit(reader, SystemClock().now())
+        return sorted({one.kind.value for one in report.findings if "no CRL" not in one.what})
+
+    assert [] == findings()
+    with connect(database.superuser) as connection:
+        connection.execute("ALTER TABLE chancery.issuer_act DISABLE TRIGGER ALL")
+        connection.execute("DELETE FROM chancery.issuer_act")
+        connection.execute("ALTER TABLE chancery.imported_revocation DISABLE TRIGGER ALL")
+        connection.execute("DELETE FROM chancery.imported_revocation")
+    assert ["journal-differs", "not-journalled", "stray"] == findings()
