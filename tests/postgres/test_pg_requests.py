@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+import pgdata
 import psycopg
 import pytest
 from pgdata import SECOND, WORKER, Office, certificate, event, intent, new_request, new_revocation, serial
@@ -307,7 +308,7 @@ def test_a_revocation_is_stored_and_its_settling_heard(office):
         waiting = asyncio.create_task(queue.wait_revocation(outcome.revocation_id, LONG))
         await queue._listener.ready()
         (request,) = office.revocations.take_revocations(10)
-        await asyncio.to_thread(office.revocations.revoke, None, request, "not yours", [event("refused")])
+        await asyncio.to_thread(pgdata.settle, office.revocations, None, request, "not yours", [event("refused")])
         return outcome, await waiting
 
     stored, settled = office.queue(act)
