@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from chancery.asn1.crl import entry
 from chancery.asn1.signature import Signer
+from chancery.ca.crl import MemoryDraft
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import (
+    COMPLETE,
     BlockedKey,
     CertificateRecord,
     CertificateStatus,
     CRLRecord,
+    CRLScope,
+    CRLSelection,
+    CRLStanding,
+    CRLState,
     EnrolmentRequest,
     Event,
     Intent,
     Refusal,
     RequestState,
     RevocationRequest,
-    RevokedEntry,
     Scope,
     Settlement,
     Standing,
@@ -109,6 +116,16 @@ class CountingSigner:
         def act() -> bytes:
             signature = self._signer.sign(data)
             self.signed.append(data)
+            return signature
+
+        return self._faults.around(act)
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Only what is too large to be one value is signed by its digest."""
+
+        def act() -> bytes:
+            signature = self._signer.sign_digest(digest)
+            self.signed.append(digest)
             return signature
 
         return self._faults.around(act)
@@ -285,32 +302,35 @@ class MemoryStore:
         self.revocations.remove(one.request)
         self.events += one.events
 
-    def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
-        def act() -> list[RevokedEntry]:
+    @contextlib.contextmanager
+    def open_crl(self, selection: CRLSelection) -> Iterator[MemoryDraft]:
+        """The entries of the complete CRL."""
+
+        def act() -> MemoryDraft:
+            issuer_id = selection.issuer_id
             self.read_at[issuer_id] = self.changes.get(issuer_id, 0)
-            return [
-                RevokedEntry(serial, status.revoked_at, status.reason, status.invalidity_date)
-                for (issuer, serial), status in sorted(self.statuses.items())
-                if issuer == issuer_id
-                and status.state is StatusState.REVOKED
-                and status.revoked_at is not None
-                and status.reason is not None
-                and status.not_after >= expired_since
+            revoked = [
+                one
+                for (issuer, _), one in sorted(self.statuses.items())
+                if issuer == issuer_id and one.state is StatusState.REVOKED
             ]
+            listed = [one for one in revoked if one.not_after >= selection.expired_since]
+            lines = [entry(one.serial, one.revoked_at, one.reason, one.invalidity_date) for one in listed]
+            return MemoryDraft(tuple(lines), len(revoked) - len(listed))
 
-        return self.faults.around(act)
+        yield self.faults.around(act)
 
-    def crl_due(self, at: datetime.datetime) -> list[int]:
-        def due(issuer: int) -> bool:
-            if issuer in self.wishes or (crl := self._latest(issuer)) is None:
-                return True
-            margin = min(datetime.timedelta(hours=24), (crl.next_update - crl.this_update) / 2)
-            return crl.next_update - margin <= at or self.changes.get(issuer, 0) > self.covered[issuer]
+    def crl_states(self) -> list[CRLState]:
+        def state(issuer: int) -> CRLState:
+            crl = self._latest(issuer)
+            full = crl and CRLStanding(crl.number, crl.this_update, crl.next_update, None, crl.idp, usable=True)
+            changed = crl is not None and self.changes.get(issuer, 0) > self.covered[issuer]
+            return CRLState(issuer, 0, None, full, None, changed, issuer in self.wishes, wanted_delta=False)
 
         known = sorted(self.issuer_ids | {issuer for issuer, _ in self.statuses})
-        return self.faults.around(lambda: [issuer for issuer in known if due(issuer)])
+        return self.faults.around(lambda: [state(issuer) for issuer in known])
 
-    def latest_crl(self, issuer_id: int) -> CRLRecord | None:
+    def latest_crl(self, issuer_id: int, scope: CRLScope = COMPLETE) -> CRLRecord | None:
         return self.faults.around(lambda: self._latest(issuer_id))
 
     def _latest(self, issuer_id: int) -> CRLRecord | None:

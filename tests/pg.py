@@ -20,8 +20,11 @@ from pathlib import Path
 
 from psycopg import sql
 
+from chancery.ca.crl import CRLSettings
+from chancery.ca.crl_schedule import due
 from chancery.postgres.embedded import EmbeddedPostgres
 from chancery.postgres.migrate import migrate
+from chancery.postgres.revocation import PgRevocationStore
 from chancery.postgres.roles import ROLES, create_database, create_roles
 from chancery.postgres.session import Connection, connect
 
@@ -29,6 +32,17 @@ AT = datetime.datetime(2026, 11, 24, 12, 0, tzinfo=datetime.UTC)
 TEMPLATE = "chancery_template"
 # A kill -9 of the server loses nothing without it; only a crash of the machine would.
 FAST = {"fsync": "off", "shared_buffers": "64MB", "max_wal_size": "256MB"}
+
+
+def crls_due(store: PgRevocationStore, at: datetime.datetime, settings: CRLSettings | None = None) -> list[int]:
+    """Issuers with a CRL that is due by the schedule, whatever it is."""
+    found = []
+    for issuer_id, some in itertools.groupby(store.crl_states(), lambda state: state.issuer_id):
+        states = list(some)
+        idps = {state.shard: state.full.idp if state.full else b"" for state in states}
+        if due(states, settings or CRLSettings(), at, idps):
+            found.append(issuer_id)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,10 +131,40 @@ class URLSection(Section, frozen=True, kw_only=True):
         return ocsp, crl, certificate
 
 
+class DeltaSection(Section, frozen=True, kw_only=True):
+    """Delta CRLs: `validity_hours`, `overlap_hours` and `period_hours` as of the others."""
+
+    validity_hours: Annotated[float, msgspec.Meta(ge=0.1, le=240)]
+    overlap_hours: Annotated[float, msgspec.Meta(gt=0, lt=240)] | None = None
+    period_hours: Annotated[float, msgspec.Meta(gt=0, lt=240)] | None = None
+
+
 class CRLSection(Section, frozen=True, kw_only=True):
-    """`validity_hours` from thisUpdate to nextUpdate; R15: at most 240."""
+    """
+    `validity_hours` from thisUpdate to nextUpdate; R15: at most 240.
+
+    The next CRL is made `overlap_hours` before that, at latest `period_hours` after the one before. `shards` are
+    opened for certificates issued from now on; `only` says that the issuer has no others than that kind; `covers`
+    names issuers of this worker whose entries this issuer's CRL lists, too: an indirect CRL.
+    """
 
     validity_hours: Annotated[int, msgspec.Meta(ge=1, le=240)] = 168
+    overlap_hours: Annotated[float, msgspec.Meta(gt=0, lt=240)] | None = None
+    period_hours: Annotated[float, msgspec.Meta(gt=0, lt=240)] | None = None
+    shards: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    only: Literal["user", "ca"] | None = None
+    covers: tuple[Name, ...] = ()
+    delta: DeltaSection | None = None
+
+    def __post_init__(self) -> None:
+        for kind in (self, self.delta):
+            longest = max(kind.overlap_hours or 0, kind.period_hours or 0) if kind else 0
+            if kind and longest >= kind.validity_hours:
+                raise ValueError("overlap_hours and period_hours are less than validity_hours")
+        if self.delta and self.delta.validity_hours > self.validity_hours:
+            raise ValueError("delta.validity_hours is at most validity_hours")
+        if self.covers and (self.shards or self.delta):
+            raise ValueError("an indirect CRL (covers) has neither shards nor delta")
 
 
 class JournalSection(Section, frozen=True, kw_only=True):
@@ -182,7 +212,7 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     keys that may have OCSP delegate and timestamping certificates, whoever asks for them; `ca_keys` those that may
     have CA certificates where a profile lets a connected CA sign them. With `added_issuers` every issuer whose key
     is in a token here is served, as soon as it is added. Production serves no key that was imported into its
-    token, unless `allow_imported_keys` says so (R7).
+    token, unless `allow_imported_keys` says so (R7). `crls.NAME` is in place of `crl` for the issuer of that name.
     """
 
     instance: Annotated[int, msgspec.Meta(ge=1, le=127)]
@@ -199,6 +229,7 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     signatures: dict[Name, RSASignature] = {}
     urls: URLSection
     crl: CRLSection = CRLSection()
+    crls: dict[Name, CRLSection] = {}
     journal: JournalSection
     service_keys: tuple[SHA256, ...] = ()
     ca_keys: tuple[SHA256, ...] = ()

@@ -115,7 +115,7 @@ class Wire:
 
     def around(self, name, call, *arguments):
         # How often it looks depends on how long a CRL took; a look changes nothing.
-        if name == "crl_due":
+        if name == "crl_states":
             return call(*arguments)
         self.calls.append(name)
         trip = self._trip
@@ -244,7 +244,7 @@ class Life:
             return
         # A CRL may be due and held back for the sake of certificates.
         with contextlib.suppress(PKIError):
-            self.stopping = self.issuer_id not in self.revocations.crl_due(self.clock.now())
+            self.stopping = self.issuer_id not in pg.crls_due(self.revocations, self.clock.now())
         time.sleep(0 if self.stopping else 0.01)
 
     def _sequence(self) -> None:

@@ -18,7 +18,7 @@ WHEN = ["before", "after"]
 ONE_LIFE = [
     *("unconfirmed", "mark_unconfirmed", "take_revocations", "standings"),
     *("blocked", "settle", "take", "blocked", "record_intents", "sign", "sign", "record_certificates"),
-    *("latest_crl", "revoked_entries", "reserve_crl_number", "sign", "publish_crl"),
+    *("latest_crl", "reserve_crl_number", "open_crl", "sign", "publish_crl"),
     # A round that finds nothing; then the journal.
     *("take_revocations", "take"),
     *("tree_size", "latest_checkpoint", "read", "leaf_hashes", "unsequenced", "append", "write", "unsequenced"),

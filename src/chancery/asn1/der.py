@@ -35,6 +35,11 @@ def length(size: int) -> bytes:
     return bytes((0x80 | len(octets),)) + octets
 
 
+def header_of(tag: int, size: int) -> bytes:
+    """Tag and length of a TLV whose content has `size` octets."""
+    return bytes((tag,)) + length(size)
+
+
 def tlv(tag: int, *content: bytes) -> bytes:
     """One TLV with a single-octet tag around the joined content."""
     body = content[0] if len(content) == 1 else b"".join(content)

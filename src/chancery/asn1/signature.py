@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa, utils
 
 from chancery.asn1 import der, oids
 from chancery.errors import ErrorType, PKIError
@@ -65,6 +66,18 @@ class SignatureAlgorithm:
             public_key.verify(signature, data, padding.PKCS1v15(), self.hash)
         elif isinstance(public_key, rsa.RSAPublicKey) and self.hash and self.scheme is Scheme.RSA_PSS:
             public_key.verify(signature, data, pss_padding(self.hash), self.hash)
+        else:
+            raise InvalidSignature(f"{self.name} does not fit the key")
+
+    def verify_digest(self, public_key: PublicKey, signature: bytes, digest: bytes) -> None:
+        """`verify` over the digest of the data by this algorithm's hash, which must have one."""
+        if self.hash is None:
+            raise InvalidSignature(f"{self.name} signs what is not hashed")
+        hashed = utils.Prehashed(self.hash)
+        if isinstance(public_key, ec.EllipticCurvePublicKey) and self.scheme is Scheme.ECDSA:
+            public_key.verify(signature, digest, ec.ECDSA(hashed))
+        elif isinstance(public_key, rsa.RSAPublicKey) and self.scheme in {Scheme.RSA_PKCS1, Scheme.RSA_PSS}:
+            public_key.verify(signature, digest, _rsa_padding(self), hashed)
         else:
             raise InvalidSignature(f"{self.name} does not fit the key")
 
@@ -198,6 +211,9 @@ class Signer(Protocol):
 
     def sign(self, data: bytes) -> bytes: ...
 
+    def sign_digest(self, digest: bytes) -> bytes:
+        """`sign` over data whose digest, by the hash of `algorithm`, is this; BAD_ALG where that has none."""
+
 
 class KeySigner:
     """A `Signer` over any private key with pyca's interface."""
@@ -216,6 +232,31 @@ class KeySigner:
         signature: bytes = self.key.sign(data, *self._arguments)
         return signature
 
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Sign data of any size by its digest; PKIError(BAD_ALG) for an algorithm without a hash of its own."""
+        if not self._arguments or self.algorithm.hash is None:
+            raise PKIError(ErrorType.BAD_ALG, f"{self.algorithm.name} signs what is not hashed")
+        hashed = utils.Prehashed(self.algorithm.hash)
+        ecdsa = self.algorithm.scheme is Scheme.ECDSA
+        arguments = (ec.ECDSA(hashed),) if ecdsa else (self._arguments[0], hashed)
+        signature: bytes = self.key.sign(digest, *arguments)  # type: ignore[call-arg,arg-type,unused-ignore]  # the algorithm fits the key
+        return signature
+
+
+def digest_of(algorithm: SignatureAlgorithm, parts: Iterable[bytes]) -> bytes | None:
+    """Return the digest that this algorithm signs of the joined parts, or None for one without a hash."""
+    if algorithm.hash is None:
+        return None
+    running = hashes.Hash(algorithm.hash)
+    for part in parts:
+        running.update(part)
+    return running.finalize()
+
+
+def _rsa_padding(algorithm: SignatureAlgorithm) -> padding.PSS | padding.PKCS1v15:
+    assert algorithm.hash is not None
+    return pss_padding(algorithm.hash) if algorithm.scheme is Scheme.RSA_PSS else padding.PKCS1v15()
+
 
 def _pyca_arguments(key: PrivateKey, algorithm: SignatureAlgorithm) -> tuple[Any, ...] | None:
     """What pyca's `sign` wants after the data, or None when the algorithm does not fit the key."""
@@ -225,5 +266,4 @@ def _pyca_arguments(key: PrivateKey, algorithm: SignatureAlgorithm) -> tuple[Any
         return ()
     if algorithm.scheme is Scheme.ECDSA:
         return (ec.ECDSA(algorithm.hash),)
-    pss = algorithm.scheme is Scheme.RSA_PSS
-    return (pss_padding(algorithm.hash) if pss else padding.PKCS1v15(), algorithm.hash)
+    return (_rsa_padding(algorithm), algorithm.hash)

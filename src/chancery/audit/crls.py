@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -22,6 +22,8 @@ from chancery.ports.auditing import AuditedCRL, AuditedIssuer, AuditedRevoked, A
 KINDS = (EventKind.CRL_INTENT, EventKind.CRL_PUBLISHED)
 LONGEST = datetime.timedelta(days=366)
 """BR 4.9.7: of a CA whose CRLs are made in a ceremony."""
+_REMOVED = 8
+"""removeFromCRL (RFC 5280 5.3.1): of delta CRLs alone."""
 LATE = datetime.timedelta(hours=24)
 """R14: within 24 h of a revocation."""
 
@@ -50,18 +52,24 @@ class Issuing:
 def judge(reader: AuditReader, issuing: Issuing, since: datetime.datetime | None, found: Findings) -> int:
     """Add what is wrong with each CRL of this issuer, and then with all of them; return how many there are."""
     published = trail.of(issuing.acts, EventKind.CRL_PUBLISHED, issuing.about)
-    last: AuditedCRL | None = None
+    shards = reader.crl_shards(issuing.row.record.issuer_id)
+    newest: dict[int, AuditedCRL] = {}
+    latest: dict[int, datetime.datetime] = {}
     seen: set[int] = set()
     count = 0
     for crl in reader.crls(issuing.row.record.issuer_id, since):
         count += 1
+        shard = crl.record.scope.shard
         told = [act for act in published if act.detail.get("number") == crl.record.number]
         seen.update(act.event_id for act in told)
-        found.extend(_one(reader, issuing, crl, told), f"{issuing.about} {crl.record.number}")
-        if last is not None and last.record.this_update > crl.record.this_update + trail.SKEW:
+        found.extend(_one(reader, issuing, crl, told, shards.get(shard)), f"{issuing.about} {crl.record.number}")
+        if latest.get(shard, crl.record.this_update) > crl.record.this_update + trail.SKEW:
             found.extend([issuing.finding(Kind.WRONG_ORDER, crl, "it is older than the CRL before it (R15)")])
-        last = crl
-    found.extend(_all(reader, issuing, last, whole=since is None), issuing.about)
+        latest[shard] = crl.record.this_update
+        if not crl.record.scope.delta:
+            newest[shard] = dataclasses.replace(crl, record=dataclasses.replace(crl.record, der=b""))
+    wanted = {0: newest.get(0)} | {shard: newest.get(shard) for shard in shards}
+    found.extend(_all(reader, issuing, wanted, whole=since is None), issuing.about)
     for act in published if since is None else ():
         if act.event_id not in seen:
             what = f"event {act.event_id} published CRL {act.detail.get('number')}, which is not stored"
@@ -69,7 +77,9 @@ def judge(reader: AuditReader, issuing: Issuing, since: datetime.datetime | None
     return count
 
 
-def _one(reader: AuditReader, issuing: Issuing, crl: AuditedCRL, told: Sequence[Act]) -> Iterator[Finding]:
+def _one(
+    reader: AuditReader, issuing: Issuing, crl: AuditedCRL, told: Sequence[Act], url: str | None
+) -> Iterator[Finding]:
     record, about = crl.record, f"{issuing.about} {crl.record.number}"
     yield from trail.once(told, EventKind.CRL_PUBLISHED, about)
     for act in told[:1]:
@@ -86,6 +96,7 @@ def _one(reader: AuditReader, issuing: Issuing, crl: AuditedCRL, told: Sequence[
     said = (number, parsed.last_update_utc, parsed.next_update_utc)
     if said != (record.number, record.this_update, record.next_update):
         yield issuing.finding(Kind.WRONG_COLUMN, crl, "it says another number or other times than its row")
+    yield from _scope(issuing, crl, parsed, url)
     longest = MAX_CRL_VALIDITY if issuing.here else LONGEST
     for one in blocking(lint_crl(record.der, issuer=issuing.ground.certificate, longest=longest)):
         yield issuing.finding(Kind.LINT, crl, str(one))
@@ -93,17 +104,33 @@ def _one(reader: AuditReader, issuing: Issuing, crl: AuditedCRL, told: Sequence[
         yield from _newest(reader, issuing, crl, parsed)
 
 
-def _all(reader: AuditReader, issuing: Issuing, newest: AuditedCRL | None, *, whole: bool) -> Iterator[Finding]:
+def _scope(
+    issuing: Issuing, crl: AuditedCRL, parsed: x509.CertificateRevocationList, url: str | None
+) -> Iterator[Finding]:
+    """R15: a shard's CRL says its URL, a delta its base, and no other says either."""
+    found = {type(one.value): one.value for one in parsed.extensions}
+    point, base = found.get(x509.IssuingDistributionPoint), found.get(x509.DeltaCRLIndicator)
+    names = point.full_name or [] if isinstance(point, x509.IssuingDistributionPoint) else []
+    if crl.record.scope.shard and [one.value for one in names] != [url]:
+        yield issuing.finding(Kind.WRONG_CRL, crl, "its issuingDistributionPoint is not its shard's URL (R15)")
+    if (base.crl_number if isinstance(base, x509.DeltaCRLIndicator) else None) != crl.record.base:
+        yield issuing.finding(Kind.WRONG_COLUMN, crl, "it names another base than its row")
+
+
+def _all(
+    reader: AuditReader, issuing: Issuing, newest: Mapping[int, AuditedCRL | None], *, whole: bool
+) -> Iterator[Finding]:
     numbers = reader.crl_numbers().get(issuing.row.record.issuer_id, 0)
     intents = len(trail.of(issuing.acts, EventKind.CRL_INTENT, issuing.about))
     if issuing.here and numbers != intents:
         yield issuing.finding(Kind.NOT_JOURNALLED, None, f"{numbers} numbers were reserved, {intents} journalled")
-    if newest is None:
-        if issuing.here and whole and issuing.row.added_at < issuing.at - LATE:
-            yield issuing.finding(Kind.LATE_CRL, None, "no CRL was published yet (R14)")
-    elif newest.record.next_update < issuing.at:
-        when = newest.record.next_update.isoformat(timespec="seconds")
-        yield issuing.finding(Kind.LATE_CRL, newest, f"the next one was due by {when} (R14)")
+    for shard, crl in newest.items():
+        if crl is None:
+            if issuing.here and whole and issuing.row.added_at < issuing.at - LATE and not shard:
+                yield issuing.finding(Kind.LATE_CRL, None, "no CRL was published yet (R14)")
+        elif crl.record.next_update < issuing.at:
+            when = crl.record.next_update.isoformat(timespec="seconds")
+            yield issuing.finding(Kind.LATE_CRL, crl, f"the next one was due by {when} (R14)")
 
 
 def _newest(
@@ -116,22 +143,20 @@ def _newest(
     """
     # R16: an entry may go once a CRL after its certificate expired has carried it.
     since = min(crl.before or crl.record.this_update, crl.record.this_update)
-    entries, revoked = _entries(parsed), reader.revoked(issuing.row.record.issuer_id)
+    entries, revoked = _entries(parsed), reader.revoked(crl.record)
     entry, status = next(entries, None), next(revoked, None)
     while entry is not None or status is not None:
         if status is None or (entry is not None and entry[0] < status.serial):
             assert entry is not None
-            what = f"it lists {entry[0].hex()}, which is not revoked"
-            yield issuing.finding(Kind.WRONG_CRL, crl, what)
+            yield issuing.finding(Kind.WRONG_CRL, crl, f"it lists {entry[0].hex()}, which is not revoked")
             following = next(entries, None)
         elif entry is None or status.serial < entry[0]:
             yield from _unlisted(issuing, crl, status, since)
             status = next(revoked, None)
             continue
         else:
-            if entry[1:] != _line(status):
-                what = f"it lists {entry[0].hex()} with another time or reason than its status has"
-                yield issuing.finding(Kind.WRONG_CRL, crl, what)
+            if what := _differs(entry, status, crl, since):
+                yield issuing.finding(Kind.WRONG_CRL, crl, f"it lists {entry[0].hex()}{what}")
             following, status = next(entries, None), next(revoked, None)
         if following is not None and following[0] <= entry[0]:
             yield issuing.finding(
@@ -141,6 +166,18 @@ def _newest(
         entry = following
 
 
+def _differs(entry: Line, status: AuditedRevoked, crl: AuditedCRL, since: datetime.datetime) -> str | None:
+    """Say what is wrong with an entry of a serial that is, or was, revoked; None when nothing is, or may be."""
+    if not status.covered:
+        return None  # it changed since: a suspension ended, or became a revocation
+    removed = crl.record.scope.delta and entry[2] == _REMOVED
+    if status.status.state != "revoked":
+        return None if removed else ", which was reinstated"
+    if removed:
+        return None if status.status.not_after < since else " as removed, which is revoked"
+    return None if entry[1:] == _line(status) else " with another time or reason than its status has"
+
+
 Line = tuple[bytes, datetime.datetime, int, datetime.datetime | None]
 
 
@@ -148,11 +185,17 @@ def _entries(crl: x509.CertificateRevocationList) -> Iterator[Line]:
     for entry in crl:
         reason, invalidity = 0, None
         for one in entry.extensions:
+            if isinstance(one.value, x509.CertificateIssuer):
+                return  # from here on an indirect CRL is about others
             if isinstance(one.value, x509.CRLReason):
-                reason = int(RevocationReason[one.value.reason.name.upper()])
+                reason = _code(one.value.reason)
             elif isinstance(one.value, x509.InvalidityDate):
                 invalidity = one.value.invalidity_date_utc
         yield der.integer_octets(entry.serial_number), entry.revocation_date_utc, reason, invalidity
+
+
+def _code(reason: x509.ReasonFlags) -> int:
+    return _REMOVED if reason is x509.ReasonFlags.remove_from_crl else int(RevocationReason[reason.name.upper()])
 
 
 def _line(revoked: AuditedRevoked) -> tuple[datetime.datetime | None, int | None, datetime.datetime | None]:
@@ -164,7 +207,7 @@ def _line(revoked: AuditedRevoked) -> tuple[datetime.datetime | None, int | None
 def _unlisted(
     issuing: Issuing, crl: AuditedCRL, revoked: AuditedRevoked, since: datetime.datetime
 ) -> Iterator[Finding]:
-    if revoked.status.not_after < since:
+    if revoked.status.not_after < since or revoked.status.state != "revoked" or revoked.based:
         return
     if revoked.covered:
         yield issuing.finding(Kind.WRONG_CRL, crl, f"it does not list {revoked.serial.hex()}, which is revoked")

@@ -70,6 +70,8 @@ def judge(row: AuditedSerial, acts: Sequence[Act]) -> Iterator[Finding]:
         return
     if row.certificate is not None and status.not_after != row.certificate.not_after:
         yield Finding(Kind.WRONG_COLUMN, about, "not_after of its status is not the certificate's")
+    if row.intent is not None and status.shard != row.intent.shard:
+        yield Finding(Kind.WRONG_COLUMN, about, "its status is of another shard than its intent (R15)")
     if status.state not in {"good", "revoked"}:
         yield Finding(Kind.WRONG_STATUS, about, f"it has a certificate and is {status.state}")
         return
@@ -96,6 +98,8 @@ def unfinished(row: AuditedSerial, at: datetime.datetime) -> Iterator[Finding]:
             what = f"the intent of {when} by {row.worker} has neither certificate nor mark"
             yield Finding(Kind.UNFINISHED, about, what)
         return
+    if status.shard != row.intent.shard:
+        yield Finding(Kind.WRONG_COLUMN, about, "its status is of another shard than its intent (R15)")
     if status.not_after != row.intent.not_after:
         yield Finding(Kind.WRONG_COLUMN, about, "not_after of its status is not the intent's")
     if status.state not in {"unconfirmed", "revoked"}:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+from collections.abc import Iterable
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -22,6 +23,7 @@ from chancery.asn1.signature import (
     PublicKey,
     SignatureAlgorithm,
     Signer,
+    digest_of,
     ml_dsa_kind,
 )
 from chancery.errors import ErrorType, PKIError
@@ -192,6 +194,25 @@ class _Signing:
         except InvalidSignature:
             raise PKIError(ErrorType.SYSTEM_FAILURE, "the token returned a bad signature") from None
         return template.signed(tbs, self.algorithm.identifier, signature)
+
+    def sign_parts(self, parts: Iterable[bytes]) -> bytes:
+        """
+        Sign what these parts are when joined, however large, and return the signature octets, verified.
+
+        An algorithm without a hash of its own (Ed25519, ML-DSA) needs the whole at once. Raises as `sign`.
+        """
+        digest = digest_of(self.algorithm, parts)
+        try:
+            if digest is not None:
+                signature = self.signer.sign_digest(digest)
+                self.algorithm.verify_digest(self._public_key, signature, digest)
+            else:
+                whole = b"".join(parts)
+                signature = self.signer.sign(whole)
+                self.algorithm.verify(self._public_key, signature, whole)
+        except InvalidSignature:
+            raise PKIError(ErrorType.SYSTEM_FAILURE, "the token returned a bad signature") from None
+        return signature
 
 
 class Issuer(_Signing):

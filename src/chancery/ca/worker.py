@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from chancery.ca.crl import CRLSettings, publish_due
+from chancery.ca.crl import CRLSettings
+from chancery.ca.crl_schedule import CRLPublishing, Due
 from chancery.ca.hierarchy import Hierarchy
 from chancery.ca.issuance import BatchResult, Issuing, issue_batch, recover
 from chancery.ca.issuer import TokenAwayError
@@ -19,7 +20,7 @@ from chancery.ca.mass import MassSettings, decide_jobs
 from chancery.ca.revocation import settle_revocations
 from chancery.ca.tokens import PAUSES, Reach, TokenWatch
 from chancery.errors import ErrorType, PKIError
-from chancery.ports import EnrolmentRequest, RevocationStore
+from chancery.ports import EnrolmentRequest, PublishingStore
 from chancery.ports.mass import JobStore
 
 Look = Callable[[], Hierarchy | None]
@@ -30,20 +31,24 @@ Report = Callable[[str, Mapping[str, object]], None]
 JOB_SECONDS = 0.5
 """Mass revocations are decided about this often; a certificate does not wait for a look at them."""
 CRL_SHARE = 10
-"""A CRL that took t seconds is followed by no other for this many times t: certificates come first."""
+"""What CRLs took t seconds for is followed by no other for this many times t: certificates come first."""
+CRL_SECONDS = 0.05
+"""When CRLs have taken this long in one round, the rest of those that are due waits for the next."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """
     `batch`: most requests in one batch. `idle`: longest wait in seconds without a wake-up. `look`: seconds from
-    one look at the issuers to the next.
+    one look at the issuers to the next. `crls`: how often CRLs are made of issuers, by name, for which `crl` does
+    not hold.
     """
 
     batch: int = 128
     idle: float = 1.0
     look: float = 1.0
     crl: CRLSettings = dataclasses.field(default_factory=CRLSettings)
+    crls: Mapping[str, CRLSettings] = dataclasses.field(default_factory=dict)
     mass: MassSettings = dataclasses.field(default_factory=MassSettings)
 
     def __post_init__(self) -> None:
@@ -62,7 +67,7 @@ class Worker:
     def __init__(
         self,
         issuing: Issuing,
-        revocations: RevocationStore,
+        revocations: PublishingStore,
         settings: WorkerSettings,
         report: Report,
         reach: Reach | None = None,
@@ -77,10 +82,12 @@ class Worker:
         self._report = report
         self._tokens = TokenWatch(issuing, reach)
         self._groups = self._tokens.groups()
+        self._crls = self._publishing()
         self._recovered = False
         self._jobs = jobs
         self._crl_not_before = 0.0
         self._jobs_not_before = 0.0
+        self._crl_look_after = 0.0
         self._look = look
         self._look_at = float("-inf")
 
@@ -88,6 +95,11 @@ class Worker:
     def tokens_away(self) -> list[str]:
         """Labels of the tokens that failed and have not signed since."""
         return self._tokens.away
+
+    def _publishing(self) -> CRLPublishing:
+        issuing, settings = self._issuing, self._settings
+        by_id = {issuer.record.issuer_id: issuer for issuer in issuing.issuers.values()}
+        return CRLPublishing(by_id, self._revocations, issuing.clock, issuing.worker, settings.crl, settings.crls)
 
     def run_once(self) -> bool:
         """
@@ -114,6 +126,7 @@ class Worker:
             )
             self._tokens.change(self._issuing)
             self._groups = self._tokens.groups()
+            self._crls = self._publishing()
             names = {"inactive": sorted(found.inactive), "default": found.default}
             self._report("issuers", {"issuers": sorted(found.issuers), **names})
         self._look_at = now + self._settings.look
@@ -128,11 +141,17 @@ class Worker:
         settled = settle_revocations(self._revocations, issuing.clock, issuing.worker)
         if settled:
             self._report("revocations", {"settled": settled})
+        crls = self._due()
+        # Before ordinary work: nobody can do without a CRL that is about to end. A failure stops no other.
+        made, failure = self._publish([one for one in crls if one.urgent], bounded=False)
         taken, unsigned = self._issue_waiting()
-        made = self._publish()
+        more, later = self._publish([one for one in crls if not one.urgent], bounded=True)
+        made += more
         decided = self._decide()
         if unsigned and self._tokens.all_away:
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, f"the token left {unsigned} certificates unsigned")
+        if (error := failure or later) is not None:
+            raise error
         return bool(settled or taken or made or decided)
 
     def _issue_waiting(self) -> tuple[int, int]:
@@ -177,32 +196,45 @@ class Worker:
             self._report("revocation jobs", {"decided": decided})
         return decided
 
-    def _publish(self) -> int:
+    def _due(self) -> list[Due]:
+        """What is due, urgent or not; the others have to wait for their share of the time."""
+        began = self._issuing.clock.monotonic()
+        if began < self._crl_look_after:
+            return []
+        found = self._crls.due()
+        # The look itself keeps to the share: with many shards it takes a millisecond.
+        now = self._issuing.clock.monotonic()
+        self._crl_look_after = now + CRL_SHARE * (now - began)
+        return [one for one in found if one.urgent or began >= self._crl_not_before]
+
+    def _publish(self, crls: Sequence[Due], *, bounded: bool) -> tuple[int, PKIError | None]:
+        """Make these CRLs; return how many were made, and the first failure: each issuer's ends its own alone."""
         clock = self._issuing.clock
-        began = clock.monotonic()
-        if began < self._crl_not_before:
-            return 0
-        made = sum(self._publish_of(label) for label in self._groups if not self._tokens.waits(label))
+        began, made = clock.monotonic(), 0
+        failures: dict[int, PKIError] = {}
+        for one in crls:
+            if bounded and clock.monotonic() - began > CRL_SECONDS:
+                break
+            if one.issuer_id in failures or self._tokens.waits(self._label(one)):
+                continue
+            try:
+                self._crls.make(one)
+                made += 1
+            except TokenAwayError as error:
+                self._tokens.failed_token(self._label(one))
+                # Issuers of other tokens go on; with no other left, the worker itself waits.
+                if self._tokens.all_away:
+                    failures[one.issuer_id] = error
+            except PKIError as error:
+                failures[one.issuer_id] = error
         if made:
             took = clock.monotonic() - began
             self._crl_not_before = began + took + CRL_SHARE * took
             self._report("crl", {"published": made, "seconds": round(took, 3)})
-        return made
+        return made, next(iter(failures.values()), None)
 
-    def _publish_of(self, label: str) -> int:
-        """Publish the due CRLs of one token's issuers; raises PKIError when it is away and no other is left."""
-        issuing = self._issuing
-        try:
-            return publish_due(
-                self._groups[label], self._revocations, issuing.clock, issuing.worker, self._settings.crl
-            )
-        except TokenAwayError:
-            if len(self._groups) == 1:
-                raise
-            self._tokens.failed_token(label)
-            if self._tokens.all_away:
-                raise
-            return 0
+    def _label(self, one: Due) -> str:
+        return self._crls.issuers[one.issuer_id].record.token_label or ""
 
     def run(self, wait: Callable[[float], None], stopping: Callable[[], bool]) -> None:
         """

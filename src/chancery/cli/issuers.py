@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 
 from cryptography import x509
 
 from chancery.ca.hierarchy import Hierarchy, look
-from chancery.ca.issuer import Issuer, IssuerURLs, issuer_key
+from chancery.ca.issuer import Issuer, IssuerURLs, issuer_key, shard_url
+from chancery.cli.clock import SystemClock
 from chancery.cli.tokens import WorkerTokens
 from chancery.config import WorkerConfig, token_sections
 from chancery.errors import OperatorError
@@ -121,6 +123,20 @@ class Issuers:
             assert record.key_label is not None
             how = self._config.signatures.get(record.name)
             signer = self._tokens.signer(record.token_label, record.key_label, issuer_key(record), how)
-            urls = IssuerURLs(*self._config.urls.of(record.name))
+            urls = self._urls(record)
             self._made[record, above] = Issuer(record, signer, urls, above)
         return self._made[record, above]
+
+    def _urls(self, record: IssuerRecord) -> IssuerURLs:
+        """What certificates of this issuer point to; its shards are opened when there are too few (R15)."""
+        section = self._config.crls.get(record.name, self._config.crl)
+        urls = IssuerURLs(*self._config.urls.of(record.name), deltas=section.delta is not None)
+        base = urls.crl
+        if not section.shards:
+            return urls
+        if base is None:
+            raise OperatorError(f"the CRLs of {record.name} have shards and no place", "set `urls.crl`")
+        shards = self._store.open_shards(
+            record, lambda number: shard_url(base, number), section.shards, SystemClock().now()
+        )
+        return dataclasses.replace(urls, shards=tuple(shards))

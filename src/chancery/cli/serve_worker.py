@@ -15,7 +15,7 @@ import structlog
 
 from chancery.audit.log import BATCH, Sequencer
 from chancery.audit.memory import CheckpointFile
-from chancery.ca.crl import CRLSettings
+from chancery.ca.crl import CRLSettings, Timing
 from chancery.ca.issuance import Issuing
 from chancery.ca.mass import MassSettings
 from chancery.ca.worker import Worker, WorkerSettings
@@ -23,7 +23,7 @@ from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy
 from chancery.cli.issuers import Issuers
 from chancery.cli.tokens import WorkerTokens
-from chancery.config import WorkerConfig, token_sections
+from chancery.config import CRLSection, DeltaSection, WorkerConfig, token_sections
 from chancery.errors import OperatorError, PKIError
 from chancery.pkix.profile import Profile
 from chancery.ports import Event, EventKind, SecondOpinion
@@ -161,7 +161,8 @@ def _settings(config: WorkerConfig) -> WorkerSettings:
     return WorkerSettings(
         batch=config.batch,
         mass=MassSettings(two_persons_above=config.two_persons_above),
-        crl=CRLSettings(lifetime=datetime.timedelta(hours=config.crl.validity_hours)),
+        crl=_crl_settings(config.crl),
+        crls={name: _crl_settings(section) for name, section in config.crls.items()},
     )
 
 
@@ -201,6 +202,26 @@ def _waiter(listener: Listener, stop: threading.Event) -> Callable[[float], None
                 return
 
     return wait
+
+
+def _hours(hours: float | None) -> datetime.timedelta | None:
+    return None if hours is None else datetime.timedelta(hours=hours)
+
+
+def _timing(section: DeltaSection) -> Timing:
+    lifetime = datetime.timedelta(hours=section.validity_hours)
+    return Timing(lifetime, _hours(section.overlap_hours), _hours(section.period_hours))
+
+
+def _crl_settings(section: CRLSection) -> CRLSettings:
+    return CRLSettings(
+        lifetime=datetime.timedelta(hours=section.validity_hours),
+        overlap=_hours(section.overlap_hours),
+        period=_hours(section.period_hours),
+        delta=None if section.delta is None else _timing(section.delta),
+        only=section.only,
+        covers=section.covers,
+    )
 
 
 def _journal_start(session: Session, profiles: Mapping[str, Profile], clock: SystemClock, name: str) -> None:

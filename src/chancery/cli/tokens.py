@@ -32,6 +32,12 @@ class LateSigner:
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the token is away")
         return self.found.sign(data)
 
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Sign as `Signer.sign_digest`."""
+        if self.found is None:
+            raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the token is away")
+        return self.found.sign_digest(digest)
+
 
 class WorkerTokens:
     """

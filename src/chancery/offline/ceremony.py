@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chancery.asn1.signature import KeySigner
-from chancery.ca.crl import CRLSettings, make_crl
+from chancery.ca.crl import CRLMaking, CRLSettings, make_crl
 from chancery.ca.issuance import Issuing, intent_of, issue_batch, make_serial, recover
 from chancery.ca.issuer import Issuer, IssuerURLs, SelfIssuer
 from chancery.ca.revocation import settle_revocations
@@ -447,7 +447,7 @@ class OfflineCA:
 
     def _publish_crl(self) -> CRLRecord:
         settle_revocations(self.store, self._clock, self._actor)
-        return make_crl(self._root_issuer(), self.store, self._clock, self._actor, self._settings.crl)
+        return make_crl(CRLMaking(self._root_issuer(), self.store, self._clock, self._actor, self._settings.crl))
 
 
 def bundle_label(name: str) -> str:

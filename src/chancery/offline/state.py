@@ -78,7 +78,6 @@ class State:
         self.last_revocation = 0
         self.crl_numbers: dict[int, int] = {}
         self.crls: dict[int, CRLRecord] = {}
-        self.revoked_since_crl: set[int] = set()
         self.chains: dict[str, Chain] = {}
         self.responses: dict[str, bytes] = {}
         self.given: list[tuple[str, bytes]] = []
@@ -258,7 +257,6 @@ def _revocation_settled(state: State, record: records.RevocationSettled) -> None
     del state.revocations[record.revocation_id]
     if record.status is not None:
         state.statuses[record.status.issuer_id, record.status.serial] = record.status
-        state.revoked_since_crl.add(record.status.issuer_id)
 
 
 def _check_revocation_settled(state: State, record: records.RevocationSettled) -> None:
@@ -288,7 +286,6 @@ def _check_crl_numbered(state: State, record: records.CRLNumbered) -> None:
 
 def _crl_published(state: State, record: records.CRLPublished) -> None:
     state.crls[record.crl.issuer_id] = record.crl
-    state.revoked_since_crl.discard(record.crl.issuer_id)
 
 
 def _check_crl_published(state: State, record: records.CRLPublished) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+from chancery.asn1 import crl as template
+from chancery.ca.crl import MemoryDraft
 from chancery.errors import OperatorError, PKIError
 from chancery.offline import records
 from chancery.offline.bundle import Bundle, RequestPayload
@@ -14,9 +17,12 @@ from chancery.offline.journal import Journal
 from chancery.offline.state import State, StoredRequest, check_next
 from chancery.pkix.key import tbs_key_sha256
 from chancery.ports import (
+    COMPLETE,
     CertificateRecord,
     CertificateStatus,
     CRLRecord,
+    CRLScope,
+    CRLSelection,
     EnrolmentRequest,
     Event,
     Intent,
@@ -25,9 +31,7 @@ from chancery.ports import (
     NewRevocation,
     Refusal,
     RequestState,
-    RevocationReason,
     RevocationRequest,
-    RevokedEntry,
     Scope,
     Settlement,
     Standing,
@@ -236,26 +240,27 @@ class LocalStore:
                 )
             )
 
-    def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
-        return [
-            RevokedEntry(
-                status.serial,
-                status.revoked_at,
-                status.reason if status.reason is not None else RevocationReason.UNSPECIFIED,
-                status.invalidity_date,
-            )
+    @contextlib.contextmanager
+    def open_crl(self, selection: CRLSelection) -> Iterator[MemoryDraft]:
+        """Give the entries of the root's one CRL; nothing is ever released here."""
+        assert selection.scope == COMPLETE, "an offline CA has one CRL"
+        revoked = [
+            status
             for (issuer, _), status in sorted(self.state.statuses.items())
-            if issuer == issuer_id
-            and status.state is StatusState.REVOKED
-            and status.revoked_at is not None
-            and status.not_after >= expired_since
+            if issuer == selection.issuer_id and status.state is StatusState.REVOKED
         ]
+        before = selection.previous.expired_since if selection.previous else None
+        gone = [one for one in revoked if before and before <= one.not_after < selection.expired_since]
+        lines = [
+            template.entry(one.serial, one.revoked_at, int(one.reason or 0), one.invalidity_date)
+            for one in revoked
+            if one.revoked_at is not None and one.not_after >= selection.expired_since
+        ]
+        yield MemoryDraft(tuple(lines), len(gone))
 
-    def crl_due(self, at: datetime.datetime) -> list[int]:
-        return [issuer_id for issuer_id in self.state.issuers if self._is_due(issuer_id, at)]
-
-    def latest_crl(self, issuer_id: int) -> CRLRecord | None:
-        return self.state.crls.get(issuer_id)
+    def latest_crl(self, issuer_id: int, scope: CRLScope = COMPLETE) -> CRLRecord | None:
+        """Return the issuer's newest CRL."""
+        return self.state.crls.get(issuer_id) if scope == COMPLETE else None
 
     def reserve_crl_number(self, issuer_id: int, events: Sequence[Event]) -> int:
         number = self.state.crl_numbers.get(issuer_id, 0) + 1
@@ -264,13 +269,6 @@ class LocalStore:
 
     def publish_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:
         self._add(records.CRLPublished(crl=crl, events=_bodies(events)))
-
-    def _is_due(self, issuer_id: int, at: datetime.datetime) -> bool:
-        crl = self.state.crls.get(issuer_id)
-        if crl is None:
-            return True
-        newer = issuer_id in self.state.revoked_since_crl
-        return newer or at >= crl.this_update + (crl.next_update - crl.this_update) / 2
 
     def _add(self, record: records.Record) -> None:
         """One transaction: admitted, durable, then in effect."""

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 from chancery.asn1 import der, oids
 from chancery.asn1.signature import BY_IDENTIFIER
+from chancery.pkix.crl_view import CRLView
 from chancery.pkix.finding import Finding, Severity
-from chancery.pkix.view import CRLView, EncodedExtension, EncodedTime, encoded_time, read_extensions
+from chancery.pkix.view import EncodedExtension, EncodedTime, encoded_time, read_extensions
 
 CRLLint = Callable[[CRLView], Iterator[Finding]]
 _CRITICAL = frozenset({oids.ISSUING_DISTRIBUTION_POINT, oids.DELTA_CRL_INDICATOR})

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import datetime
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from chancery.errors import PKIError
 from chancery.pkix import crl_lints, lints
+from chancery.pkix.crl_view import CRLView, EntryScan, view_crl, view_crl_parts
 from chancery.pkix.finding import Finding, Severity
 from chancery.pkix.linting import Linting, run
-from chancery.pkix.view import IssuerView, view, view_crl, view_issuer
+from chancery.pkix.view import IssuerView, view, view_issuer
 
-__all__ = ["Finding", "Severity", "blocking", "lint", "lint_crl", "lint_der"]
+__all__ = ["Finding", "Severity", "blocking", "lint", "lint_crl", "lint_crl_parts", "lint_der"]
 
 MAX_CRL_VALIDITY = datetime.timedelta(days=10)
 """R15."""
@@ -59,8 +60,19 @@ def lint_crl(
     `longest` is the most time from thisUpdate to nextUpdate: R15's ten days, or more for a CA whose CRL only
     an offline ceremony makes.
     """
+    return _lint_crl(lambda: view_crl(crl, issuer, longest))
+
+
+def lint_crl_parts(
+    head: bytes, scan: EntryScan, tail: bytes, *, issuer: x509.Certificate, longest: datetime.timedelta
+) -> list[Finding]:
+    """`lint_crl` of one in pieces: `scan` has seen every entry, between what stands before them and after."""
+    return _lint_crl(lambda: view_crl_parts(head, scan, tail, issuer, longest))
+
+
+def _lint_crl(view_it: Callable[[], CRLView]) -> list[Finding]:
     try:
-        seen = view_crl(crl, issuer, longest)
+        seen = view_it()
     except PKIError as error:
         return [Finding(Severity.FATAL, "crl.unreadable", error.detail, "RFC 5280 5.1")]
     return run(crl_lints.LINTS, seen)

@@ -45,6 +45,7 @@ class AuditedStatus:
     invalidity_date: datetime.datetime | None
     changed_at: datetime.datetime
     released_at: datetime.datetime | None = None
+    shard: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,7 +135,11 @@ class AuditedOperator:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditedCRL:
-    """`before` is the thisUpdate of the CRL before it, None for the first; `newest` of its issuer."""
+    """
+    `before` is the thisUpdate of the complete CRL of its shard before it, None for the first.
+
+    `newest` of its scope; a delta only while its base is the newest, too.
+    """
 
     record: CRLRecord
     before: datetime.datetime | None
@@ -143,11 +148,16 @@ class AuditedCRL:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditedRevoked:
-    """A serial whose status is revoked; `covered` tells whether the newest CRL was made from it."""
+    """
+    A serial whose status is revoked, or good again after a suspension.
+
+    `covered` tells whether the CRL in question was made from that status, `based` whether its base was.
+    """
 
     serial: bytes
     status: AuditedStatus
     covered: bool
+    based: bool = False
 
 
 class StrayKind(enum.Enum):
@@ -212,5 +222,8 @@ class AuditReader(Protocol):
     def crl_numbers(self) -> Mapping[int, int]:
         """Return how many CRLNumbers each issuer has reserved."""
 
-    def revoked(self, issuer_id: int) -> Iterator[AuditedRevoked]:
-        """Give the issuer's revoked serials, by serial."""
+    def crl_shards(self, issuer_id: int) -> Mapping[int, str]:
+        """Return the URL of each shard of this issuer."""
+
+    def revoked(self, crl: CRLRecord) -> Iterator[AuditedRevoked]:
+        """Give every serial of this CRL's shard that is revoked, or was released, by serial."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from chancery.errors import PKIError
@@ -17,12 +18,17 @@ from chancery.ports.hierarchy import (
     Takeover,
 )
 from chancery.ports.values import (
+    COMPLETE,
     BlockedKey,
     CertificateQuery,
     CertificateRecord,
     CertificateStatus,
     Checkpoint,
     CRLRecord,
+    CRLScope,
+    CRLSelection,
+    CRLShard,
+    CRLState,
     EnrolmentRequest,
     Event,
     Intent,
@@ -36,7 +42,6 @@ from chancery.ports.values import (
     RequestOutcome,
     RevocationOutcome,
     RevocationRequest,
-    RevokedEntry,
     Scope,
     Settlement,
     Standing,
@@ -122,7 +127,7 @@ class IssuanceStore(KeyBlocklist, Protocol):
 
 
 class RevocationStore(KeyBlocklist, Protocol):
-    """What revoking and CRL making need. Transactions as in `IssuanceStore`."""
+    """What revoking needs. Transactions as in `IssuanceStore`."""
 
     def take_revocations(self, limit: int) -> list[RevocationRequest]:
         """Return waiting revocation requests, oldest first. They stay waiting until `settle` ends them."""
@@ -138,26 +143,60 @@ class RevocationStore(KeyBlocklist, Protocol):
         PKIError(SYSTEM_FAILURE) and records nothing when a status cannot go where it is told to go.
         """
 
-    def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
+
+class CRLStore(Protocol):
+    """What making a CRL needs. Transactions as in `IssuanceStore`."""
+
+    def open_crl(self, selection: CRLSelection) -> AbstractContextManager[CRLDraft]:
         """
-        Every revoked serial of the issuer whose certificate had not expired at `expired_since`, in serial
-        order. R16: the caller passes the previous CRL's thisUpdate, so that an entry appears once more
-        after its certificate expired.
+        Read the entries of a CRL as of one moment; `publish_crl` inside the block makes them part of it.
+
+        Left without that, or by an exception, nothing is stored.
         """
 
-    def crl_due(self, at: datetime.datetime) -> list[int]:
-        """
-        Issuers that need a CRL: none yet, one asked for or a status revoked after what the latest covers,
-        or the latest near its end.
-        """
-
-    def latest_crl(self, issuer_id: int) -> CRLRecord | None: ...
+    def latest_crl(self, issuer_id: int, scope: CRLScope = COMPLETE) -> CRLRecord | None:
+        """Return the newest CRL of this scope."""
 
     def reserve_crl_number(self, issuer_id: int, events: Sequence[Event]) -> int:
         """Return the next CRLNumber, strictly greater than any returned before (R15), and record the intent."""
 
     def publish_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:
-        """Make this the issuer's current CRL. Refuses a number not above the current one."""
+        """
+        Make this the current CRL of its scope, with the entries of the draft that is open.
+
+        Refuses a number not above that of the current one, delta or not.
+        """
+
+
+class PublishingStore(RevocationStore, CRLStore, Protocol):
+    """What the worker needs to revoke, and to know which CRLs are due."""
+
+    def crl_states(self) -> list[CRLState]:
+        """How every CRL of every issuer stands, by issuer and shard: what the schedule is made from."""
+
+
+class CRLDraft(Protocol):
+    """
+    The entries of a CRL in the making, in the order of their serials.
+
+    `chunks` gives them in DER, whole ones, a piece at a time and as often as asked. `large` says that they are
+    stored apart: the record's `der` is then what stands before them, its `tail` what follows. `gone` is how many
+    entries of `CRLSelection.previous` may be missing: released since, or expired.
+    """
+
+    @property
+    def entries(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def large(self) -> bool: ...
+
+    @property
+    def gone(self) -> int: ...
+
+    def chunks(self) -> Iterable[bytes]: ...
 
 
 class JournalStore(Protocol):
@@ -271,7 +310,11 @@ class Directory(Protocol):
 
     async def search(self, query: CertificateQuery) -> list[StoredCertificate]: ...
 
-    async def latest_crl(self, issuer: str) -> CRLRecord | None: ...
+    async def latest_crl(self, issuer: str, scope: CRLScope = COMPLETE) -> CRLRecord | None:
+        """Return the newest CRL of this scope, its DER as a whole."""
+
+    async def crls(self, issuer_id: int) -> list[CRLRecord]:
+        """Return the newest CRL of each scope of this issuer, without its DER: shard by shard, a delta last."""
 
     async def block_key(self, key: BlockedKey, events: Sequence[Event]) -> bool:
         """Block a key for good and tell whether that is new; if it is not, nothing is stored."""
@@ -308,7 +351,11 @@ class StatusReader(Protocol):
 
     async def issuers(self) -> list[IssuerRecord]: ...
 
-    async def latest_crl(self, issuer_id: int) -> CRLRecord | None: ...
+    async def latest_crl(self, issuer_id: int, scope: CRLScope = COMPLETE) -> CRLRecord | None:
+        """Return the newest CRL of this scope, its DER as a whole."""
+
+    async def crl_shards(self) -> list[tuple[int, int]]:
+        """Return (issuer_id, shard) of every shard that was ever opened."""
 
     async def certificates_of_key(self, spki_sha256: bytes) -> list[bytes]:
         """
@@ -358,6 +405,15 @@ class IssuerStore(Protocol):
 
         Raises PKIError(BAD_REQUEST) for an issuer that is unknown, whose key is elsewhere or that is so already,
         and for a default that is not active.
+        """
+
+    def open_shards(
+        self, issuer: IssuerRecord, urls: Callable[[int], str], count: int, at: datetime.datetime
+    ) -> list[CRLShard]:
+        """
+        Return the first `count` shards whose URL is `urls(number)`, opened for good where there are too few.
+
+        Another number, or another address, leaves those of before as they are.
         """
 
     def import_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:

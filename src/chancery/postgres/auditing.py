@@ -40,6 +40,7 @@ from chancery.ports.auditing import (
     Stray,
     StrayKind,
 )
+from chancery.postgres import rows
 from chancery.postgres.session import Connection, Parameters, PgConnection, connect, translated
 
 BATCH = 500
@@ -63,11 +64,11 @@ SELECT fingerprint, name, roles, profiles, added_at, removed_at,
     EXISTS (SELECT FROM chancery.certificate AS c WHERE sha256(c.der) = o.fingerprint)
 FROM chancery.operator AS o ORDER BY name"""
 
-_STATUS = "s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date, s.changed_at, s.released_at"
+_STATUS = "s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date, s.changed_at, s.released_at, s.shard"
 _REQUEST = """r.request_id, r.transaction_id, r.protocol, r.requestor, r.profile, r.issuer, r.csr, r.names,
     r.received_at, r.wish, r.state"""
 _INTENT = """i.request_id, i.issuer_id, i.serial, i.tbs, i.not_after, i.profile, i.profile_version,
-    i.profile_sha256, i.recorded_at, i.worker"""
+    i.profile_sha256, i.recorded_at, i.shard, i.worker"""
 _CERTIFICATE = """c.certificate_id, c.request_id, c.issuer_id, c.serial, c.der, c.subject, c.names, c.spki_sha256,
     c.not_before, c.not_after, c.profile, c.issued_at"""
 _CERTIFICATES_IN = """
@@ -100,25 +101,30 @@ _REVOCATIONS = """
 SELECT revocation_id, issuer_id, serial, reason, invalidity_date, requestor, state
 FROM chancery.revocation_request WHERE revocation_id = ANY (%s::bigint[]) ORDER BY revocation_id"""
 
-# The window looks at numbers and times; each CRL itself is fetched as its row is.
-_CRLS = """
-SELECT c.issuer_id, c.number, c.this_update, c.next_update, c.covers, c.der, list.before, list.newest
-FROM (SELECT number, lag(this_update) OVER (ORDER BY number) AS before,
-          lead(number) OVER (ORDER BY number) IS NULL AS newest
-      FROM chancery.crl WHERE issuer_id = %(issuer)s) AS list
-JOIN chancery.crl AS c ON c.issuer_id = %(issuer)s AND c.number = list.number
-WHERE %(since)s::timestamptz IS NULL OR c.this_update >= %(since)s ORDER BY c.number"""
+# R16 counts from the complete CRL of the same shard before this one; a delta's base is that one, too.
+_CRLS = f"""
+SELECT {rows.CRL_COLUMNS},
+    (SELECT b.this_update FROM chancery.crl AS b WHERE b.issuer_id = c.issuer_id AND b.shard = c.shard
+        AND b.base_number IS NULL AND b.number < c.number ORDER BY b.number DESC LIMIT 1),
+    NOT EXISTS (SELECT FROM chancery.crl AS n WHERE n.issuer_id = c.issuer_id AND n.shard = c.shard
+        AND n.number > c.number AND (n.base_number IS NULL OR c.base_number IS NOT NULL))
+FROM chancery.crl AS c
+WHERE c.issuer_id = %(issuer)s AND (%(since)s::timestamptz IS NULL OR c.this_update >= %(since)s)
+ORDER BY c.number"""  # noqa: S608 - put together from constants
 _CRL_NUMBERS = "SELECT issuer_id, count(*) FROM chancery.crl_number GROUP BY issuer_id"
-# As `crl_due` decides it: by the snapshot that the CRL was read from, by its time when that one is not known here.
-_REVOKED = f"""
-SELECT s.serial, {_STATUS},
-    coalesce(pg_visible_in_snapshot(s.changed_xid, c.seen), s.changed_at <= c.covers, false)
-FROM chancery.certificate_status AS s
+_CRL_SHARDS = "SELECT shard, url FROM chancery.crl_shard WHERE issuer_id = %s"
+# As `crl_states`: by the snapshot that a CRL was read from, by its time when that one is not known here.
+_COVERED = "coalesce(pg_visible_in_snapshot(s.changed_xid, {0}.seen), s.changed_at <= {0}.covers, false)"
+_SEEN = """
 LEFT JOIN (
     SELECT covers,
         CASE WHEN pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) THEN snapshot END AS seen
-    FROM chancery.crl WHERE issuer_id = %(issuer)s ORDER BY number DESC LIMIT 1) AS c ON true
-WHERE s.issuer_id = %(issuer)s AND s.state = 'revoked' ORDER BY s.serial"""  # noqa: S608 - put together from constants
+    FROM chancery.crl WHERE issuer_id = %(issuer)s AND number = %({0})s) AS {0} ON true"""
+_REVOKED = f"""
+SELECT s.serial, {_STATUS}, {_COVERED.format("number")}, {_COVERED.format("base")}
+FROM chancery.certificate_status AS s {_SEEN.format("number")} {_SEEN.format("base")}
+WHERE s.issuer_id = %(issuer)s AND (s.state = 'revoked' OR s.state = 'good' AND s.released_at IS NOT NULL)
+  AND (%(shard)s = 0 OR s.shard = %(shard)s) ORDER BY s.serial"""  # noqa: S608 - put together from constants
 
 _STRAYS = """
 SELECT 'event', e.subject, e.kind FROM chancery.journal_event AS e
@@ -247,18 +253,18 @@ class PgAuditReader:
 
     def certificates(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
         """Give every stored certificate, by certificate_id, in batches."""
-        for rows in self._stream(_CERTIFICATES, _in(scope)):
-            yield self._complete([_serial(row[:12], row[12:22], row[22:33], row[33:40], row[40]) for row in rows])
+        for found in self._stream(_CERTIFICATES, _in(scope)):
+            yield self._complete([_serial(row[:12], row[12:23], row[23:34], row[34:42], row[42]) for row in found])
 
     def unfinished(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
         """Give every intent without a certificate, by issuer and serial, in batches."""
-        for rows in self._stream(_UNFINISHED, _in(scope)):
-            yield self._complete([_serial(None, row[:10], row[10:21], row[21:]) for row in rows])
+        for found in self._stream(_UNFINISHED, _in(scope)):
+            yield self._complete([_serial(None, row[:11], row[11:22], row[22:]) for row in found])
 
     def strays(self, scope: Scope) -> Iterator[Stray]:
         """Give what stands without what it belongs to, by kind and subject."""
-        for rows in self._stream(_STRAYS_IN, _in(scope)):
-            yield from (Stray(StrayKind(kind), subject, detail) for kind, subject, detail in rows)
+        for found in self._stream(_STRAYS_IN, _in(scope)):
+            yield from (Stray(StrayKind(kind), subject, detail) for kind, subject, detail in found)
 
     def entries(self, kinds: Sequence[EventKind]) -> list[JournalEntry]:
         """Return all events of these kinds, by id."""
@@ -266,17 +272,28 @@ class PgAuditReader:
 
     def crls(self, issuer_id: int, since: datetime.datetime | None) -> Iterator[AuditedCRL]:
         """Give the issuer's CRLs, by number, one at a time."""
-        for rows in self._stream(_CRLS, {"issuer": issuer_id, "since": since}, 1):
-            yield from (AuditedCRL(CRLRecord(*row[:6]), *row[6:]) for row in rows)
+        for found in self._stream(_CRLS, {"issuer": issuer_id, "since": since}, 1):
+            yield from (AuditedCRL(self._whole(rows.crl_record(row[:-2])), *row[-2:]) for row in found)
+
+    def _whole(self, record: CRLRecord) -> CRLRecord:
+        if record.tail is None:
+            return record
+        parts = self._fetch(rows.CRL_PARTS, (record.issuer_id, record.number))
+        return rows.joined(record, (part[0] for part in parts))
 
     def crl_numbers(self) -> Mapping[int, int]:
         """Return how many CRLNumbers each issuer has reserved."""
         return dict(self._fetch(_CRL_NUMBERS))
 
-    def revoked(self, issuer_id: int) -> Iterator[AuditedRevoked]:
-        """Give the issuer's revoked serials, by serial."""
-        for rows in self._stream(_REVOKED, {"issuer": issuer_id}, 10 * BATCH):
-            yield from (AuditedRevoked(row[0], AuditedStatus(*row[1:8]), row[8]) for row in rows)
+    def crl_shards(self, issuer_id: int) -> Mapping[int, str]:
+        """Return the URL of each shard of this issuer."""
+        return dict(self._fetch(_CRL_SHARDS, (issuer_id,)))
+
+    def revoked(self, crl: CRLRecord) -> Iterator[AuditedRevoked]:
+        """Give every serial of this CRL's shard that is revoked, or was released, by serial."""
+        values = {"issuer": crl.issuer_id, "number": crl.number, "base": crl.base, "shard": crl.scope.shard}
+        for found in self._stream(_REVOKED, values, 10 * BATCH):
+            yield from (AuditedRevoked(row[0], AuditedStatus(*row[1:9]), row[9], row[10]) for row in found)
 
     def _complete(self, serials: list[AuditedSerial]) -> list[AuditedSerial]:
         """Add the events about these serials and their requests, and the revocation requests that those name."""
@@ -287,8 +304,8 @@ class PgAuditReader:
         found = [dataclasses.replace(one, entries=_entries(one, events)) for one in serials]
         named = {one: _revocation_ids(one) for one in found if one.status}
         ids = sorted({number for numbers in named.values() for number in numbers})
-        rows = self._fetch(_REVOCATIONS, (ids,)) if ids else []
-        requests = {row[0]: AuditedRevocation(*row) for row in rows}
+        asked = self._fetch(_REVOCATIONS, (ids,)) if ids else []
+        requests = {row[0]: AuditedRevocation(*row) for row in asked}
         return [
             dataclasses.replace(one, revocations=tuple(requests[n] for n in named.get(one, ()) if n in requests))
             for one in found
@@ -333,7 +350,7 @@ def _serial(
         certificate_id, fields = certificate[0], list(certificate[1:])
         fields[5] = tuple(fields[5])
         record = CertificateRecord(*fields)
-    recorded = None if intent[1] is None else Intent(*intent[:9])
+    recorded = None if intent[1] is None else Intent(*intent[:10])
     key = record or recorded
     assert key is not None
     asked = None
@@ -348,7 +365,7 @@ def _serial(
         certificate=record,
         request=asked,
         intent=recorded,
-        worker=intent[9],
+        worker=intent[10],
         status=None if status[0] is None else AuditedStatus(*status),
         entries=(),
         revocations=(),

@@ -11,10 +11,12 @@ import psycopg
 from chancery.batching import Batcher
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import (
+    COMPLETE,
     BlockedKey,
     CertificateQuery,
     Clock,
     CRLRecord,
+    CRLScope,
     Event,
     HierarchyNode,
     IssuerRecord,
@@ -29,6 +31,7 @@ from chancery.ports import (
 from chancery.postgres import blocklist, rows
 from chancery.postgres.journal import INSERT_EVENTS, event_body, insert_events_async
 from chancery.postgres.session import AsyncPgConnection, AsyncPool
+from chancery.postgres.status import whole_crl
 
 MAX_RESULTS = 1000
 
@@ -90,20 +93,19 @@ valid AS (SELECT issuer_id, count(*) AS many, max(not_after) AS until,
 revoked AS (SELECT issuer_id, count(*) AS many FROM chancery.certificate_status
     WHERE state = 'revoked' GROUP BY issuer_id)
 SELECT i.*, k.place, k.module, k.device, k.software, k.imported,
-    coalesce(v.many, 0), coalesce(r.many, 0), v.until, coalesce(v.delegate, false),
-    c.issuer_id, c.number, c.this_update, c.next_update, c.covers, c.der
+    coalesce(v.many, 0), coalesce(r.many, 0), v.until, coalesce(v.delegate, false), c.*
 FROM issuer AS i
 LEFT JOIN chancery.issuer_key AS k USING (issuer_id)
 LEFT JOIN valid AS v USING (issuer_id)
 LEFT JOIN revoked AS r USING (issuer_id)
-LEFT JOIN LATERAL (SELECT * FROM chancery.crl AS l WHERE l.issuer_id = i.issuer_id
-    ORDER BY l.number DESC LIMIT 1) AS c ON true
+LEFT JOIN LATERAL (SELECT {rows.CRL_COLUMNS} FROM chancery.crl AS l WHERE l.issuer_id = i.issuer_id
+    AND l.shard = 0 AND l.base_number IS NULL ORDER BY l.number DESC LIMIT 1) AS c ON true
 ORDER BY i.issuer_id"""  # noqa: S608 - put together from constants
-
-_LATEST_CRL = """
-SELECT c.issuer_id, c.number, c.this_update, c.next_update, c.covers, c.der
-FROM chancery.crl AS c JOIN chancery.issuer AS i USING (issuer_id)
-WHERE i.name = %s ORDER BY c.number DESC LIMIT 1"""
+_ISSUER_ID = "SELECT issuer_id FROM chancery.issuer WHERE name = %s"
+_CRLS = f"""
+SELECT DISTINCT ON (c.shard, c.base_number IS NULL) {rows.CRL_COLUMNS.replace(" der,", " ''::bytea,")}
+FROM chancery.crl AS c WHERE c.issuer_id = %s
+ORDER BY c.shard, c.base_number IS NULL DESC, c.number DESC"""  # noqa: S608 - put together from constants
 
 
 _PROFILES = """
@@ -187,10 +189,14 @@ class PgDirectory:
         values["limit"] = max(0, min(query.limit, MAX_RESULTS))
         return [stored(row) for row in await self._pool.fetch(_SEARCH.format(conditions=conditions), values)]
 
-    async def latest_crl(self, issuer: str) -> CRLRecord | None:
-        """Return the current CRL of the issuer of this name."""
-        found = await self._pool.fetch(_LATEST_CRL, (rows.storable(issuer),))
-        return rows.crl_record(found[0]) if found else None
+    async def latest_crl(self, issuer: str, scope: CRLScope = COMPLETE) -> CRLRecord | None:
+        """Return the current CRL of this scope of the issuer of this name, its DER as a whole."""
+        found = await self._pool.fetch(_ISSUER_ID, (rows.storable(issuer),))
+        return await whole_crl(self._pool, found[0][0], scope) if found else None
+
+    async def crls(self, issuer_id: int) -> list[CRLRecord]:
+        """Return the current CRL of each scope of this issuer, without its DER: shard by shard, a delta last."""
+        return [rows.crl_record(row) for row in await self._pool.fetch(_CRLS, (issuer_id,))]
 
     async def block_key(self, key: BlockedKey, events: Sequence[Event]) -> bool:
         """Block a key for good and tell whether that is new; if it is not, nothing is stored."""

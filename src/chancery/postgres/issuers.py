@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psycopg
 from cryptography import x509
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ports import (
     CRLRecord,
+    CRLShard,
     Event,
     EventDetail,
     EventKind,
@@ -27,8 +28,8 @@ from chancery.ports import (
     Takeover,
 )
 from chancery.postgres import rows
+from chancery.postgres.crl import LOCK_NUMBERS, insert_crl
 from chancery.postgres.journal import insert_events
-from chancery.postgres.revocation import insert_crl
 from chancery.postgres.session import Connection, PgConnection, Session, session
 
 _ACTS = 1128814341
@@ -63,6 +64,8 @@ INSERT INTO chancery.certificate_status
     (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, changed_at)
 SELECT issuer_id, serial, 'revoked', %(not_after)s, revoked_at, reason, invalidity_date, %(at)s
 FROM chancery.imported_revocation WHERE issuer_id = %(issuer)s"""
+_SHARDS = "SELECT shard, url FROM chancery.crl_shard WHERE issuer_id = %s ORDER BY shard"
+_OPEN_SHARD = "INSERT INTO chancery.crl_shard (issuer_id, shard, url, opened_at) VALUES (%s, %s, %s, %s)"
 _INSERT_NUMBER = "INSERT INTO chancery.crl_number (issuer_id, number) VALUES (%s, %s) ON CONFLICT DO NOTHING"
 
 
@@ -180,6 +183,24 @@ class PgIssuerStore:
             _act(connection, acts)
             insert_events(connection, events)
 
+    def open_shards(
+        self, issuer: IssuerRecord, urls: Callable[[int], str], count: int, at: datetime.datetime
+    ) -> list[CRLShard]:
+        """Return the first `count` shards whose URL is `urls(number)`, opened for good where there are too few."""
+        actor = self._session.settings.user
+        with self._session.transaction() as connection:
+            connection.execute(LOCK_NUMBERS, (issuer.issuer_id,))
+            known = [CRLShard(*row) for row in connection.execute(_SHARDS, (issuer.issuer_id,))]
+            found = [shard for shard in known if shard.url == urls(shard.number)][:count]
+            following = max((shard.number for shard in known), default=0) + 1
+            new = [CRLShard(following + n, urls(following + n)) for n in range(count - len(found))]
+            for one in new:
+                connection.execute(_OPEN_SHARD, (issuer.issuer_id, one.number, one.url, at))
+                detail: EventDetail = {"shard": one.number, "url": one.url}
+                about = f"crl:{issuer.name}"
+                insert_events(connection, [Event(EventKind.CRL_SHARD_OPENED, at, actor, about, detail)])
+        return [*found, *new]
+
     def import_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:
         """
         Reserve this number and publish a CRL that was signed elsewhere (the offline root's).
@@ -187,8 +208,8 @@ class PgIssuerStore:
         The same CRL again is no change; PKIError(BAD_REQUEST) for a number not above the current one.
         """
         with self._session.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(1128814339, %s)", (crl.issuer_id,))
-            row = connection.execute(rows.LATEST_CRL, (crl.issuer_id,)).fetchone()
+            connection.execute(LOCK_NUMBERS, (crl.issuer_id,))
+            row = connection.execute(rows.latest_crl(crl.scope).encode(), (crl.issuer_id, 0)).fetchone()
             if row is not None and rows.crl_record(row).der == crl.der:
                 return
             highest = connection.execute(

@@ -1,27 +1,20 @@
-"""Revocations as the worker settles them, and CRLs with their numbers."""
+"""Revocations as the worker settles them."""
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from typing import Any
 
 from chancery.ports import (
     CertificateStatus,
-    CRLRecord,
-    Event,
     RevocationReason,
     RevocationRequest,
-    RevokedEntry,
     Settlement,
     Standing,
 )
 from chancery.postgres import blocklist, rows
+from chancery.postgres.crl import PgCRLStore
 from chancery.postgres.journal import insert_events
-from chancery.postgres.session import Connection, PgConnection, Session, session
-
-REFRESH = datetime.timedelta(hours=24)
-"""R14, R15: a CRL is made anew this long before its nextUpdate, or at half its life when that is shorter."""
 
 _REQUEST = "revocation_id, issuer_id, serial, reason, invalidity_date, requestor, received_at"
 # Single requests first, then those of the jobs that run.
@@ -76,61 +69,9 @@ ON CONFLICT (issuer_id, serial) DO UPDATE SET state = excluded.state, revoked_at
     reason = excluded.reason, invalidity_date = excluded.invalidity_date, released_at = excluded.released_at,
     changed_at = excluded.changed_at"""
 
-_ENTRIES = """
-SELECT serial, revoked_at, reason, invalidity_date FROM chancery.certificate_status
-WHERE issuer_id = %s AND state = 'revoked' AND not_after >= %s ORDER BY serial"""
 
-# A change is not covered when the snapshot that the latest CRL was read from could not see it. A snapshot from
-# beyond the present belongs to another cluster (the database was restored), and one may be unknown (the CRL came
-# from elsewhere): then the times decide.
-_DUE = """
-SELECT i.issuer_id
-FROM chancery.issuer AS i
-LEFT JOIN LATERAL (
-    SELECT covers, this_update, next_update,
-        CASE WHEN pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) THEN snapshot END AS seen
-    FROM chancery.crl WHERE issuer_id = i.issuer_id ORDER BY number DESC LIMIT 1) AS c ON true
-WHERE c.covers IS NULL
-   -- The clock was ahead when it was made: nobody accepts it yet.
-   OR c.this_update > %(at)s
-   OR %(at)s >= c.next_update - least(%(refresh)s, (c.next_update - c.this_update) / 2)
-   OR CASE WHEN c.seen IS NULL THEN
-        EXISTS (SELECT FROM chancery.certificate_status AS s
-            WHERE s.issuer_id = i.issuer_id AND s.state = 'revoked' AND s.changed_at > c.covers)
-        OR EXISTS (SELECT FROM chancery.certificate_status AS s WHERE s.issuer_id = i.issuer_id
-            AND s.state = 'good' AND s.released_at IS NOT NULL AND s.changed_at > c.covers)
-        OR EXISTS (SELECT FROM chancery.crl_wish AS w WHERE w.issuer_id = i.issuer_id AND w.asked_at > c.covers)
-      ELSE
-        EXISTS (SELECT FROM chancery.certificate_status AS s
-            WHERE s.issuer_id = i.issuer_id AND s.state = 'revoked' AND s.changed_xid >= pg_snapshot_xmin(c.seen)
-              AND NOT pg_visible_in_snapshot(s.changed_xid, c.seen))
-        OR EXISTS (SELECT FROM chancery.certificate_status AS s WHERE s.issuer_id = i.issuer_id
-            AND s.state = 'good' AND s.released_at IS NOT NULL AND s.changed_xid >= pg_snapshot_xmin(c.seen)
-            AND NOT pg_visible_in_snapshot(s.changed_xid, c.seen))
-        OR EXISTS (SELECT FROM chancery.crl_wish AS w
-            WHERE w.issuer_id = i.issuer_id AND w.xid >= pg_snapshot_xmin(c.seen)
-              AND NOT pg_visible_in_snapshot(w.xid, c.seen))
-      END
-ORDER BY i.issuer_id"""
-
-# The same lock as the triggers', so that two writers draw different numbers.
-_LOCK_NUMBERS = "SELECT pg_advisory_xact_lock(1128814339, %s)"
-_RESERVE = """
-INSERT INTO chancery.crl_number (issuer_id, number)
-SELECT %(issuer)s, coalesce(max(number), 0) + 1 FROM chancery.crl_number WHERE issuer_id = %(issuer)s
-RETURNING number"""
-_PUBLISH = """
-INSERT INTO chancery.crl (issuer_id, number, this_update, next_update, covers, snapshot, der)
-VALUES (%s, %s, %s, %s, %s, %s::pg_snapshot, %s)"""
-
-
-class PgRevocationStore:
+class PgRevocationStore(PgCRLStore):
     """`ports.RevocationStore` as the role `chancery_worker`."""
-
-    def __init__(self, source: Connection | Session) -> None:
-        self._session = session(source)
-        # What the entries of the CRL in the making were read from, per issuer.
-        self._read_from: dict[int, str] = {}
 
     def take_revocations(self, limit: int) -> list[RevocationRequest]:
         """Return waiting revocation requests, oldest first. They stay waiting until `settle` ends them."""
@@ -174,54 +115,6 @@ class PgRevocationStore:
                 [(one.status, max(event.at for event in one.events)) for one in mine if one.status is not None],
             )
             insert_events(connection, [event for one in mine for event in one.events])
-
-    def revoked_entries(self, issuer_id: int, expired_since: datetime.datetime) -> list[RevokedEntry]:
-        """Every revoked serial whose certificate had not expired at `expired_since`, in serial order (R16)."""
-        with self._session.transaction() as connection:
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            row = connection.execute("SELECT pg_current_snapshot()::text").fetchone()
-            assert row is not None
-            cursor = connection.execute(_ENTRIES, (issuer_id, expired_since), binary=True)
-            entries = [RevokedEntry(bytes(r[0]), r[1], RevocationReason(r[2]), r[3]) for r in cursor]
-        self._read_from[issuer_id] = row[0]
-        return entries
-
-    def crl_due(self, at: datetime.datetime) -> list[int]:
-        """Issuers that need a CRL: none yet, something after what the latest covers, or it is near its end."""
-        return [row[0] for row in self._session.fetch(_DUE, {"at": at, "refresh": REFRESH})]
-
-    def latest_crl(self, issuer_id: int) -> CRLRecord | None:
-        """Return the issuer's current CRL."""
-        found = self._session.fetch(rows.LATEST_CRL, (issuer_id,))
-        return rows.crl_record(found[0]) if found else None
-
-    def reserve_crl_number(self, issuer_id: int, events: Sequence[Event]) -> int:
-        """Return the next CRLNumber, strictly greater than any returned before (R15), and record the intent."""
-        with self._session.transaction() as connection:
-            connection.execute(_LOCK_NUMBERS, (issuer_id,))
-            row = connection.execute(_RESERVE, {"issuer": issuer_id}).fetchone()
-            assert row is not None
-            insert_events(connection, events)
-        return int(row[0])
-
-    def publish_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:
-        """
-        Make this the issuer's current CRL.
-
-        PKIError(SYSTEM_FAILURE) for a number not above the current one, or not reserved.
-        """
-        with self._session.transaction(pipeline=True) as connection:
-            insert_crl(connection, crl, self._read_from.get(crl.issuer_id))
-            insert_events(connection, events)
-        self._read_from.pop(crl.issuer_id, None)
-
-
-def insert_crl(connection: PgConnection, crl: CRLRecord, snapshot: str | None) -> None:
-    """Write a CRL in the caller's transaction; `snapshot` is what its entries were read from, if known."""
-    connection.execute(
-        _PUBLISH,
-        (crl.issuer_id, crl.number, crl.this_update, crl.next_update, crl.covers, snapshot, crl.der),
-    )
 
 
 def _standing(row: Sequence[Any]) -> Standing:

@@ -7,7 +7,8 @@ GRANT USAGE ON SCHEMA chancery TO chancery_ra, chancery_worker, chancery_ocsp, c
 
 -- The web process that the network reaches: it asks, it never issues.
 GRANT SELECT ON chancery.issuer, chancery.profile, chancery.profile_switch, chancery.operator, chancery.request, chancery.certificate,
-    chancery.certificate_status, chancery.revocation_request, chancery.crl, chancery.crl_wish TO chancery_ra;
+    chancery.certificate_status, chancery.revocation_request, chancery.crl, chancery.crl_part, chancery.crl_shard,
+    chancery.crl_wish TO chancery_ra;
 GRANT SELECT ON chancery.issuer_certificate, chancery.issuer_key, chancery.issuer_act TO chancery_ra;
 GRANT INSERT (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at, wish)
     ON chancery.request TO chancery_ra;
@@ -20,14 +21,14 @@ GRANT SELECT, INSERT (job_id, operator, digest, approved_at) ON chancery.revocat
 GRANT SELECT, INSERT (ground, issuer, serial, spki_sha256, evidence, reporter, proven, recorded_by, received_at,
     answer_by, revoke_by) ON chancery.problem_report TO chancery_ra;
 GRANT SELECT, INSERT (report_id, kind, words, operator, at) ON chancery.problem_report_act TO chancery_ra;
-GRANT INSERT (issuer_id, requestor, asked_at) ON chancery.crl_wish TO chancery_ra;
+GRANT INSERT (issuer_id, requestor, asked_at, shard, delta) ON chancery.crl_wish TO chancery_ra;
 GRANT INSERT (fingerprint, name, roles, profiles, added_at), UPDATE (removed_at) ON chancery.operator TO chancery_ra;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_ra;
 
 -- The issuing worker; it sequences the journal too.
 GRANT SELECT ON chancery.issuer, chancery.profile, chancery.profile_switch, chancery.operator, chancery.request,
     chancery.intent, chancery.certificate, chancery.certificate_status, chancery.revocation_request,
-    chancery.crl_number, chancery.crl, chancery.crl_wish, chancery.journal_event, chancery.journal_leaf,
+    chancery.crl_number, chancery.crl, chancery.crl_part, chancery.crl_shard, chancery.crl_wish, chancery.journal_event, chancery.journal_leaf,
     chancery.journal_checkpoint TO chancery_worker;
 GRANT INSERT (name, subject, certificate, spki_sha256, not_before, not_after, parent_id, token_label, key_label, added_at)
     ON chancery.issuer TO chancery_worker;
@@ -43,7 +44,7 @@ GRANT INSERT (issuer_id, serial, request_id, der, subject, names, spki_sha256, n
 GRANT INSERT (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at, changed_at,
     shard),
     UPDATE (state, revoked_at, reason, invalidity_date, released_at, changed_at) ON chancery.certificate_status TO chancery_worker;
-GRANT INSERT ON chancery.profile, chancery.intent, chancery.crl_number, chancery.crl,
+GRANT INSERT ON chancery.profile, chancery.intent, chancery.crl_number, chancery.crl, chancery.crl_part, chancery.crl_shard,
     chancery.journal_leaf, chancery.journal_checkpoint TO chancery_worker;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_worker;
 GRANT SELECT, INSERT ON chancery.blocked_key TO chancery_worker;
@@ -54,7 +55,8 @@ GRANT SELECT, UPDATE (state, detail, seen) ON chancery.revocation_job TO chancer
 GRANT SELECT ON chancery.revocation_approval TO chancery_worker;
 
 -- The OCSP responder reads; of an intent it sees that the serial was used, not what for.
-GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_status, chancery.crl TO chancery_ocsp;
+GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_status, chancery.crl,
+    chancery.crl_part, chancery.crl_shard TO chancery_ocsp;
 GRANT SELECT (issuer_id, serial, not_after) ON chancery.intent TO chancery_ocsp;
 GRANT SELECT ON chancery.issuer_certificate TO chancery_ocsp;
 GRANT SELECT (act_id, issuer_id, act) ON chancery.issuer_act TO chancery_ocsp;
@@ -74,6 +76,8 @@ GRANT SELECT ON public.chancery_migration TO chancery_auditor;
 -- Nobody creates anything beside the schema, and trigger functions are not for calling.
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chancery FROM PUBLIC;
--- But for this one, which writes a switch and its event or neither.
+-- But for this one, which writes a switch and its event or neither,
 GRANT EXECUTE ON FUNCTION chancery.switch_profile TO chancery_ra;
 GRANT EXECUTE ON FUNCTION chancery.begin_year() TO chancery_worker;
+-- and this one, which computes a column that the worker writes.
+GRANT EXECUTE ON FUNCTION chancery.crl_entry TO chancery_worker;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from chancery.ports import (
     CertificateStatus,
     CRLRecord,
+    CRLScope,
     FurtherCertificate,
     IssuerRecord,
     RevocationReason,
@@ -33,9 +35,12 @@ CROSS JOIN LATERAL (
     FROM chancery.issuer_certificate AS f WHERE f.issuer_id = i.issuer_id) AS c
 ORDER BY i.issuer_id"""
 
-LATEST_CRL = """
-SELECT issuer_id, number, this_update, next_update, covers, der FROM chancery.crl
-WHERE issuer_id = %s ORDER BY number DESC LIMIT 1"""
+CRL_COLUMNS = """issuer_id, number, this_update, next_update, covers, der, shard, base_number, entries,
+    expired_since, scope_idp, size, tail"""
+_LATEST_CRL = """
+SELECT {} FROM chancery.crl WHERE issuer_id = %s AND shard = %s AND base_number IS {} NULL
+ORDER BY number DESC LIMIT 1"""
+CRL_PARTS = "SELECT data FROM chancery.crl_part WHERE issuer_id = %s AND number = %s ORDER BY part"
 
 
 def storable(text: str) -> str:
@@ -72,9 +77,21 @@ def issuer_record(row: Sequence[Any]) -> IssuerRecord:
     )
 
 
+def latest_crl(scope: CRLScope) -> str:
+    """Return the statement that reads the newest CRL of a scope, given its issuer_id and its shard."""
+    return _LATEST_CRL.format(CRL_COLUMNS, "NOT" if scope.delta else "")
+
+
 def crl_record(row: Sequence[Any]) -> CRLRecord:
-    """Make the value of one row of `LATEST_CRL`."""
-    return CRLRecord(*row)
+    """Make the value of a row of `CRL_COLUMNS`."""
+    issuer_id, number, this_update, next_update, covers, der, shard, base, *rest = row
+    scope = CRLScope(shard, delta=base is not None)
+    return CRLRecord(issuer_id, number, this_update, next_update, covers, der, scope, base, *rest)
+
+
+def joined(record: CRLRecord, parts: Iterable[bytes]) -> CRLRecord:
+    """Return a CRL that lies in pieces as a whole."""
+    return dataclasses.replace(record, der=b"".join((record.der, *parts, record.tail or b"")), tail=None)
 
 
 def status(row: Sequence[Any]) -> CertificateStatus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from chancery.ports import CertificateStatus, Clock, CRLRecord, IssuerRecord
+from chancery.ports import COMPLETE, CertificateStatus, Clock, CRLRecord, CRLScope, IssuerRecord
 from chancery.postgres import rows
 from chancery.postgres.session import AsyncPool
 
@@ -20,6 +20,21 @@ _OF_KEY = """
 SELECT c.der FROM chancery.certificate AS c JOIN chancery.certificate_status AS s USING (issuer_id, serial)
 WHERE c.spki_sha256 = %(spki)s AND s.state = 'good' AND c.not_before <= %(at)s AND c.not_after >= %(at)s
 ORDER BY c.certificate_id DESC"""
+
+
+_SHARDS = "SELECT issuer_id, shard FROM chancery.crl_shard ORDER BY issuer_id, shard"
+
+
+async def whole_crl(pool: AsyncPool, issuer_id: int, scope: CRLScope) -> CRLRecord | None:
+    """Return the newest CRL of a scope, put together where it lies in pieces."""
+    found = await pool.fetch(rows.latest_crl(scope), (issuer_id, scope.shard))
+    if not found:
+        return None
+    record = rows.crl_record(found[0])
+    if record.tail is None:
+        return record
+    parts = await pool.fetch(rows.CRL_PARTS, (issuer_id, record.number))
+    return rows.joined(record, (row[0] for row in parts))
 
 
 class PgStatusReader:
@@ -38,10 +53,13 @@ class PgStatusReader:
         """Return every issuer, in the order in which they were added."""
         return [rows.issuer_record(row) for row in await self._pool.fetch(rows.ISSUERS)]
 
-    async def latest_crl(self, issuer_id: int) -> CRLRecord | None:
-        """Return the issuer's current CRL."""
-        found = await self._pool.fetch(rows.LATEST_CRL, (issuer_id,))
-        return rows.crl_record(found[0]) if found else None
+    async def latest_crl(self, issuer_id: int, scope: CRLScope = COMPLETE) -> CRLRecord | None:
+        """Return the current CRL of this scope, its DER as a whole."""
+        return await whole_crl(self._pool, issuer_id, scope)
+
+    async def crl_shards(self) -> list[tuple[int, int]]:
+        """Return (issuer_id, shard) of every shard that was ever opened."""
+        return [(row[0], row[1]) for row in await self._pool.fetch(_SHARDS)]
 
     async def certificates_of_key(self, spki_sha256: bytes) -> list[bytes]:
         """Return certificates (DER) issued for this public key that are good now, newest first."""

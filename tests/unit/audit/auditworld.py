@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import cakit
 from chancery.asn1 import x509 as template
 from chancery.asn1.signature import KeySigner
-from chancery.ca.crl import CRLSettings, make_crl
+from chancery.ca.crl import CRLMaking, CRLSettings, make_crl
 from chancery.ca.issuance import issue_batch
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.profile import grant, requested
@@ -180,7 +180,7 @@ class World:
     def _root_crl(self) -> AuditedCRL:
         clock = FakeClock(self.ca.clock.now())
         settings = CRLSettings(datetime.timedelta(days=200), longest=YEAR)
-        made = make_crl(cakit.root_issuer(), MemoryStore(), clock, "ceremony", settings)
+        made = make_crl(CRLMaking(cakit.root_issuer(), MemoryStore(), clock, "ceremony", settings))
         self.write(EventKind.CRL_PUBLISHED, "crl:root", number=1, sha256=hashlib.sha256(made.der).hexdigest())
         return AuditedCRL(made, None, newest=True)
 
@@ -373,8 +373,11 @@ class World:
     def crl_numbers(self):
         return self.numbers
 
-    def revoked(self, issuer_id):
-        covers = self.crl_rows[-1].record.covers
+    def crl_shards(self, issuer_id):
+        return {}
+
+    def revoked(self, crl):
+        issuer_id, covers = crl.issuer_id, self.crl_rows[-1].record.covers
         for (issuer, serial), row in sorted(self.serials.items()):
             if issuer == issuer_id and row.status is not None and row.status.state == "revoked":
                 yield AuditedRevoked(serial, row.status, row.status.changed_at <= covers)

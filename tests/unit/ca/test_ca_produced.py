@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import pkilintkit
 from cakit import CA, PROFILES, issuing_certificate, issuing_issuer, key, make_csr, root_certificate, root_issuer
-from chancery.ca.crl import CRLSettings, make_crl
+from chancery.ca.crl import CRLMaking, CRLSettings, make_crl
 from chancery.ca.issuance import make_serial
 from chancery.pkix.profile import grant, requested
 from chancery.ports import RevocationReason
@@ -105,7 +105,7 @@ def test_openssl_reads_the_crls_and_rejects_what_they_list(tmp_path):
     ca.work()
     root = root_issuer()
     ca.store.issuer_ids.add(1)
-    root_crl = make_crl(root, ca.store, ca.clock, "ceremony", CRLSettings())
+    root_crl = make_crl(CRLMaking(root, ca.store, ca.clock, "ceremony", CRLSettings()))
     for name, der in (("root", root_certificate()), ("issuing", issuing_certificate())):
         (tmp_path / name).write_bytes(_pem(der))
     (tmp_path / "leaf").write_bytes(ca.certificate(1).public_bytes(Encoding.PEM))

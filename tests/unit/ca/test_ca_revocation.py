@@ -9,7 +9,8 @@ from cryptography import x509
 
 from cakit import CA, make_csr
 from chancery.asn1.signature import KeySigner
-from chancery.ca.crl import CRLSettings, make_crl, publish_due
+from chancery.ca.crl import CRLMaking, CRLSettings, make_crl
+from chancery.ca.crl_schedule import CRLPublishing, publish_due
 from chancery.ca.issuance import issue_batch
 from chancery.ca.revocation import settle_revocations
 from chancery.errors import ErrorType, PKIError
@@ -38,7 +39,7 @@ def _settle(ca: CA) -> int:
 
 
 def _crl(ca: CA, settings: CRLSettings | None = None) -> x509.CertificateRevocationList:
-    record = make_crl(ca.issuer, ca.store, ca.clock, "worker-1", settings or CRLSettings())
+    record = make_crl(CRLMaking(ca.issuer, ca.store, ca.clock, "worker-1", settings or CRLSettings()))
     return x509.load_der_x509_crl(record.der)
 
 
@@ -268,7 +269,7 @@ def test_r14_due_at_first_after_a_revocation_and_before_the_end():
     ca = CA()
 
     def due() -> int:
-        return publish_due({2: ca.issuer}, ca.store, ca.clock, "worker-1", CRLSettings())
+        return publish_due(CRLPublishing({2: ca.issuer}, ca.store, ca.clock, "worker-1", CRLSettings()))
 
     assert [1, 0] == [due(), due()]
     ca.ask(make_csr("", ("dns:a.example",)))
@@ -287,14 +288,14 @@ def test_r14_due_at_first_after_a_revocation_and_before_the_end():
 
 def test_an_issuer_whose_key_is_elsewhere_gets_no_crl_here():
     ca = CA()
-    assert 0 == publish_due({}, ca.store, ca.clock, "worker-1", CRLSettings())
+    assert 0 == publish_due(CRLPublishing({}, ca.store, ca.clock, "worker-1", CRLSettings()))
 
 
 def test_the_events_of_a_crl():
     ca = CA()
     _crl(ca)
     intent, published = ca.store.events
-    assert (EventKind.CRL_INTENT, {"issuer": "issuing", "entries": 0}) == (intent.kind, dict(intent.detail))
+    assert (EventKind.CRL_INTENT, {"issuer": "issuing", "scope": "complete"}) == (intent.kind, dict(intent.detail))
     assert (EventKind.CRL_PUBLISHED, 1, "crl:issuing") == (
         published.kind,
         published.detail["number"],

@@ -143,7 +143,7 @@ def test_revocations_are_settled_while_the_token_is_away():
 
 
 def test_recovery_runs_first_and_after_every_failure():
-    ca = CA(Faults(6, "kill-after"))
+    ca = CA(Faults(7, "kill-after"))
     ca.ask()
     worker = ca.worker()
     with pytest.raises(Killed):
