@@ -14,9 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from chancery.asn1 import der
 from chancery.errors import PKIError
 from chancery.ports import (
+    COMPLETE,
     CertificateRecord,
+    CRLSelection,
     Event,
     EventKind,
     Intent,
@@ -123,6 +126,21 @@ def certificate(request_id: int, number: int, issuer_id: int = 1, **changes) -> 
 
 def fingerprint(number: int) -> bytes:
     return hashlib.sha256(b"certificate %d" % number).digest()
+
+
+def listed(store, since, issuer_id: int = 1) -> list[bytes]:
+    """The serials that a CRL would list, read without making one."""
+    with store.open_crl(CRLSelection(issuer_id, COMPLETE, since)) as draft:
+        return serials(draft)
+
+
+def serials(draft) -> list[bytes]:
+    entries = der.Reader(b"".join(draft.chunks()))
+    found = []
+    while entries:
+        found.append(entries.enter().take(der.INTEGER))
+    assert draft.entries == len(found)
+    return found
 
 
 class Office:

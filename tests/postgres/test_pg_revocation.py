@@ -18,11 +18,12 @@ from pgdata import (
     event,
     intent,
     issuer_certificate,
+    listed,
     serial,
+    serials,
     settle,
 )
 
-from chancery.asn1 import der
 from chancery.asn1.crl import entry
 from chancery.errors import ErrorType
 from chancery.ports import (
@@ -49,21 +50,6 @@ def office(database):
 
 def crl(number: int, at=AT, issuer_id: int = 1, days: float = 7) -> CRLRecord:
     return CRLRecord(issuer_id, number, at, at + days * DAY, at, b"crl %d" % number, size=4 + len(str(number)))
-
-
-def listed(store, since, issuer_id: int = 1) -> list[bytes]:
-    """The serials that a CRL would list, read without making one."""
-    with store.open_crl(CRLSelection(issuer_id, COMPLETE, since)) as draft:
-        return serials(draft)
-
-
-def serials(draft) -> list[bytes]:
-    entries = der.Reader(b"".join(draft.chunks()))
-    found = []
-    while entries:
-        found.append(entries.enter().take(der.INTEGER))
-    assert draft.entries == len(found)
-    return found
 
 
 def publish(office, at=AT, store=None, days: float = 7) -> list[bytes]:

@@ -29,6 +29,8 @@ TABLES = (
     "problem_report_act",
     "crl_number",
     "crl",
+    "crl_part",
+    "crl_shard",
     "crl_wish",
     "journal_event",
     "journal_leaf",
@@ -49,10 +51,10 @@ NOT_THE_WORKERS = {"tsa_token", "retired", "problem_report", "problem_report_act
 
 READ = {
     "ra": "issuer profile profile_switch operator request certificate certificate_status revocation_request"
-    " revocation_job revocation_approval problem_report problem_report_act crl crl_wish blocked_key"
+    " revocation_job revocation_approval problem_report problem_report_act crl crl_part crl_shard crl_wish blocked_key"
     " issuer_certificate issuer_key issuer_act",
     "worker": " ".join(sorted(set(TABLES) - NOT_THE_WORKERS)),
-    "ocsp": "issuer certificate certificate_status crl issuer_certificate",
+    "ocsp": "issuer certificate certificate_status crl crl_part crl_shard issuer_certificate",
     "tsa": "issuer certificate certificate_status issuer_certificate",
     "auditor": " ".join(TABLES),
 }
@@ -110,7 +112,7 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
         "revoke_by",
     },
     ("ra", "problem_report_act"): {"report_id", "kind", "words", "operator", "at"},
-    ("ra", "crl_wish"): {"issuer_id", "requestor", "asked_at"},
+    ("ra", "crl_wish"): {"issuer_id", "requestor", "asked_at", "shard", "delta"},
     ("ra", "operator"): {"fingerprint", "name", "roles", "profiles", "added_at"},
     ("ra", "journal_event"): {"body"},
     ("ra", "blocked_key"): ALL,
@@ -176,6 +178,8 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
             "intent",
             "crl_number",
             "crl",
+            "crl_part",
+            "crl_shard",
             "journal_leaf",
             "journal_checkpoint",
             "blocked_key",

@@ -8,14 +8,14 @@ import datetime
 
 import psycopg
 import pytest
-from pgdata import DAY, SECOND, Office, event, serial, settle
+from pgdata import DAY, SECOND, Office, event, serial, serials, settle
 
 from chancery.ca.revocation import settle_revocations
-from chancery.ports import CRLRecord, RevocationReason, Role, StatusState
+from chancery.ports import COMPLETE, CRLRecord, CRLSelection, RevocationReason, Role, StatusState
 from chancery.postgres.revocation import PgRevocationStore
 from chancery.postgres.session import connect
 from fakes import FakeClock
-from pg import AT
+from pg import AT, crls_due
 
 HOLD, RELEASE = RevocationReason.CERTIFICATE_HOLD, RevocationReason.REMOVE_FROM_CRL
 
@@ -45,32 +45,32 @@ def released(office, number: int = 1, at: datetime.datetime = AT + SECOND) -> No
 
 
 def publish(office, at: datetime.datetime) -> list[bytes]:
-    entries = office.revocations.revoked_entries(1, AT - DAY)
     number = office.revocations.reserve_crl_number(1, [])
-    office.revocations.publish_crl(CRLRecord(1, number, at, at + 7 * DAY, at, b"crl %d" % number), [])
-    return [one.serial for one in entries]
+    with office.revocations.open_crl(CRLSelection(1, COMPLETE, AT - DAY, number=number)) as draft:
+        office.revocations.publish_crl(CRLRecord(1, number, at, at + 7 * DAY, at, b"crl %d" % number), [])
+        return serials(draft)
 
 
 def test_a_hold_and_its_release_each_make_a_crl_due(office):
     office.issue(1)
     assert [] == publish(office, AT)
     held(office)
-    assert [1] == office.revocations.crl_due(AT)
+    assert [1] == crls_due(office.revocations, AT)
     assert [serial(1)] == publish(office, AT + SECOND)
-    assert [] == office.revocations.crl_due(AT + SECOND)
+    assert [] == crls_due(office.revocations, AT + SECOND)
     released(office)
-    assert [1] == office.revocations.crl_due(AT + SECOND)
+    assert [1] == crls_due(office.revocations, AT + SECOND)
     assert [] == publish(office, AT + 2 * SECOND)
-    assert [] == office.revocations.crl_due(AT + 2 * SECOND)
+    assert [] == crls_due(office.revocations, AT + 2 * SECOND)
     status = office.status(1)
     assert (StatusState.GOOD, None, AT + SECOND) == (status.state, status.revoked_at, status.released_at)
     # Read from elsewhere, a CRL has no snapshot: then the times decide.
     office.sql("ALTER TABLE chancery.crl DISABLE TRIGGER kept")
     office.sql("UPDATE chancery.crl SET snapshot = NULL")
-    assert [] == office.revocations.crl_due(AT + 2 * SECOND)
+    assert [] == crls_due(office.revocations, AT + 2 * SECOND)
     held(office)
     released(office, at=AT + 3 * SECOND)
-    assert [1] == office.revocations.crl_due(AT + 3 * SECOND)
+    assert [1] == crls_due(office.revocations, AT + 3 * SECOND)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from chancery.ports import (
 from chancery.postgres import blocklist, rows
 from chancery.postgres.crl import PgCRLStore
 from chancery.postgres.journal import insert_events
+from chancery.postgres.session import PgConnection
 
 _REQUEST = "revocation_id, issuer_id, serial, reason, invalidity_date, requestor, received_at"
 # Single requests first, then those of the jobs that run.

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cakit import CA, make_csr
-from chancery.ca.crl import CRLSettings, make_crl
+from chancery.ca.crl import CRLMaking, CRLSettings, make_crl
 from chancery.ca.revocation import settle_revocations
 from chancery.pkix.usage import may_serve_tls, not_before
 from chancery.ports import EventKind, RevocationReason, StatusState
@@ -42,7 +42,7 @@ def _do(ca: CA, serial: bytes, *reasons: RevocationReason) -> list[str]:
 
 
 def _listed(ca: CA) -> dict[int, datetime.datetime]:
-    crl = x509.load_der_x509_crl(make_crl(ca.issuer, ca.store, ca.clock, "worker-1", CRLSettings()).der)
+    crl = x509.load_der_x509_crl(make_crl(CRLMaking(ca.issuer, ca.store, ca.clock, "worker-1", CRLSettings())).der)
     return {one.serial_number: one.revocation_date_utc for one in crl}
 
 
