@@ -316,7 +316,10 @@ class MemoryStore:
             ]
             listed = [one for one in revoked if one.not_after >= selection.expired_since]
             lines = [entry(one.serial, one.revoked_at, one.reason, one.invalidity_date) for one in listed]
-            return MemoryDraft(tuple(lines), len(revoked) - len(listed))
+            released = sum(
+                one.released_at is not None for (issuer, _), one in self.statuses.items() if issuer == issuer_id
+            )
+            return MemoryDraft(tuple(lines), len(revoked) - len(listed) + released)
 
         yield self.faults.around(act)
 

@@ -51,8 +51,8 @@ NOT_THE_WORKERS = {"tsa_token", "retired", "problem_report", "problem_report_act
 
 READ = {
     "ra": "issuer profile profile_switch operator request certificate certificate_status revocation_request"
-    " revocation_job revocation_approval problem_report problem_report_act crl crl_part crl_shard crl_wish blocked_key"
-    " issuer_certificate issuer_key issuer_act",
+    " revocation_job revocation_approval problem_report problem_report_act crl crl_part crl_shard"
+    " crl_wish blocked_key issuer_certificate issuer_key issuer_act",
     "worker": " ".join(sorted(set(TABLES) - NOT_THE_WORKERS)),
     "ocsp": "issuer certificate certificate_status crl crl_part crl_shard issuer_certificate",
     "tsa": "issuer certificate certificate_status issuer_certificate",
@@ -258,6 +258,10 @@ def full(server):
             " FROM chancery.issuer WHERE issuer_id = 1"
         )
         office.sql("INSERT INTO chancery.imported_revocation VALUES (1, '1', %s, 0, NULL, %s)", AT, bytes(32))
+        office.sql(
+            "INSERT INTO chancery.crl_part SELECT issuer_id, number, 0, 1, '0' FROM chancery.crl_number LIMIT 1"
+        )
+        office.sql("INSERT INTO chancery.crl_shard VALUES (1, 1, 'http://pki.example.org/1.crl', %s)", AT)
         office.sql("INSERT INTO chancery.retired VALUES ('p', 'tsa_token', NULL, '1', 0, NULL, %s)", AT)
         assert {} == {table: 0 for table in TABLES if office.count(table) == 0}
         yield office
