@@ -1,6 +1,16 @@
 """What the core asks of the world: frozen values and Protocols whose docstrings are contracts."""
 
 from chancery.asn1.signature import Signer
+from chancery.ports.crls import (
+    COMPLETE,
+    CRLRecord,
+    CRLScope,
+    CRLSelection,
+    CRLShard,
+    CRLStanding,
+    CRLState,
+    RevokedEntry,
+)
 from chancery.ports.hierarchy import (
     Act,
     CertificateKind,
@@ -32,18 +42,11 @@ from chancery.ports.stores import (
     TimestampStore,
 )
 from chancery.ports.values import (
-    COMPLETE,
     BlockedKey,
     CertificateQuery,
     CertificateRecord,
     CertificateStatus,
     Checkpoint,
-    CRLRecord,
-    CRLScope,
-    CRLSelection,
-    CRLShard,
-    CRLStanding,
-    CRLState,
     EnrolmentRequest,
     Event,
     EventDetail,
@@ -61,7 +64,6 @@ from chancery.ports.values import (
     RevocationOutcome,
     RevocationReason,
     RevocationRequest,
-    RevokedEntry,
     Role,
     Scope,
     Settlement,

@@ -8,8 +8,9 @@ import enum
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from chancery.ports.crls import CRLRecord
 from chancery.ports.hierarchy import IssuerRecord
-from chancery.ports.values import CertificateRecord, CRLRecord, EnrolmentRequest, EventKind, Intent, ProfileSwitch
+from chancery.ports.values import CertificateRecord, EnrolmentRequest, EventKind, Intent, ProfileSwitch
 
 # States, reasons and roles are kept as stored: a row that was edited may hold any.
 

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import enum
 
-from chancery.ports.values import CRLRecord, RevokedEntry
+from chancery.ports.crls import CRLRecord, RevokedEntry
 
 
 class CertificateKind(enum.Enum):

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from chancery.errors import PKIError
+from chancery.ports.crls import COMPLETE, CRLRecord, CRLScope, CRLSelection, CRLShard, CRLState
 from chancery.ports.hierarchy import (
     HierarchyNode,
     IssuerAct,
@@ -18,17 +19,11 @@ from chancery.ports.hierarchy import (
     Takeover,
 )
 from chancery.ports.values import (
-    COMPLETE,
     BlockedKey,
     CertificateQuery,
     CertificateRecord,
     CertificateStatus,
     Checkpoint,
-    CRLRecord,
-    CRLScope,
-    CRLSelection,
-    CRLShard,
-    CRLState,
     EnrolmentRequest,
     Event,
     Intent,
