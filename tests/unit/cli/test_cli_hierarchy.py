@@ -16,7 +16,7 @@ from chancery.errors import OperatorError
 from chancery.postgres.auditing import PgAuditReader
 from chancery.postgres.revocation import PgRevocationStore
 from chancery.postgres.session import connect
-from unit.cli.hierarchykit import Office, OpenSSLCA, openssl
+from hierarchykit import Office, OpenSSLCA, openssl
 
 pytestmark = [pytest.mark.filterwarnings("ignore::chancery.errors.InsecureWarning"), pytest.mark.postgres]
 DER = Encoding.DER
