@@ -22,8 +22,10 @@ from chancery.asn1.signature import KeySigner
 from chancery.errors import ErrorType, PKIError
 from chancery.ocsp.responder import IssuerTable, key_bits
 from chancery.ports import (
+    COMPLETE,
     CertificateStatus,
     CRLRecord,
+    CRLScope,
     IssuerRecord,
     RevocationReason,
     StatusState,
@@ -145,7 +147,7 @@ class FakeReader:
         }
         self.records = list(records())
         self.certificates = {spki_sha256("Responder"): [delegate_certificate()]}
-        self.crls: dict[int, CRLRecord] = {}
+        self.crls: dict[int | tuple[int, CRLScope], CRLRecord] = {}
         self.crl_reads = 0
 
     def revoke(self, serial: bytes) -> None:
@@ -168,9 +170,9 @@ class FakeReader:
     async def issuers(self) -> list[IssuerRecord]:
         return self._around(lambda: list(self.records))
 
-    async def latest_crl(self, issuer_id: int) -> CRLRecord | None:
+    async def latest_crl(self, issuer_id: int, scope: CRLScope = COMPLETE) -> CRLRecord | None:
         self.crl_reads += 1
-        found = self._around(lambda: self.crls.get(issuer_id))
+        found = self._around(lambda: self.crls.get(issuer_id if scope == COMPLETE else (issuer_id, scope)))
         if self.gate is not None:
             await self.gate.wait()
         return found

@@ -11,6 +11,7 @@ from chancery.cli.serve_hot import measured, report, serve, stopping
 from chancery.config import OCSPConfig
 from chancery.ocsp.answering import AnswererLimits
 from chancery.ocsp.responder import NeverIssued, ResponderSettings
+from chancery.ports import CRLScope
 from chancery.postgres.listen import CRLS, ISSUERS, STATUSES, AsyncListener
 from chancery.postgres.session import AsyncPool
 from chancery.postgres.status import PgStatusReader
@@ -47,7 +48,9 @@ async def run(config: OCSPConfig) -> None:
             elif channel == STATUSES:
                 service.invalidate(int(issuer), bytes.fromhex(serial))
             else:
-                service.crl_changed(int(issuer))
+                shard, _, kind = serial.partition(":")
+                scope = CRLScope(int(shard), delta=kind == "delta") if shard else None
+                service.crl_changed(int(issuer), scope)
 
         listener = AsyncListener(
             database, (STATUSES, CRLS, ISSUERS), notified, service.listening, service.not_listening

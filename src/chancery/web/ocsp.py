@@ -25,7 +25,7 @@ from chancery.ocsp.answering import Answered, Answerer, AnswererLimits
 from chancery.ocsp.cache import Cache, Changes
 from chancery.ocsp.delegates import Delegates, Report
 from chancery.ocsp.responder import ResponderSettings, Subject
-from chancery.ports import Clock, StatusReader
+from chancery.ports import Clock, CRLScope, StatusReader
 from chancery.web import caching, failures
 from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
 from chancery.web.metrics import Labels, Metric, single
@@ -252,9 +252,9 @@ class OCSPService:
         self._cache.clear()
         self._answerer.clear()
 
-    def crl_changed(self, issuer_id: int) -> None:
+    def crl_changed(self, issuer_id: int, scope: CRLScope | None = None) -> None:
         """Forget an issuer's CRL: there is another one (channel chancery_crl)."""
-        self._repository.crl_changed(issuer_id)
+        self._repository.crl_changed(issuer_id, scope)
 
     # -- HTTP
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import datetime
+import re
 import textwrap
 from collections.abc import Awaitable, Mapping, Sequence
 
@@ -13,7 +14,7 @@ from cryptography import x509
 
 from chancery.asn1 import cms
 from chancery.errors import ErrorType, PKIError
-from chancery.ports import Clock, CRLRecord, IssuerRecord, StatusReader
+from chancery.ports import COMPLETE, Clock, CRLRecord, CRLScope, IssuerRecord, StatusReader
 from chancery.web import caching
 from chancery.web.hot import Answer, Reply, Request, text, to_wire
 
@@ -23,6 +24,9 @@ MAX_AGE = datetime.timedelta(hours=1)
 # How long an answer's header fields, which count down to nextUpdate, are given again unchanged.
 _FRESH_SECONDS = 60.0
 _RETRY = ("Retry-After", "5")
+_Key = tuple[int, CRLScope]
+# As `ca.issuer.shard_url` and `delta_url` say it. A number of a shard has at most four digits.
+_PATH = re.compile(rb"/crl/([a-z0-9-]+)(?:/([1-9][0-9]{0,3}))?(/delta)?\.crl")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,8 +56,9 @@ class _Kept:
 
 class Repository:
     """
-    Answers `/crl/<issuer>.crl` and `/ca/<issuer>.cer`, `.pem`, `.p7c` (its chains without their roots: the current
-    one first, then those of its other certificates, so that whoever trusts another CA finds a path, too).
+    Answers `/crl/<issuer>.crl`, of a shard `/crl/<issuer>/<number>.crl`, of either's delta `…/delta.crl`; and
+    `/ca/<issuer>.cer`, `.pem`, `.p7c` (its chains without their roots: the current one first, then those of its
+    other certificates, so that whoever trusts another CA finds a path, too).
 
     `load` gives it the issuers. A CRL is read from the database once, until `crl_changed` says that there is
     another one; the database away, the last one is served for as long as it is valid.
@@ -64,25 +69,29 @@ class Repository:
         self._clock = clock
         self._ids: dict[bytes, int] = {}
         self._static: dict[bytes, _Page] = {}
-        self._crls: dict[int, _Kept] = {}
-        self._changed: dict[int, int] = {}
+        self._crls: dict[_Key, _Kept] = {}
+        self._changed: dict[int | _Key, int] = {}
         self._changes = 0
-        self._flights: dict[int, asyncio.Task[_Kept | None]] = {}
-        self._flown: dict[int, int] = {}
+        self._flights: dict[_Key, asyncio.Task[_Kept | None]] = {}
+        self._flown: dict[_Key, int] = {}
 
     def load(self, records: Sequence[IssuerRecord]) -> None:
         """Take these issuers in place of the earlier ones."""
         by_id = {record.issuer_id: record for record in records}
-        self._ids = {f"/crl/{record.name}.crl".encode(): record.issuer_id for record in records}
+        self._ids = {record.name.encode(): record.issuer_id for record in records}
         self._static = {}
         for record in records:
             self._static |= _static_pages(record, by_id)
 
-    def crl_changed(self, issuer_id: int) -> None:
-        """Forget this issuer's CRL; one that is being read at this moment will not be kept either."""
+    def crl_changed(self, issuer_id: int, scope: CRLScope | None = None) -> None:
+        """Forget this CRL of an issuer, or all; one that is being read at this moment will not be kept either."""
         self._changes += 1
-        self._changed[issuer_id] = self._changes
-        self._crls.pop(issuer_id, None)
+        self._changed[issuer_id if scope is None else (issuer_id, scope)] = self._changes
+        for key in [(issuer_id, scope)] if scope else [key for key in self._crls if key[0] == issuer_id]:
+            self._crls.pop(key, None)
+
+    def _changed_at(self, key: _Key) -> int:
+        return max(self._changed.get(key, 0), self._changed.get(key[0], 0))
 
     def all_changed(self) -> None:
         """Forget every CRL, because changes may have been missed."""
@@ -94,20 +103,27 @@ class Repository:
         path = request.target.partition(b"?")[0]
         if (page := self._static.get(path)) is not None:
             return page.to(request)
-        if (issuer_id := self._ids.get(path)) is None:
+        if (key := self._key(path)) is None:
             return text(404, "not found", *caching.NO_STORE)
-        kept = self._crls.get(issuer_id)
+        kept = self._crls.get(key)
         if kept is not None and self._clock.monotonic() < kept.until:
             return kept.page.to(request)
-        return self._crl(issuer_id, request)
+        return self._crl(key, request)
 
-    async def _crl(self, issuer_id: int, request: Request) -> Reply:
-        kept: _Kept | None = self._crls.get(issuer_id)
+    def _key(self, path: bytes) -> _Key | None:
+        """Return the CRL at this path, if one may be there."""
+        found = _PATH.fullmatch(path)
+        if found is None or (issuer_id := self._ids.get(found[1])) is None:
+            return None
+        return issuer_id, CRLScope(int(found[2] or 0), delta=found[3] is not None)
+
+    async def _crl(self, key: _Key, request: Request) -> Reply:
+        kept: _Kept | None = self._crls.get(key)
         if kept is not None:
-            kept = self._crls[issuer_id] = self._make(kept.record)
+            kept = self._crls[key] = self._make(kept.record)
             return kept.page.to(request)
         try:
-            kept = await self._read(issuer_id)
+            kept = await self._read(key)
         except PKIError as error:
             if error.type is not ErrorType.SYSTEM_UNAVAIL:
                 raise
@@ -116,27 +132,31 @@ class Repository:
             return text(404, "no CRL has been published yet", *caching.NO_STORE)
         return kept.page.to(request)
 
-    async def _read(self, issuer_id: int) -> _Kept | None:
+    async def _read(self, key: _Key) -> _Kept | None:
         """
         Read the current CRL. All who ask meanwhile share one reading, unless the CRL changed since it began.
 
         Everybody fetches a new CRL at once, and each reading of a large one costs its size several times over.
         """
-        flight = self._flights.get(issuer_id)
-        if flight is None or flight.done() or self._changed.get(issuer_id, 0) > self._flown.get(issuer_id, 0):
-            self._flown[issuer_id] = self._changes
-            flight = self._flights[issuer_id] = asyncio.create_task(self._load(issuer_id, self._changes))
+        flight = self._flights.get(key)
+        if flight is None or flight.done() or self._changed_at(key) > self._flown.get(key, 0):
+            self._flown[key] = self._changes
+            flight = self._flights[key] = asyncio.create_task(self._load(key, self._changes))
             # Looked at, so that an error whose waiters have all gone is not reported as never retrieved.
             flight.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(flight)
 
-    async def _load(self, issuer_id: int, before: int) -> _Kept | None:
-        record = await self._reader.latest_crl(issuer_id)
+    async def _load(self, key: _Key, before: int) -> _Kept | None:
+        record = await self._reader.latest_crl(*key)
         if record is None:
+            if key[1] != COMPLETE:
+                # Anybody can ask for any number: what is not there leaves nothing behind.
+                self._flights.pop(key, None)
+                self._flown.pop(key, None)
             return None
         made = self._make(record)
-        if self._changed.get(issuer_id, 0) <= before:
-            self._crls[issuer_id] = made
+        if self._changed_at(key) <= before:
+            self._crls[key] = made
         return made
 
     def _make(self, record: CRLRecord) -> _Kept:

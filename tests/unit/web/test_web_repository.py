@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 import ocspkit
-from chancery.ports import CRLRecord, FurtherCertificate
+from chancery.ports import CRLRecord, CRLScope, FurtherCertificate
 from fakes import START
 from ocspkit import ISSUING, get, with_bench
 
@@ -35,6 +35,26 @@ async def test_a_crl_is_read_once_and_says_how_long_it_lasts(bench):
     )
     assert 1 == bench.reader.crl_reads
     assert 304 == (await bench.ask(get(b"/crl/issuing.crl", headers["ETag"].encode())))[0]
+
+
+@with_bench()
+async def test_shards_and_deltas_have_places_of_their_own(bench):
+    places = {
+        b"/crl/issuing.crl": ISSUING,
+        b"/crl/issuing/delta.crl": (ISSUING, CRLScope(delta=True)),
+        b"/crl/issuing/3.crl": (ISSUING, CRLScope(3)),
+        b"/crl/issuing/3/delta.crl": (ISSUING, CRLScope(3, delta=True)),
+    }
+    bench.reader.crls |= {key: crl(number) for number, key in enumerate(places.values())}
+    assert [b"crl %d" % number for number in range(4)] == [(await bench.ask(get(one)))[2] for one in places]
+    # Another one of a shard leaves the others as they are.
+    reads = bench.reader.crl_reads
+    bench.reader.crls[ISSUING, CRLScope(3)] = crl(9)
+    bench.service.crl_changed(ISSUING, CRLScope(3))
+    assert [b"crl 0", b"crl 1", b"crl 9", b"crl 3"] == [(await bench.ask(get(one)))[2] for one in places]
+    assert reads + 1 == bench.reader.crl_reads
+    for strange in (b"/crl/issuing/0.crl", b"/crl/issuing/99999.crl", b"/crl/issuing/delta/3.crl"):
+        assert 404 == (await bench.ask(get(strange)))[0]
 
 
 @with_bench()
