@@ -7,12 +7,14 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from cryptography import x509
 
-from cakit import CA, PROFILES, issuing_issuer, key, make_csr
+from cakit import CA, PROFILES, issuing_issuer, key, make_csr, root_issuer
 from chancery.asn1.signature import KeySigner
 from chancery.ca.issuance import issue_batch, recover
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.key import spki_der
+from chancery.pkix.profile import parse_profile
 from chancery.ports import EventKind, RequestState, StatusState
 from checks import account_of, problems
 from fakes import CountingSigner, FakeEntropy, Faults, Killed, MemoryStore
@@ -334,3 +336,21 @@ def test_a_deactivated_issuer_refuses_but_for_its_own_ocsp_delegates():
     ca.work()
     assert "deactivated" in ca.store.refusals[refused].detail
     assert "CN=OCSP,O=Example" == ca.certificate(delegate).subject.rfc4514_string()
+
+
+def test_a_connected_ca_certifies_named_ca_keys_alone_and_a_root_none_r8():
+    """The web process can write any request: it makes no CA by that."""
+    source = PROFILES["sub-ca"].source.replace("ceremony = true", "policy_ca = true")
+    online = parse_profile(source.replace('name = "sub-ca"', 'name = "policy-sub-ca"'))
+    profiles = {**PROFILES, online.name: online}
+    csr = make_csr("CN=Partner,O=Partner")
+    named = frozenset({hashlib.sha256(spki_der(x509.load_der_x509_csr(csr).public_key())).digest()})
+    for changes, said in (
+        ({}, "ca_keys"),
+        ({"ca_keys": named}, "CA certificates below it"),
+        ({"ca_keys": named, "issuers": {"issuing": root_issuer()}}, "is a root"),
+    ):
+        ca = CA(profiles=profiles, **changes)
+        number = ca.ask(csr, online.name)
+        ca.work()
+        assert said in ca.store.refusals[number].detail
