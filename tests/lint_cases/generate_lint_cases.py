@@ -447,6 +447,22 @@ CRLS = {
     ),
     "crl_reason_unspecified_r15": lambda: crl(entries=(entry(ext(oids.CRL_REASON, der.enumerated(0))),)),
     "crl_reason_unknown": lambda: crl(entries=(entry(ext(oids.CRL_REASON, der.enumerated(7))),)),
+    "crl_reason_removed": lambda: crl(entries=(entry(ext(oids.CRL_REASON, der.enumerated(8))),)),
+    "crl_clean_delta": lambda: crl(
+        entries=(entry(ext(oids.CRL_REASON, der.enumerated(8))),),
+        extensions=(AKI, crl_template.crl_number(1000), crl_template.delta_crl_indicator(999)),
+    ),
+    "crl_delta_number": lambda: crl(
+        extensions=(AKI, crl_template.crl_number(1000), crl_template.delta_crl_indicator(1000))
+    ),
+    "crl_delta_freshest": lambda: crl(
+        extensions=(
+            AKI,
+            crl_template.crl_number(1000),
+            crl_template.delta_crl_indicator(999),
+            crl_template.freshest_crl("http://pki.example.org/delta.crl"),
+        )
+    ),
     "crl_reason_critical": lambda: crl(entries=(entry(ext(oids.CRL_REASON, der.enumerated(1), critical=True)),)),
     "crl_invalidity_date_fraction": lambda: crl(
         entries=(entry(ext(oids.INVALIDITY_DATE, der.tlv(der.GENERALIZED_TIME, b"20261101000000.5Z"))),)

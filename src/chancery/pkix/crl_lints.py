@@ -12,6 +12,7 @@ from chancery.pkix.view import EncodedExtension, EncodedTime, encoded_time, read
 
 CRLLint = Callable[[CRLView], Iterator[Finding]]
 _CRITICAL = frozenset({oids.ISSUING_DISTRIBUTION_POINT, oids.DELTA_CRL_INDICATOR})
+_REMOVED = 8
 _REASONS = frozenset({1, 2, 3, 4, 5, 6, 8, 9, 10})
 
 
@@ -99,6 +100,17 @@ def extensions(crl: CRLView) -> Iterator[Finding]:
             yield _error("extension_criticality", f"{one.oid} {word} critical", "RFC 5280 5.2")
 
 
+def delta(crl: CRLView) -> Iterator[Finding]:
+    """RFC 5280 5.2.4, 5.2.6: a delta's number is above its base's, and it names no delta of its own."""
+    base, number_ = crl.raw(oids.DELTA_CRL_INDICATOR), crl.raw(oids.CRL_NUMBER)
+    if base is None or number_ is None:
+        return
+    if der.Reader(base.value).integer() >= der.Reader(number_.value).integer():
+        yield _error("delta_number", "the number of a delta is not above that of its base", "RFC 5280 5.2.4")
+    if crl.raw(oids.FRESHEST_CRL) is not None:
+        yield _error("delta_freshest", "a delta names a freshestCRL", "RFC 5280 5.2.6")
+
+
 def revoked_list(crl: CRLView) -> Iterator[Finding]:
     """RFC 5280 5.1.2.6: without revoked certificates the list is absent; no serial stands twice."""
     if crl.empty_list:
@@ -134,6 +146,8 @@ def entry_reasons(crl: CRLView) -> Iterator[Finding]:
             value = int.from_bytes(der.Reader(one.value).take(der.ENUMERATED), "big", signed=True)
             if value == 0:
                 yield _error("reason_unspecified", "reasonCode 0 is written out", "RFC 5280 5.3.1")
+            elif value == _REMOVED and crl.raw(oids.DELTA_CRL_INDICATOR) is None:
+                yield _error("reason_removed", "removeFromCRL on a CRL that is no delta", "RFC 5280 5.3.1")
             elif value not in _REASONS:
                 yield _error("reason_unknown", f"reasonCode {value}", "RFC 5280 5.3.1")
             if one.critical:
@@ -160,6 +174,7 @@ LINTS: tuple[CRLLint, ...] = (
     number,
     authority_key_identifier,
     extensions,
+    delta,
     revoked_list,
     entry_dates,
     entry_reasons,
