@@ -8,6 +8,7 @@ import json
 import pytest
 from cryptography import x509
 
+from chancery.asn1 import der
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.offline import importing
 from chancery.offline.bundle import decode_response, fingerprint, sha256, spki
@@ -334,7 +335,7 @@ def test_a_revoked_certificate_is_on_the_next_crl(machine):
     with machine.init() as ca:
         answer = decode_response(sign(ca, request())).payload.answers[0]
         issued = x509.load_der_x509_certificate(answer.certificate)
-        serial = issued.serial_number.to_bytes(17, "big")
+        serial = der.integer_octets(issued.serial_number)
         crl = ca.revoke(serial, RevocationReason.CA_COMPROMISE)
         [entry_] = x509.load_der_x509_crl(crl.der)
         assert issued.serial_number == entry_.serial_number
@@ -354,7 +355,7 @@ def test_r5_a_key_that_was_compromised_is_not_certified_again(machine):
     with machine.init() as ca:
         first = sign(ca, data)
         answer = decode_response(first).payload.answers[0]
-        serial = x509.load_der_x509_certificate(answer.certificate).serial_number.to_bytes(17, "big")
+        serial = der.integer_octets(x509.load_der_x509_certificate(answer.certificate).serial_number)
         ca.revoke(serial, RevocationReason.CA_COMPROMISE)
     following = request(entry(transaction_id="2"), link=importing.following(data, first))
     with machine.open() as ca:
@@ -369,7 +370,7 @@ def test_a_clock_that_went_back_signs_nothing(machine):
     data = request()
     with machine.init() as ca:
         answer = decode_response(sign(ca, data)).payload.answers[0]
-        serial = x509.load_der_x509_certificate(answer.certificate).serial_number.to_bytes(17, "big")
+        serial = der.integer_octets(x509.load_der_x509_certificate(answer.certificate).serial_number)
         following = request(entry(transaction_id="2"), link=importing.following(data, ca.sign(data, "")))
         machine.clock.advance(-1)
         used = len(machine.token.signed)

@@ -10,6 +10,7 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chancery.asn1 import der
 from chancery.errors import PKIError
 from chancery.offline import importing
 from chancery.offline.bundle import decode_response, fingerprint
@@ -54,7 +55,7 @@ class Story:
         if not self.answered:
             return
         [answer] = decode_response(self.answered[0][1]).payload.answers
-        serial = x509.load_der_x509_certificate(answer.certificate).serial_number.to_bytes(17, "big")
+        serial = der.integer_octets(x509.load_der_x509_certificate(answer.certificate).serial_number)
         with self.machine.open() as ca:
             ca.revoke(serial, RevocationReason.SUPERSEDED)
 
@@ -89,6 +90,6 @@ def test_whatever_happens_everything_is_accounted_for(history):
                 assert response == ca.sign(data, "")
             revoked = {key[1] for key, one in state.statuses.items() if one.state is StatusState.REVOKED}
             listed = {
-                one.serial_number.to_bytes(17, "big") for one in x509.load_der_x509_crl(ca.store.latest_crl(1).der)
+                der.integer_octets(one.serial_number) for one in x509.load_der_x509_crl(ca.store.latest_crl(1).der)
             }
             assert revoked == listed

@@ -81,7 +81,7 @@ def test_profiles_say_whether_they_are_for_online_requests_r8(world):
     found = {one["name"]: one for one in world.ask("anna", "GET", "profiles").json()["profiles"]}
     assert set(shipped_profiles()) == set(found)
     others = {one["name"] for one in world.ask("olga", "GET", "profiles").json()["profiles"]}
-    assert {"ocsp-signing", "timestamping"} == set(found) - others
+    assert {"ocsp-signing", "timestamping", "root-ca", "sub-ca"} == set(found) - others
     assert {"root-ca", "sub-ca"} == {name for name, one in found.items() if not one["online"]}
     shown = world.ask("olga", "GET", "profiles/tls-server").json()
     profile = shipped_profiles()["tls-server"]
@@ -142,7 +142,7 @@ def test_a_wrong_operator_is_a_problem(world, change):
 
 def test_status_counts(world):
     found = world.ask("anna", "GET", "status").json()
-    assert {"waiting": 0, "certificates": 2} == found["counts"]
+    assert {"waiting": 0, "certificates": 2, "reports_open": 0, "reports_overdue": 0} == found["counts"]
     assert {"root": None, "issuing": None} == found["crls"]
     assert "2026-11-24T12:00:00Z" == found["time"]
 
