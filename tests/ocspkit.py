@@ -150,10 +150,10 @@ class FakeReader:
         self.crls: dict[int | tuple[int, CRLScope], CRLRecord] = {}
         self.crl_reads = 0
 
-    def revoke(self, serial: bytes) -> None:
-        self.known[ISSUING, serial] = status(
-            serial, StatusState.REVOKED, revoked_at=START, reason=RevocationReason.SUPERSEDED
-        )
+    def revoke(
+        self, serial: bytes, reason: RevocationReason = RevocationReason.SUPERSEDED, **more: object
+    ) -> None:
+        self.known[ISSUING, serial] = status(serial, StatusState.REVOKED, revoked_at=START, reason=reason, **more)
 
     def _around(self, call):
         if self.away:
@@ -237,7 +237,7 @@ async def start(settings: OCSPSettings | None = None, **signers: object) -> Benc
     signer = CountingSigner(KeySigner(key("Responder")))
     service = OCSPService(
         reader,
-        signers or {"issuing": signer},
+        signers or {"issuing": (signer,)},
         clock,
         settings or OCSPSettings(),
         lambda event, detail: reports.append((event, dict(detail))),

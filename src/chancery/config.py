@@ -257,11 +257,34 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
 
 
 class Delegate(Section, frozen=True, kw_only=True):
-    """The key in this responder's token that answers for one issuer."""
+    """A key in this responder's token that answers for one issuer; the first of several is the usual one."""
 
     issuer: Name
     key_label: str
     signature: RSASignature | None = None
+
+
+class SignedSection(Section, frozen=True, kw_only=True):
+    """Who may ask: the files of CA certificates (PEM) and SHA-256 (hex) of certificates that sign requests."""
+
+    authorities: tuple[Path, ...] = ()
+    certificates: tuple[SHA256, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.authorities and not self.certificates:
+            raise ValueError("require_signed needs authorities or certificates")
+
+
+class PolicySection(Section, frozen=True, kw_only=True):
+    """What is different for one issuer from the keys of the same names at the top; see `OCSPConfig`."""
+
+    never_issued: Literal["unknown", "extended-revoked"] | None = None
+    validity_hours: Annotated[int, msgspec.Meta(ge=8, le=240)] | None = None
+    responder_id: Literal["key", "name"] | None = None
+    nonce: Literal["accept", "ignore", "require"] | None = None
+    archive_days: Annotated[int, msgspec.Meta(ge=0, le=36525)] | None = None
+    crl_reference: HTTPURL | None = None
+    require_signed: SignedSection | None = None
 
 
 class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
@@ -269,7 +292,8 @@ class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
     `chancery serve ocsp`: OCSP, CRLs and CA certificates over HTTP.
 
     `delegate_key` is the label of the key that answers for every issuer of the installation that `delegates` does
-    not name, those added later included.
+    not name, those added later included. `archive_days` is how long after their end certificates are answered for
+    (0: not said); `crl_reference` is the URL of the CRL, `{issuer}` in it the issuer's name.
     """
 
     listen: Listen
@@ -282,6 +306,11 @@ class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
     never_issued: Literal["unknown", "extended-revoked"] = "unknown"
     validity_hours: Annotated[int, msgspec.Meta(ge=8, le=240)] = 24
     responder_id: Literal["key", "name"] = "key"
+    nonce: Literal["accept", "ignore", "require"] = "accept"
+    archive_days: Annotated[int, msgspec.Meta(ge=0, le=36525)] = 0
+    crl_reference: HTTPURL | None = None
+    require_signed: SignedSection | None = None
+    policies: dict[Name, PolicySection] = {}
     cache_mebibytes: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
     signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
 

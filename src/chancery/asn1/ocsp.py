@@ -34,6 +34,7 @@ CONTENT_TYPE_RESPONSE = "application/ocsp-response"
 MAX_REQUEST = 16 * 1024
 MAX_DEPTH = 16
 MAX_CERT_IDS = 32
+MAX_PREFERRED, MAX_CERTIFICATES = 16, 8
 # RFC 9654 2.1
 MIN_NONCE, MAX_NONCE = 1, 128
 # RFC 6960 4.2.2.2: SHA-1 is what most clients send; the rest are the digests of RFC 5754 2.
@@ -44,6 +45,7 @@ HASHES = {
     oids.SHA512: "sha512",
 }
 _NONCE, _BASIC = der.oid(oids.OCSP_NONCE), der.oid(oids.OCSP_BASIC)
+_ACCEPTABLE, _PREFERRED = der.oid(oids.OCSP_RESPONSE), der.oid(oids.OCSP_PREFERRED_ALGORITHMS)
 _EXTENDED = der.sequence(der.oid(oids.OCSP_EXTENDED_REVOKE), der.octet_string(der.null()))
 
 
@@ -74,11 +76,32 @@ class CertID:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RequestSignature:
+    """
+    The Signature over a request, not verified: `tbs` and `algorithm` (AlgorithmIdentifier) as they came (DER).
+
+    `certificates` (DER) are what the requestor sent along, at most `MAX_CERTIFICATES`: SEQUENCEs of anything.
+    """
+
+    tbs: bytes
+    algorithm: bytes
+    signature: bytes
+    certificates: tuple[bytes, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class OCSPRequest:
-    """What is asked: at least one CertID, at most `MAX_CERT_IDS`, each once; the nonce if there is one."""
+    """
+    What is asked: at least one CertID, at most `MAX_CERT_IDS`, each once; the nonce if there is one.
+
+    `preferred` are the AlgorithmIdentifiers (DER) that the client prefers the answer signed by, best first
+    (RFC 6960 4.4.7.1). `signature` is None for an unsigned request.
+    """
 
     cert_ids: tuple[CertID, ...]
     nonce: bytes | None
+    preferred: tuple[bytes, ...] = ()
+    signature: RequestSignature | None = None
 
 
 def cert_id(hash_oid: str, issuer_name_hash: bytes, issuer_key_hash: bytes, serial: bytes) -> CertID:
@@ -101,7 +124,7 @@ def key_bits(spki: bytes) -> bytes:
 
 
 def encode_request(request: OCSPRequest) -> bytes:
-    """Return the OCSPRequest (DER), unsigned and without a requestorName."""
+    """Return the OCSPRequest (DER), unsigned, without a requestorName and with no extension but the nonce."""
     if len(request.cert_ids) == 1:
         raw, nonce = request.cert_ids[0].raw, request.nonce
         before, between = _request_shape(len(raw), -1 if nonce is None else len(nonce))
@@ -128,11 +151,12 @@ def _nonce_extension(nonce: bytes) -> bytes:
 
 def decode_request(data: bytes) -> OCSPRequest:
     """
-    Read an OCSPRequest (DER). requestorName and optionalSignature are accepted and say nothing to us.
+    Read an OCSPRequest (DER). requestorName is accepted and says nothing to us; a signature is not verified here.
 
     Raises PKIError: BAD_DATA_FORMAT for anything that is not one, a nonce outside 1..128 octets (RFC 9654)
-    included; BAD_REQUEST for too many CertIDs; UNACCEPTED_EXTENSION for a critical extension that is not known
-    (RFC 6960 4.4, RFC 5280 4.2).
+    included; BAD_REQUEST for too many CertIDs, algorithms or certificates; UNACCEPTED_EXTENSION for a critical
+    extension that is not known (RFC 6960 4.4, RFC 5280 4.2), and where id-pkix-ocsp-basic is not among the
+    acceptable responses: every client accepts it (4.4.3).
     """
     return _common(data) or _any(data)
 
@@ -140,9 +164,9 @@ def decode_request(data: bytes) -> OCSPRequest:
 def _any(data: bytes) -> OCSPRequest:
     der.check(data, max_size=MAX_REQUEST, max_depth=MAX_DEPTH)
     outer = der.Reader(data).enter()
-    tbs = outer.enter()
-    if outer.peek() == 0xA0:
-        _signature(outer.enter(0xA0))
+    raw = outer.raw(der.SEQUENCE)
+    tbs = der.Reader(raw).enter()
+    signature = _signature(raw, outer.enter(0xA0)) if outer.peek() == 0xA0 else None
     outer.done()
     if tbs.peek() == 0xA0:
         # v1 is the default and so is not written (X.690 11.5); there is no other version.
@@ -161,26 +185,42 @@ def _any(data: bytes) -> OCSPRequest:
             raise PKIError(ErrorType.BAD_REQUEST, f"more than {MAX_CERT_IDS} CertIDs in one request")
     if not found:
         raise der.malformed("a request for no certificate")
-    nonce = _extensions(tbs.enter(0xA2)) if tbs.peek() == 0xA2 else None
+    extensions = _extensions(tbs.enter(0xA2), _REQUEST_EXTENSIONS) if tbs.peek() == 0xA2 else {}
     tbs.done()
-    return OCSPRequest(tuple(found.values()), nonce)
+    nonce, acceptable = extensions.get(_NONCE), extensions.get(_ACCEPTABLE)
+    if acceptable is not None:
+        _acceptable(acceptable)
+    preferred = extensions.get(_PREFERRED)
+    return OCSPRequest(
+        tuple(found.values()),
+        None if nonce is None else _nonce(nonce),
+        () if preferred is None else _preferred(preferred),
+        signature,
+    )
 
 
-def _signature(wrapped: der.Reader) -> None:
+def _signature(tbs: bytes, wrapped: der.Reader) -> RequestSignature:
     """Signature ::= SEQUENCE { signatureAlgorithm, signature BIT STRING, certs [0] EXPLICIT … OPTIONAL }."""
     signature = wrapped.enter()
     wrapped.done()
-    signature.raw(der.SEQUENCE)
-    signature.take(der.BIT_STRING)
+    algorithm, bits = signature.raw(der.SEQUENCE), signature.take(der.BIT_STRING)
+    certificates: list[bytes] = []
     if signature.peek() == 0xA0:
-        signature.raw()
+        inner = signature.enter(0xA0)
+        listed = inner.enter()
+        inner.done()
+        while listed:
+            certificates.append(listed.raw(der.SEQUENCE))
     signature.done()
+    if len(certificates) > MAX_CERTIFICATES:
+        raise PKIError(ErrorType.BAD_REQUEST, f"more than {MAX_CERTIFICATES} certificates with one request")
+    return RequestSignature(tbs, algorithm, bits[1:], tuple(certificates))
 
 
 def _request(request: der.Reader) -> CertID:
     raw = request.raw(der.SEQUENCE)
     if request.peek() == 0xA0:
-        _extensions(request.enter(0xA0))
+        _extensions(request.enter(0xA0), frozenset())
     request.done()
     reader = der.Reader(raw).enter()
     algorithm = reader.enter()
@@ -196,14 +236,17 @@ def _request(request: der.Reader) -> CertID:
     return found
 
 
-def _extensions(wrapped: der.Reader) -> bytes | None:
-    """Return the nonce among these Extensions; refuse what must be understood and is not."""
+_REQUEST_EXTENSIONS = frozenset({_NONCE, _ACCEPTABLE, _PREFERRED})
+
+
+def _extensions(wrapped: der.Reader, known: frozenset[bytes]) -> dict[bytes, bytes]:
+    """Return the values of the `known` ones among these Extensions; refuse what must be understood and is not."""
     extensions = wrapped.enter()
     wrapped.done()
     if not extensions:
         raise der.malformed("an empty list of extensions")
     seen: set[bytes] = set()
-    nonce = None
+    values: dict[bytes, bytes] = {}
     while extensions:
         extension = extensions.enter()
         extension_id = extension.raw(der.OID)
@@ -215,11 +258,42 @@ def _extensions(wrapped: der.Reader) -> bytes | None:
             raise der.malformed("a default value that is written out")
         value = extension.take(der.OCTET_STRING)
         extension.done()
-        if extension_id == _NONCE:
-            nonce = _nonce(value)
+        if extension_id in known:
+            values[extension_id] = value
         elif critical:
             raise PKIError(ErrorType.UNACCEPTED_EXTENSION, "a critical extension that is not supported")
-    return nonce
+    return values
+
+
+def _acceptable(value: bytes) -> None:
+    """AcceptableResponses ::= SEQUENCE OF OBJECT IDENTIFIER (RFC 6960 4.4.3); ours must be among them."""
+    der.check(value, max_depth=2)
+    listed = [one for _, one in der.elements(value)]
+    if any(one[0] != der.OID for one in listed):
+        raise der.malformed("a response type that is no object identifier")
+    if _BASIC not in listed:
+        raise PKIError(ErrorType.UNACCEPTED_EXTENSION, "a client that does not accept id-pkix-ocsp-basic")
+
+
+def _preferred(value: bytes) -> tuple[bytes, ...]:
+    """
+    PreferredSignatureAlgorithms ::= SEQUENCE OF SEQUENCE {
+        sigIdentifier AlgorithmIdentifier, pubKeyAlgIdentifier SMIMECapability OPTIONAL } (RFC 6960 4.4.7.1).
+
+    What sort of public key the client would like is passed over: the signature's algorithm says most of it.
+    """
+    der.check(value, max_depth=MAX_DEPTH)
+    listed = der.elements(value)
+    if len(listed) > MAX_PREFERRED:
+        raise PKIError(ErrorType.BAD_REQUEST, f"more than {MAX_PREFERRED} preferred signature algorithms")
+    found = []
+    for _, one in listed:
+        fields = der.Reader(one).enter()
+        found.append(fields.raw(der.SEQUENCE))
+        if fields:
+            fields.raw(der.SEQUENCE)
+        fields.done()
+    return tuple(found)
 
 
 def _nonce(value: bytes) -> bytes:
@@ -313,6 +387,8 @@ class SingleResponse:
     """
     The answer about one CertID. `status` is one of `CertStatus`; times in whole seconds.
 
+    `extensions` is what `single_extensions` returns.
+
     ```
     SingleResponse ::= SEQUENCE {
         certID CertID, certStatus CertStatus, thisUpdate GeneralizedTime,
@@ -324,6 +400,31 @@ class SingleResponse:
     status: bytes
     this_update: datetime.datetime
     next_update: datetime.datetime
+    extensions: bytes = b""
+
+
+def single_extensions(
+    *,
+    archive_cutoff: datetime.datetime | None = None,
+    crl_url: str | None = None,
+    invalidity_date: datetime.datetime | None = None,
+) -> bytes:
+    """
+    Return singleExtensions [1] (DER) with those that are given, none critical; empty when none is.
+
+    ArchiveCutoff (RFC 6960 4.4.4), CrlID with its URL (4.4.2), and invalidityDate, the CRL entry extension of
+    RFC 5280 5.3.2 (4.4.5). A reason never stands here (R21).
+    """
+    values = []
+    if archive_cutoff is not None:
+        values.append((oids.OCSP_ARCHIVE_CUTOFF, der.generalized_time(archive_cutoff)))
+    if crl_url is not None:
+        address = der.explicit(0, der.tlv(der.IA5_STRING, crl_url.encode("ascii")))
+        values.append((oids.OCSP_CRL, der.sequence(address)))
+    if invalidity_date is not None:
+        values.append((oids.INVALIDITY_DATE, der.generalized_time(invalidity_date)))
+    listed = [der.sequence(der.oid(oid), der.octet_string(value)) for oid, value in values]
+    return der.explicit(1, der.sequence(*listed)) if listed else b""
 
 
 # One second's times are asked for by every answer of that second.
@@ -369,15 +470,20 @@ def encode_response_data(
         (one,) = responses
         size = -1 if nonce is None else len(nonce)
         raw, encoded = one.cert_id.raw, responder.encoded
-        shape = _data_shape(len(encoded), len(raw) + len(one.status), size, extended_revoke)
-        this, until = _time(one.this_update), _time(one.next_update)
+        single = len(raw) + len(one.status) + len(one.extensions)
+        shape = _data_shape(len(encoded), single, size, extended_revoke)
+        this, until = _time(one.this_update), _time(one.next_update) + one.extensions
         before, between, next_, after, last = shape
         parts = (before, encoded, _time(produced_at), between, raw, one.status, this, next_, until, after)
         return b"".join((*parts, nonce or b"", last))
     listed = der.sequence(
         *(
             der.sequence(
-                one.cert_id.raw, one.status, _time(one.this_update), der.explicit(0, _time(one.next_update))
+                one.cert_id.raw,
+                one.status,
+                _time(one.this_update),
+                der.explicit(0, _time(one.next_update)),
+                one.extensions,
             )
             for one in responses
         )
@@ -398,7 +504,7 @@ def _data_shape(responder: int, single: int, nonce: int, extended: bool) -> tupl
     """
     What stands before the ResponderID, before the CertID, before nextUpdate, before and after the nonce's octets.
 
-    `single` is the length of CertID and CertStatus together.
+    `single` is the length of CertID, CertStatus and singleExtensions together.
     """
     time = len(_time(datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)))
     next_ = der.explicit(0, bytes(time))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
+
+from cryptography import x509
 
 from chancery.asn1.signature import Signer
 from chancery.cli import build
 from chancery.cli.clock import SystemClock
 from chancery.cli.serve_hot import measured, report, serve, stopping
-from chancery.config import OCSPConfig
+from chancery.config import OCSPConfig, PolicySection, SignedSection
+from chancery.errors import OperatorError
 from chancery.ocsp.answering import AnswererLimits
-from chancery.ocsp.responder import NeverIssued, ResponderSettings
+from chancery.ocsp.responder import NeverIssued, Nonces, Policies, ResponderSettings
+from chancery.ocsp.signed import RequestSigners
 from chancery.ports import CRLScope
 from chancery.postgres.listen import CRLS, ISSUERS, STATUSES, AsyncListener
 from chancery.postgres.session import AsyncPool
@@ -18,22 +23,53 @@ from chancery.postgres.status import PgStatusReader
 from chancery.web import ocsp as ocsp_face
 
 
+def policies(config: OCSPConfig) -> Policies:
+    """Return the settings of each issuer. OperatorError when a CA's certificate cannot be read."""
+    every = {name: _settings(config, section) for name, section in config.policies.items()}
+    return Policies(_settings(config, PolicySection()), every)
+
+
+def _settings(config: OCSPConfig, own: PolicySection) -> ResponderSettings:
+    def of(key: str) -> Any:
+        found = getattr(own, key)
+        return getattr(config, key) if found is None else found
+
+    days, signed = of("archive_days"), of("require_signed")
+    return ResponderSettings(
+        validity=datetime.timedelta(hours=of("validity_hours")),
+        never_issued=NeverIssued(of("never_issued")),
+        by_name=of("responder_id") == "name",
+        nonces=Nonces(of("nonce")),
+        archive=datetime.timedelta(days=days) if days else None,
+        crl_url=of("crl_reference"),
+        signers=None if signed is None else _signers(signed),
+    )
+
+
+def _signers(section: SignedSection) -> RequestSigners:
+    authorities: list[x509.Certificate] = []
+    for path in section.authorities:
+        try:
+            authorities += x509.load_pem_x509_certificates(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise OperatorError(
+                f"the certificates in {path} cannot be read: {error}", "check require_signed.authorities"
+            ) from None
+    return RequestSigners(tuple(authorities), frozenset(map(bytes.fromhex, section.certificates)))
+
+
 async def run(config: OCSPConfig) -> None:
     """Serve OCSP and the repository until told to stop."""
     clock = SystemClock()
     token = build.token(config.token)
-    signers: dict[str, Signer] = {
-        one.issuer: build.signer(token, one.key_label, one.signature) for one in config.delegates
-    }
+    signers: dict[str, list[Signer]] = {}
+    for one in config.delegates:
+        signers.setdefault(one.issuer, []).append(build.signer(token, one.key_label, one.signature))
     every = None
     if config.delegate_key is not None:
         every = build.signer(token, config.delegate_key, config.delegate_signature)
     settings = ocsp_face.OCSPSettings(
-        responder=ResponderSettings(
-            validity=datetime.timedelta(hours=config.validity_hours),
-            never_issued=NeverIssued(config.never_issued),
-            by_name=config.responder_id == "name",
-        ),
+        policies=policies(config),
         limits=AnswererLimits(signing_threads=config.signing_threads),
         cache_bytes=config.cache_mebibytes * 1024 * 1024,
     )

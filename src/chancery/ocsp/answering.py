@@ -13,12 +13,15 @@ import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 
+from cryptography import x509
+
 from chancery.asn1 import ocsp
+from chancery.asn1.der import integer_octets
 from chancery.batching import Batcher
 from chancery.errors import ErrorType, PKIError
 from chancery.ocsp.cache import Cache, Changes
 from chancery.ocsp.delegates import Delegates
-from chancery.ocsp.responder import Asked, Delegate, ResponderSettings, Subject, Unsigned, ask, respond
+from chancery.ocsp.responder import Asked, Delegate, Policies, Subject, Unsigned, ask, respond
 from chancery.ports import CertificateStatus, Clock, StatusReader, StatusState
 
 # A status this young may be answered from again with a fresh signature; thisUpdate says when it was read.
@@ -47,7 +50,7 @@ class Answered:
     """
     A signed OCSPResponse (DER) and what it says: about whom, from when to when, and as of which change.
 
-    `lasting` is false where a nonce was asked for, or for a serial that nobody was given.
+    `lasting` is false where a nonce was asked for, a signature required, or for a serial that nobody was given.
     """
 
     response: bytes
@@ -86,14 +89,14 @@ class Answerer:
         *,
         clock: Clock,
         changes: Changes,
-        settings: ResponderSettings,
+        policies: Policies,
         limits: AnswererLimits,
     ) -> None:
         self._reader = reader
         self._delegates = delegates
         self._clock = clock
         self._changes = changes
-        self._settings = settings
+        self._policies = policies
         self._threads = concurrent.futures.ThreadPoolExecutor(limits.signing_threads, "ocsp-sign")
         self._signing = Batcher(self._sign, _SIGN_BATCH, limits.max_signing, limits.signing_threads)
         self._reading = Batcher(self._read, _READ_BATCH, limits.max_reading, 2)
@@ -102,17 +105,26 @@ class Answerer:
         )
         self._flights: dict[tuple[bytes, ...], tuple[int, asyncio.Task[Answered]]] = {}
 
-    async def answer(self, request: ocsp.OCSPRequest) -> Answered:
+    def admit(self, request: ocsp.OCSPRequest) -> Asked:
+        """Return the request as its issuer's settings let it be answered; PKIError when they do not (`ask`)."""
+        return ask(request, self._delegates.table, self._policies, self._clock.now())
+
+    def variant(self, asked: Asked) -> bytes:
+        """Return what tells this answer's signature algorithm from the usual one; empty for that."""
+        return self._delegates.variant(asked.issuer_ids, asked.request.preferred)
+
+    async def answer(self, asked: Asked) -> Answered:
         """
-        Return the signed answer.
+        Return the signed answer to what `admit` returned.
 
         Requests without a nonce for the same CertIDs at the same time share one answer, unless a status of
         theirs changed in between; a request with a nonce has its own signature.
         """
-        asked = ask(request, self._delegates.table)
-        if request.nonce is not None:
+        if asked.signer is not None:
+            await self._check_signer(asked.signer)
+        if asked.request.nonce is not None:
             return await self._make(asked)
-        key = tuple(one.raw for one in request.cert_ids)
+        key = (*(one.raw for one in asked.request.cert_ids), self.variant(asked))
         flight = self._flights.get(key)
         if flight is not None and not self._changes.since(flight[0], asked.subjects()):
             return await asyncio.shield(flight[1])
@@ -120,6 +132,17 @@ class Answerer:
         self._flights[key] = (self._changes.now, task)
         task.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(task)
+
+    async def _check_signer(self, signer: x509.Certificate) -> None:
+        """PKIError(NOT_AUTHORIZED) where a request is signed under a certificate of ours that is not good."""
+        table, serial = self._delegates.table, integer_octets(signer.serial_number)
+        name = signer.issuer
+        ours = [(issuer_id, serial) for issuer_id, one in table.certificates.items() if one.subject == name]
+        if ours and all(
+            read.status is None or read.status.state is not StatusState.GOOD
+            for read in (await self._look_up(ours)).values()
+        ):
+            raise PKIError(ErrorType.NOT_AUTHORIZED, "a request signed under a certificate that is not good")
 
     def _landed(self, key: tuple[bytes, ...], task: asyncio.Task[Answered]) -> None:
         if (flight := self._flights.get(key)) is not None and flight[1] is task:
@@ -129,7 +152,7 @@ class Answerer:
             task.exception()
 
     async def _make(self, asked: Asked) -> Answered:
-        by = self._delegates.current(asked.issuer_ids)
+        by = self._delegates.current(asked.issuer_ids, asked.request.preferred)
         subjects = tuple(asked.subjects())
         reads = await self._look_up(subjects)
         unsigned = respond(
@@ -138,7 +161,6 @@ class Answerer:
             known_at=min(read.moment for read in reads.values()),
             at=self._clock.now(),
             by=by,
-            settings=self._settings,
         )
         signed = await self._signing.submit(_Job(unsigned, by))
         if isinstance(signed, Exception):
@@ -147,7 +169,7 @@ class Answerer:
             by.template.encode(unsigned.response_data, signed),
             unsigned.this_update,
             unsigned.next_update,
-            unsigned.lasting and asked.request.nonce is None,
+            unsigned.lasting and asked.request.nonce is None and asked.signer is None,
             subjects,
             min(read.read_at for read in reads.values()),
         )

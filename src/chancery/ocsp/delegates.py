@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from chancery.asn1.signature import Signer
+from chancery.asn1 import der
+from chancery.asn1.signature import Scheme, SignatureAlgorithm, Signer
 from chancery.errors import ErrorType, OperatorError, PKIError
-from chancery.ocsp.responder import Delegate, IssuerTable, delegate
+from chancery.ocsp.responder import Delegate, IssuerTable, Policies, delegate
 from chancery.ports import Clock, StatusReader
 
 Report = Callable[[str, Mapping[str, object]], None]
@@ -19,7 +20,9 @@ Report = Callable[[str, Mapping[str, object]], None]
 
 class Delegates:
     """
-    For each issuer (by name) the key that answers for it, and the newest certificate of that key that may.
+    For each issuer (by name) the keys that answer for it, and the newest certificate of each key that may.
+
+    The first key is the one that signs unless a client prefers the algorithm of another (RFC 6960 4.4.7).
 
     `refresh` asks the database; between refreshes everything is in memory. `every` answers for each issuer of this
     installation that `signers` does not name, as soon as that issuer has made it a certificate.
@@ -28,11 +31,11 @@ class Delegates:
     def __init__(
         self,
         reader: StatusReader,
-        signers: Mapping[str, Signer],
+        signers: Mapping[str, Sequence[Signer]],
         clock: Clock,
         report: Report,
         *,
-        by_name: bool,
+        policies: Policies,
         every: Signer | None = None,
     ) -> None:
         self._reader = reader
@@ -41,8 +44,9 @@ class Delegates:
         self._waiting: dict[str, str] = {}
         self._clock = clock
         self._report = report
-        self._by_name = by_name
-        self._found: dict[int, Delegate] = {}
+        self._policies = policies
+        self._found: dict[int, tuple[Delegate, ...]] = {}
+        self._ending: dict[str, str] = {}
         self._problems: dict[str, str] = dict.fromkeys(self._signers, "no certificate was looked for yet")
         self._table: IssuerTable | None = None
 
@@ -60,31 +64,65 @@ class Delegates:
         late = {
             self.table.names[issuer_id]: "the certificate of its key is not valid now"
             for issuer_id, found in self._found.items()
-            if not found.fits(at)
+            if not any(one.fits(at) for one in found)
         }
         return late | self._problems
 
     def ends(self) -> Mapping[str, datetime.datetime]:
         """When the certificate that signs for each issuer (by name) ends."""
-        return {self.table.names[issuer_id]: found.not_after for issuer_id, found in self._found.items()}
+        return {
+            self.table.names[issuer_id]: min(one.not_after for one in found)
+            for issuer_id, found in self._found.items()
+        }
+
+    def ending(self) -> dict[str, str]:
+        """
+        When certificates end (ISO 8601) of which less than a quarter is left and no successor is there, by issuer.
+
+        They should have been renewed when a third was left: somebody has to look why they were not.
+        """
+        if self._table is None:
+            return {}
+        at, names = self._clock.now(), self._table.names
+        return {
+            names[issuer_id]: min(late).isoformat()
+            for issuer_id, found in self._found.items()
+            if (late := [one.not_after for one in found if _late(one, at)])
+        }
 
     @property
     def waiting(self) -> Mapping[str, str]:
         """Issuers (by name) that came later and have made this responder no certificate yet."""
         return self._waiting
 
-    def current(self, issuer_ids: tuple[int, ...]) -> Delegate:
+    def variant(self, issuer_ids: tuple[int, ...], preferred: Sequence[bytes]) -> bytes:
+        """Return the AlgorithmIdentifier (DER) of a key that is chosen for a client's sake; empty without one."""
+        if not preferred:
+            return b""
+        at = self._clock.now()
+        first, chosen = self._pick(issuer_ids, (), at), self._pick(issuer_ids, preferred, at)
+        return b"" if chosen is None or chosen is first else chosen.signer.algorithm.identifier
+
+    def _pick(
+        self, issuer_ids: tuple[int, ...], preferred: Sequence[bytes], at: datetime.datetime
+    ) -> Delegate | None:
+        """RFC 6960 4.4.7.2.1: the first algorithm that the client prefers and a key here has, or the first key."""
+        for issuer_id in issuer_ids:
+            fit = [one for one in self._found.get(issuer_id, ()) if one.fits(at)]
+            wanted = (one for identifier in preferred for one in fit if _is(one.signer.algorithm, identifier))
+            if fit:
+                return next(wanted, fit[0])
+        return None
+
+    def current(self, issuer_ids: tuple[int, ...], preferred: Sequence[bytes] = ()) -> Delegate:
         """
-        Return who signs for an issuer now.
+        Return who signs for an issuer now, by one of the `preferred` AlgorithmIdentifiers (DER) if that can be.
 
         PKIError(NOT_AUTHORIZED) when no key here is meant for it; SYSTEM_UNAVAIL when its certificate is missing
         or not valid now.
         """
-        at = self._clock.now()
-        for issuer_id in issuer_ids:
-            found = self._found.get(issuer_id)
-            if found is not None and found.fits(at):
-                return found
+        if (found := self._pick(issuer_ids, preferred, self._clock.now())) is not None:
+            return found
         names = {self.table.names[issuer_id] for issuer_id in issuer_ids}
         if names.isdisjoint({*self._signers, *self._waiting}):
             raise PKIError(ErrorType.NOT_AUTHORIZED, "an issuer that is not answered for here")
@@ -99,7 +137,7 @@ class Delegates:
         records = await self._reader.issuers()
         table = IssuerTable(records)
         ids = {name: issuer_id for issuer_id, name in table.names.items()}
-        found: dict[int, Delegate] = {}
+        found: dict[int, tuple[Delegate, ...]] = {}
         problems: dict[str, str] = {}
         waiting: dict[str, str] = {}
         for record in records:
@@ -107,38 +145,47 @@ class Delegates:
                 continue
             chosen = await self._choose(table, record.issuer_id, self._every)
             if isinstance(chosen, Delegate):
-                found[record.issuer_id] = chosen
+                found[record.issuer_id] = (chosen,)
             else:
                 waiting[record.name] = chosen
-        for name, signer in self._signers.items():
+        for name, signers in self._signers.items():
             if (issuer_id := ids.get(name)) is None:
                 problems[name] = "there is no issuer of this name"
                 continue
-            chosen = await self._choose(table, issuer_id, signer)
-            if isinstance(chosen, Delegate):
-                found[issuer_id] = chosen
+            each = [(one, await self._choose(table, issuer_id, one)) for one in signers]
+            if fit := tuple(one for _, one in each if isinstance(one, Delegate)):
+                found[issuer_id] = fit
+                missing = {f"{name} ({one.algorithm.name})": why for one, why in each if isinstance(why, str)}
+                waiting.update(missing)
             else:
-                problems[name] = chosen
+                problems[name] = str(each[0][1])
         changed = (
             self._table is None
             or self._table.names != table.names
-            or {i: one.certificate for i, one in self._found.items()}
-            != {i: one.certificate for i, one in found.items()}
+            or {i: [one.certificate for one in each] for i, each in self._found.items()}
+            != {i: [one.certificate for one in each] for i, each in found.items()}
         )
         self._say(table, found, problems)
         self._table, self._found, self._problems, self._waiting = table, found, problems, waiting
+        ending = self.ending()
+        for name in ending.keys() - self._ending.keys():
+            self._report("ocsp.delegate_ends_soon", {"issuer": name, "not_after": ending[name]})
+        self._ending = ending
         return changed
 
     async def _choose(self, table: IssuerTable, issuer_id: int, signer: Signer) -> Delegate | str:
         """Return the first certificate that may sign now, or what is wrong with the newest."""
         spki = signer.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        problem = "no certificate was issued for its key"
+        problem, by_name = (
+            "no certificate was issued for its key",
+            self._policies.of(table.names[issuer_id]).by_name,
+        )
         at = self._clock.now()
         for number, certificate in enumerate(
             await self._reader.certificates_of_key(hashlib.sha256(spki).digest())
         ):
             try:
-                chosen = delegate(certificate, table.certificates[issuer_id], signer, by_name=self._by_name)
+                chosen = delegate(certificate, table.certificates[issuer_id], signer, by_name=by_name)
             except OperatorError as error:
                 why = str(error)
             else:
@@ -148,13 +195,26 @@ class Delegates:
             problem = why if number == 0 else problem
         return problem
 
-    def _say(self, table: IssuerTable, found: Mapping[int, Delegate], problems: Mapping[str, str]) -> None:
+    def _say(
+        self, table: IssuerTable, found: Mapping[int, Sequence[Delegate]], problems: Mapping[str, str]
+    ) -> None:
         """Report what is new."""
-        for issuer_id, chosen in found.items():
-            known = self._found.get(issuer_id)
-            if known is None or known.certificate != chosen.certificate:
+        for issuer_id, chosen in ((issuer_id, one) for issuer_id, each in found.items() for one in each):
+            if chosen.certificate not in {one.certificate for one in self._found.get(issuer_id, ())}:
                 until = chosen.not_after.isoformat()
                 self._report("ocsp.delegate", {"issuer": table.names[issuer_id], "not_after": until})
         for name, problem in problems.items():
             if self._problems.get(name) != problem:
                 self._report("ocsp.delegate_missing", {"issuer": name, "problem": problem})
+
+
+def _late(found: Delegate, at: datetime.datetime) -> bool:
+    return found.not_after - at < (found.not_after - found.not_before) / 4
+
+
+def _is(algorithm: SignatureAlgorithm, identifier: bytes) -> bool:
+    """Tell whether an AlgorithmIdentifier (DER) names this algorithm; NULL parameters or none are the same."""
+    if identifier == algorithm.identifier:
+        return True
+    ours, theirs = der.elements(algorithm.identifier)[0], der.elements(identifier)[:1]
+    return algorithm.scheme is not Scheme.RSA_PSS and [ours] == theirs

@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from chancery.asn1 import ocsp
 from chancery.asn1.signature import Signer
 from chancery.errors import ErrorType, OperatorError, PKIError
+from chancery.ocsp.signed import RequestSigners
 from chancery.ports import CertificateStatus, IssuerRecord, StatusState
 
 Subject = tuple[int, bytes]
@@ -38,17 +39,36 @@ class NeverIssued(enum.Enum):
     EXTENDED_REVOKED = "extended-revoked"
 
 
+class Nonces(enum.Enum):
+    """
+    What is done with a request's nonce (RFC 9654): it comes back, it is passed over, or there must be one.
+
+    A nonce that is passed over is not answered (RFC 9654 2.1 leaves that to the server): the answer may be kept.
+    """
+
+    ACCEPT = "accept"
+    IGNORE = "ignore"
+    REQUIRE = "require"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ResponderSettings:
     """
-    How answers are made. `validity` is from thisUpdate to nextUpdate, 8 hours to 10 days (R18).
+    How answers about the certificates of one issuer are made.
 
-    `by_name` names the responder by its subject rather than by its key's hash.
+    `validity` is from thisUpdate to nextUpdate, 8 hours to 10 days (R18). `by_name` names the responder by its
+    subject rather than by its key's hash. `archive` is how long after their end certificates are answered for:
+    then answers say so (archive cutoff, RFC 6960 4.4.4). `crl_url` stands in the answers about revoked
+    certificates (4.4.2). With `signers`, requests must be signed by one of them.
     """
 
     validity: datetime.timedelta = datetime.timedelta(hours=24)
     never_issued: NeverIssued = NeverIssued.UNKNOWN
     by_name: bool = False
+    nonces: Nonces = Nonces.ACCEPT
+    archive: datetime.timedelta | None = None
+    crl_url: str | None = None
+    signers: RequestSigners | None = None
 
     def check(self) -> None:
         """Raise OperatorError when the validity is not what R18 allows."""
@@ -59,6 +79,26 @@ class ResponderSettings:
             )
         if self.validity.microseconds:
             raise OperatorError("OCSP times are in whole seconds", "choose a validity in whole seconds")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Policies:
+    """The settings of each issuer by name, and of all others. `{issuer}` in a URL stands for the issuer's name."""
+
+    default: ResponderSettings = dataclasses.field(default_factory=ResponderSettings)
+    issuers: Mapping[str, ResponderSettings] = dataclasses.field(default_factory=dict)
+
+    def of(self, issuer: str) -> ResponderSettings:
+        """Return an issuer's settings."""
+        found = self.issuers.get(issuer, self.default)
+        if found.crl_url is not None and "{issuer}" in found.crl_url:
+            return dataclasses.replace(found, crl_url=found.crl_url.replace("{issuer}", issuer))
+        return found
+
+    def check(self) -> None:
+        """Raise OperatorError when one of the settings is not allowed."""
+        for one in (self.default, *self.issuers.values()):
+            one.check()
 
 
 class IssuerTable:
@@ -94,27 +134,41 @@ def key_bits(certificate: x509.Certificate) -> bytes:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Asked:
-    """A request whose issuer is known: one issuer for all its CertIDs, under each of its `issuer_ids`."""
+    """
+    A request whose issuer is known: one issuer for all its CertIDs, under each of its `issuer_ids`.
+
+    `signer` is the certificate that the request was found to be signed under, where it had to be.
+    """
 
     request: ocsp.OCSPRequest
     issuer_ids: tuple[int, ...]
+    settings: ResponderSettings
+    signer: x509.Certificate | None = None
 
     def subjects(self) -> list[Subject]:
         """Every (issuer_id, serial) whose status decides the answer."""
         return [(issuer_id, one.serial) for one in self.request.cert_ids for issuer_id in self.issuer_ids]
 
 
-def ask(request: ocsp.OCSPRequest, table: IssuerTable) -> Asked:
+def ask(request: ocsp.OCSPRequest, table: IssuerTable, policies: Policies, at: datetime.datetime) -> Asked:
     """
-    Find whom the request is about.
+    Find whom the request is about, and whether its issuer's settings let it be answered.
 
     Raises PKIError(NOT_AUTHORIZED) for an issuer that is not known here, and for several issuers in one request:
-    one response has one signature, and a delegate speaks for the one CA that made it (RFC 6960 4.2.2.2).
+    one response has one signature, and a delegate speaks for the one CA that made it (RFC 6960 4.2.2.2). It, too,
+    where a nonce is required and missing; and what `RequestSigners.signer` raises.
     """
     found = {table.find(one) for one in request.cert_ids}
     if len(found) > 1:
         raise PKIError(ErrorType.NOT_AUTHORIZED, "certificates of several issuers in one request")
-    return Asked(request, found.pop())
+    issuer_ids = found.pop()
+    settings = policies.of(table.names[issuer_ids[0]])
+    signer = None if settings.signers is None else settings.signers.signer(request.signature, at)
+    if settings.nonces is Nonces.REQUIRE and request.nonce is None:
+        raise PKIError(ErrorType.NOT_AUTHORIZED, "requests are to have a nonce here")
+    if settings.nonces is Nonces.IGNORE and request.nonce is not None:
+        request = dataclasses.replace(request, nonce=None)
+    return Asked(request, issuer_ids, settings, signer)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -197,7 +251,6 @@ def respond(
     known_at: datetime.datetime,
     at: datetime.datetime,
     by: Delegate,
-    settings: ResponderSettings,
 ) -> Unsigned:
     """
     Return what to sign: one SingleResponse per CertID, in the order asked.
@@ -205,6 +258,7 @@ def respond(
     `statuses` lacks the serials that were never used; they were read at `known_at`, which becomes thisUpdate,
     and `at` becomes producedAt. nextUpdate is no later than the end of the delegate's certificate.
     """
+    settings, produced_at = asked.settings, at.replace(microsecond=0)
     this_update = known_at.replace(microsecond=0)
     next_update = min(this_update + settings.validity, by.not_after)
     responses, lasting, extended = [], True, False
@@ -218,10 +272,11 @@ def respond(
             extended = settings.never_issued is NeverIssued.EXTENDED_REVOKED
             # RFC 6960 2.2: revoked since 1970, on hold.
             encoded = ocsp.CertStatus.revoked(EPOCH, _HOLD) if extended else ocsp.CertStatus.UNKNOWN
-        responses.append(ocsp.SingleResponse(one, encoded, this_update, next_update))
+        extensions = _extensions(status, settings, produced_at)
+        responses.append(ocsp.SingleResponse(one, encoded, this_update, next_update, extensions))
     data = ocsp.encode_response_data(
         by.responder,
-        at.replace(microsecond=0),
+        produced_at,
         responses,
         nonce=asked.request.nonce,
         extended_revoke=extended,
@@ -236,3 +291,17 @@ def _known(status: CertificateStatus | None) -> bytes | None:
     if status.state is StatusState.REVOKED and status.revoked_at is not None:
         return ocsp.CertStatus.revoked(status.revoked_at, status.reason)
     return ocsp.CertStatus.GOOD if status.state is StatusState.GOOD else None
+
+
+def _extensions(
+    status: CertificateStatus | None, settings: ResponderSettings, produced_at: datetime.datetime
+) -> bytes:
+    """Return the singleExtensions (DER) of a certificate that was issued; those of others are empty."""
+    if status is None or status.state is StatusState.UNCONFIRMED:
+        return b""
+    revoked = status.state is StatusState.REVOKED
+    return ocsp.single_extensions(
+        archive_cutoff=None if settings.archive is None else produced_at - settings.archive,
+        crl_url=settings.crl_url if revoked else None,
+        invalidity_date=status.invalidity_date if revoked else None,
+    )

@@ -136,7 +136,7 @@ OCSP: Mapping[ErrorType, str] = {
     ErrorType.BAD_DATA_FORMAT: "malformedRequest",
     ErrorType.BAD_REQUEST: "malformedRequest",
     ErrorType.BAD_ALG: "malformedRequest",
-    ErrorType.BAD_POP: "internalError",
+    ErrorType.BAD_POP: "sigRequired",
     ErrorType.BAD_CERT_TEMPLATE: "internalError",
     ErrorType.BAD_CERT_ID: "unauthorized",
     ErrorType.NOT_AUTHORIZED: "unauthorized",

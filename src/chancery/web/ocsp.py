@@ -16,7 +16,7 @@ import datetime
 import json
 import urllib.parse
 from collections import Counter
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 
 from chancery.asn1 import ocsp
 from chancery.asn1.signature import Signer
@@ -24,7 +24,7 @@ from chancery.errors import ErrorType, PKIError
 from chancery.ocsp.answering import Answered, Answerer, AnswererLimits
 from chancery.ocsp.cache import Cache, Changes
 from chancery.ocsp.delegates import Delegates, Report
-from chancery.ocsp.responder import ResponderSettings, Subject
+from chancery.ocsp.responder import Asked, Policies, Subject
 from chancery.ports import Clock, CRLScope, StatusReader
 from chancery.web import caching, failures
 from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
@@ -71,7 +71,7 @@ class OCSPSettings:
     answer's validity. `refresh` is how often issuers and delegate certificates are looked for again.
     """
 
-    responder: ResponderSettings = dataclasses.field(default_factory=ResponderSettings)
+    policies: Policies = dataclasses.field(default_factory=Policies)
     limits: AnswererLimits = dataclasses.field(default_factory=AnswererLimits)
     cache_entries: int = 200_000
     cache_bytes: int = 256 * 1024 * 1024
@@ -119,36 +119,35 @@ class OCSPService:
     """
     The whole responder behind one HTTP handler: OCSP, CRLs and CA certificates, health.
 
-    `signers` are the delegate keys by the name of the issuer they answer for, `every` answers for the others of
-    this installation. `report` takes the name and details of what an operator should know. Call `invalidate`,
-    `crl_changed` and `issuers_changed` from the same event loop when the database says so, and `listening` and
-    `not_listening` when it can be heard from now on, or no more.
+    `signers` are the delegate keys by the name of the issuer they answer for, the usual one first; `every` answers
+    for the others of this installation. `report` takes the name and details of what an operator should know. Call
+    `invalidate`, `crl_changed` and `issuers_changed` from the same event loop when the database says so, and
+    `listening` and `not_listening` when it can be heard from now on, or no more.
     """
 
     def __init__(
         self,
         reader: StatusReader,
-        signers: Mapping[str, Signer],
+        signers: Mapping[str, Sequence[Signer]],
         clock: Clock,
         settings: OCSPSettings,
         report: Report,
         *,
         every: Signer | None = None,
     ) -> None:
-        settings.responder.check()
+        settings.policies.check()
         self._clock = clock
         self._settings = settings
         self._report = report
         self._reader = reader
         self._changes = Changes()
-        by_name = settings.responder.by_name
-        self._delegates = Delegates(reader, signers, clock, report, by_name=by_name, every=every)
+        self._delegates = Delegates(reader, signers, clock, report, policies=settings.policies, every=every)
         self._answerer = Answerer(
             reader,
             self._delegates,
             clock=clock,
             changes=self._changes,
-            settings=settings.responder,
+            policies=settings.policies,
             limits=settings.limits,
         )
         self._cache: Cache[bytes, _Kept] = Cache(
@@ -299,12 +298,13 @@ class OCSPService:
     def _decoded(self, request: Request, body: bytes, now: float) -> Reply | Awaitable[Reply]:
         """Read a request that is not kept under its own octets; perhaps its answer is, in another spelling."""
         try:
-            asked = ocsp.decode_request(body)
+            asked = self._answerer.admit(ocsp.decode_request(body))
         except PKIError as error:
             return self._refuse(error.type)
-        if asked.nonce is not None or len(asked.cert_ids) > 1:
+        if asked.request.nonce is not None or asked.signer is not None or len(asked.request.cert_ids) > 1:
             return self._fresh(request, asked)
-        plain = ocsp.encode_request(asked)
+        # Nothing can follow a request: with a variant, no client's octets are this key.
+        plain = ocsp.encode_request(asked.request) + self._answerer.variant(asked)
         kept = self._cache.get(plain, now)
         if kept is None or now >= kept.refresh:
             return self._lasting(request, asked, plain)
@@ -312,8 +312,8 @@ class OCSPService:
         self._keep_alias(request, plain, kept)
         return kept.to(request)
 
-    async def _fresh(self, request: Request, asked: ocsp.OCSPRequest) -> Reply:
-        """Answer what is not kept: a nonce, or several CertIDs."""
+    async def _fresh(self, request: Request, asked: Asked) -> Reply:
+        """Answer what is not kept: a nonce, a signed request, or several CertIDs."""
         try:
             answered = await self._answerer.answer(asked)
         except PKIError as error:
@@ -323,7 +323,7 @@ class OCSPService:
             return self._kept(answered).to(request)
         return _unkept(answered.response)
 
-    async def _lasting(self, request: Request, asked: ocsp.OCSPRequest, plain: bytes) -> Reply:
+    async def _lasting(self, request: Request, asked: Asked, plain: bytes) -> Reply:
         """Answer what may be kept, and keep it."""
         try:
             answered = await self._answerer.answer(asked)
@@ -389,6 +389,7 @@ class OCSPService:
             "notifications": "not heard" if self._deaf else "ok",
             "delegates": problems or "ok",
             "waiting": dict(self._delegates.waiting),
+            "ending": self._delegates.ending(),
             "cached": len(self._cache),
             "cached_bytes": self._cache.bytes,
             "hits": self._hits,
@@ -411,7 +412,7 @@ class OCSPService:
             refusals[failures.OCSP[type_],] += count
         answers: dict[Labels, float] = {("kept",): float(self._hits), ("signed",): float(self._made)}
         ends: dict[Labels, float] = {(name,): until.timestamp() for name, until in self._delegates.ends().items()}
-        problems = self._delegates.problems
+        problems, ending = self._delegates.problems, self._delegates.ending()
         missing: dict[Labels, float] = {(name,): name in problems for name in {*problems, *self._delegates.ends()}}
         return [
             Metric("chancery_ocsp_answers", "Answers given, kept or signed anew.", answers, ("made",), "counter"),
@@ -421,6 +422,12 @@ class OCSPService:
             single("chancery_ocsp_database_up", "1 when the database answered last time.", self._database is None),
             single("chancery_ocsp_notifications_up", "1 when changes are heard of.", not self._deaf),
             Metric("chancery_ocsp_delegate_end_seconds", "End of the delegate certificate.", ends, ("issuer",)),
+            Metric(
+                "chancery_ocsp_delegate_ending",
+                "1 when less than a quarter of the delegate certificate's life is left.",
+                {(name,): float(name in ending) for name in self._delegates.ends()},
+                ("issuer",),
+            ),
             Metric(
                 "chancery_ocsp_delegate_missing",
                 "1 when no certificate may sign for the issuer now.",

@@ -141,7 +141,7 @@ def test_a_revocation_during_a_lookup_is_not_hidden_by_what_was_read_before(ever
 @with_bench()
 async def test_a_revocation_while_the_token_signs_is_not_hidden_either(bench):
     signer = HeldSigner()
-    bench.service._delegates._signers = {"issuing": signer}
+    bench.service._delegates._signers = {"issuing": (signer,)}
     await bench.service.refresh()
     bench.service._delegates._found.clear()
     await bench.service.refresh()
@@ -232,7 +232,7 @@ def test_the_token_away_means_try_later_for_its_own_request_only(error):
             return super().sign(data)
 
     async def run() -> None:
-        bench = await ocspkit.start(issuing=Flaky(KeySigner(ocspkit.key("Responder"))))
+        bench = await ocspkit.start(issuing=(Flaky(KeySigner(ocspkit.key("Responder"))),))
         bodies = [ocspkit.request(GOOD, nonce=nonce) for nonce in (b"one", b"bad", b"two")]
         answers = await asyncio.gather(*(status_of(bench, body) for body in bodies))
         assert ["SUCCESSFUL", "TRY_LATER", "SUCCESSFUL"] == answers
@@ -360,7 +360,7 @@ def test_a_start_without_database_is_a_start():
             if detail.get("problem") == "none":
                 well.set()
 
-        service = ocspkit.OCSPService(reader, {"issuing": signer}, ocspkit.FakeClock(), quick, report)
+        service = ocspkit.OCSPService(reader, {"issuing": (signer,)}, ocspkit.FakeClock(), quick, report)
         await service.start()
         bench = ocspkit.Bench(reader, ocspkit.FakeClock(), signer, service, [])
         assert not service.health()["ok"]

@@ -153,7 +153,7 @@ def test_nonces_of_1_to_128_octets_are_taken(size):
     assert size == len(ocsp.decode_request(build(extensions=nonce_of(size))).nonce)
 
 
-OTHER = "1.3.6.1.5.5.7.48.1.4"
+OTHER = "1.3.6.1.5.5.7.48.1.7"
 TRUE, FALSE = der.boolean(True), der.boolean(False)
 NONCE = extension(oids.OCSP_NONCE, der.octet_string(b"n"))
 
@@ -243,7 +243,7 @@ def test_the_number_of_certids_is_bounded_and_repetitions_are_one():
 
 def test_extensions_that_need_not_be_understood_are_passed_over():
     data = build(
-        single=der.explicit(0, der.sequence(extension("1.3.6.1.5.5.7.48.1.7", b"locator"))),
+        single=der.explicit(0, der.sequence(extension(OTHER, b"locator"))),
         extensions=der.sequence(extension(OTHER, b"\x30\x00"), extension(oids.OCSP_NONCE, b"\x04\x02ab", TRUE)),
     )
     assert b"ab" == ocsp.decode_request(data).nonce

@@ -22,11 +22,15 @@ from cryptography.x509 import ocsp as pyca
 import ocspkit
 from chancery.asn1 import der
 from chancery.asn1.signature import KeySigner
-from chancery.ocsp.responder import NeverIssued, ResponderSettings
+from chancery.ocsp.responder import NeverIssued, Policies, ResponderSettings
+from chancery.ocsp.signed import RequestSigners
+from chancery.ports import RevocationReason
 from chancery.web import ocsp as web
 from chancery.web.hot import serve
 from ocspkit import GOOD, ISSUING, NEVER, REVOKED, SILENT
 
+SIGNING = b"\x71" + bytes(16)
+HELD = b"\x61" + bytes(16)
 BIN = Path(sys.executable).parent
 
 
@@ -58,7 +62,8 @@ class Server(threading.Thread):
         uvloop.run(self.main())
 
     async def main(self) -> None:
-        signers = {"issuing": KeySigner(ocspkit.key("Responder"))}
+        signers = {"issuing": (KeySigner(ocspkit.key("Responder")),)}
+        self.reader.revoke(HELD, RevocationReason.CERTIFICATE_HOLD, invalidity_date=ocspkit.START)
         service = web.OCSPService(self.reader, signers, Now(), self.settings, lambda _, __: None)
         await service.start()
         server = await serve(
@@ -177,6 +182,46 @@ def test_openssl_signs_its_request(responder, ca):
     assert f"{hexed(GOOD)}: good" in openssl(responder, ca, "-serial", hexed(GOOD), *signed)
 
 
+def test_openssl_must_sign_where_the_policy_says_so(ca):
+    with running() as known:
+        issuing = x509.load_der_x509_certificate(known.reader.records[1].certificate)
+    key, start = ocspkit.key("Somebody"), Now().now() - ocspkit.DAY
+    encoded = ocspkit.certificate("Somebody", "Issuing", int.from_bytes(SIGNING), start=start)
+    certificate = x509.load_der_x509_certificate(encoded)
+    (ca / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (ca / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    signed = ["-signer", str(ca / "cert.pem"), "-signkey", str(ca / "key.pem")]
+    policy = Policies(ResponderSettings(signers=RequestSigners((issuing,))))
+    with running(web.OCSPSettings(policies=policy)) as server:
+        (ca / "issuing.pem").write_bytes(
+            x509.load_der_x509_certificate(server.reader.records[1].certificate).public_bytes(Encoding.PEM)
+        )
+        asked = ["openssl", "ocsp", "-issuer", ca / "issuing.pem", "-serial", hexed(GOOD)]
+        url = ["-url", f"http://127.0.0.1:{server.port}/ocsp", "-CAfile", ca / "issuing.pem", "-partial_chain"]
+
+        def said(*more: str) -> str:
+            done = subprocess.run([*asked, *more, *url], capture_output=True, text=True, check=False)
+            return done.stdout + done.stderr
+
+        server.reader.known[ISSUING, SIGNING] = ocspkit.status(SIGNING)
+        assert f"{hexed(GOOD)}: good" in said(*signed)
+        assert "sigrequired" in said("-no_nonce")
+        server.reader.revoke(SIGNING)
+        server.call(server.service.invalidate, ISSUING, SIGNING)
+        assert "unauthorized" in said(*signed)
+
+
+def test_openssl_shows_what_stands_beside_a_status(ca):
+    settings = ResponderSettings(archive=3650 * ocspkit.DAY, crl_url="http://crl.example/{issuer}.crl")
+    with running(web.OCSPSettings(policies=Policies(settings))) as server:
+        (ca / "issuing.pem").write_bytes(
+            x509.load_der_x509_certificate(server.reader.records[1].certificate).public_bytes(Encoding.PEM)
+        )
+        shown = openssl(server, ca, "-serial", hexed(HELD), "-resp_text")
+    for words in ("OCSP Archive Cutoff", "http://crl.example/issuing.crl", "Invalidity Date", "certificateHold"):
+        assert words in shown
+
+
 def test_openssl_sees_a_revocation_at_once(ca):
     with running() as responder:
         (ca / "issuing.pem").write_bytes(
@@ -212,12 +257,20 @@ def findings(responder, tmp_path: Path, response: bytes) -> list[tuple[str, str]
 
 def test_pkilint_finds_nothing_in_any_kind_of_answer(tmp_path):
     by_policy = web.OCSPSettings(
-        responder=ResponderSettings(never_issued=NeverIssued.EXTENDED_REVOKED, by_name=True)
+        policies=Policies(
+            ResponderSettings(
+                never_issued=NeverIssued.EXTENDED_REVOKED,
+                by_name=True,
+                archive=3650 * ocspkit.DAY,
+                crl_url="http://crl.example/{issuer}.crl",
+            )
+        )
     )
     requests = [
         ocspkit.request(GOOD),
         ocspkit.request(REVOKED),
         ocspkit.request(SILENT),
+        ocspkit.request(HELD),
         ocspkit.request(NEVER),
         ocspkit.request(GOOD, nonce=b"n" * 32),
         ocspkit.request(GOOD, REVOKED, NEVER, hash_oid="2.16.840.1.101.3.4.2.1"),

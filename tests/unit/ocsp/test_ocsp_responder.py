@@ -15,11 +15,12 @@ from cakit import key
 from chancery.asn1 import der, ocsp, oids
 from chancery.asn1.signature import ALGORITHMS, KeySigner
 from chancery.errors import ErrorType, OperatorError, PKIError
-from chancery.ocsp.responder import NeverIssued, ResponderSettings, ask, delegate, respond
+from chancery.ocsp.responder import NeverIssued, Policies, ResponderSettings, ask, delegate, respond
 from chancery.ports import RevocationReason, StatusState
 from fakes import START
 from ocspkit import GOOD, ISSUING, NEVER, REVOKED, SILENT, UNCONFIRMED
 
+POLICIES = Policies()
 HOUR = datetime.timedelta(hours=1)
 EXTENDED = ResponderSettings(never_issued=NeverIssued.EXTENDED_REVOKED)
 
@@ -34,10 +35,15 @@ def answer(
 ):
     """Return what is to be signed, and pyca's reading of the signed response."""
     by = by or bound()
-    asked = ask(ocsp.decode_request(ocspkit.request(*serials, nonce=nonce)), ocspkit.table())
+    asked = ask(
+        ocsp.decode_request(ocspkit.request(*serials, nonce=nonce)),
+        ocspkit.table(),
+        Policies(settings or ResponderSettings()),
+        START,
+    )
     moments = {"known_at": START, "at": START} | more
     known = ocspkit.FakeReader().known
-    unsigned = respond(asked, known, by=by, settings=settings or ResponderSettings(), **moments)
+    unsigned = respond(asked, known, by=by, **moments)
     signed = by.template.encode(unsigned.response_data, by.signer.sign(unsigned.response_data))
     theirs = pyca.load_der_ocsp_response(signed)
     by.signer.public_key.verify(
@@ -69,10 +75,8 @@ def test_a_delegate_may_sign_with_pss_or_ml_dsa(monkeypatch, name):
     monkeypatch.setattr(ocspkit, "key", lambda label: mine if label == "Responder" else others(label))
     signer = KeySigner(mine, ALGORITHMS[name])
     by = delegate(ocspkit.delegate_certificate(), ocspkit.issuer(), signer)
-    asked = ask(ocsp.decode_request(ocspkit.request(GOOD)), ocspkit.table())
-    unsigned = respond(
-        asked, ocspkit.FakeReader().known, by=by, settings=ResponderSettings(), known_at=START, at=START
-    )
+    asked = ask(ocsp.decode_request(ocspkit.request(GOOD)), ocspkit.table(), POLICIES, START)
+    unsigned = respond(asked, ocspkit.FakeReader().known, by=by, known_at=START, at=START)
     theirs = pyca.load_der_ocsp_response(
         by.template.encode(unsigned.response_data, signer.sign(unsigned.response_data))
     )
@@ -146,8 +150,8 @@ def test_a_certid_comes_back_octet_for_octet():
         der.tlv(der.INTEGER, GOOD),
     )
     data = der.sequence(der.sequence(der.sequence(der.sequence(bare))))
-    asked = ask(ocsp.decode_request(data), ocspkit.table())
-    unsigned = respond(asked, {}, known_at=START, at=START, by=bound(), settings=ResponderSettings())
+    asked = ask(ocsp.decode_request(data), ocspkit.table(), POLICIES, START)
+    unsigned = respond(asked, {}, known_at=START, at=START, by=bound())
     assert der.sequence(bare, ocsp.CertStatus.UNKNOWN)[2:] in unsigned.response_data
 
 
@@ -186,7 +190,7 @@ def test_r18_a_validity_outside_8_hours_to_10_days_stops_the_start(validity):
 
 @pytest.mark.parametrize("hash_oid", sorted(ocsp.HASHES))
 def test_issuers_are_found_by_every_digest(hash_oid):
-    asked = ask(ocsp.decode_request(ocspkit.request(GOOD, hash_oid=hash_oid)), ocspkit.table())
+    asked = ask(ocsp.decode_request(ocspkit.request(GOOD, hash_oid=hash_oid)), ocspkit.table(), POLICIES, START)
     assert (ISSUING,) == asked.issuer_ids
     assert [(ISSUING, GOOD)] == asked.subjects()
 
@@ -195,7 +199,7 @@ def test_an_issuer_of_somebody_else_is_unauthorized():
     other = x509.load_der_x509_certificate(ocspkit.certificate("Other", "Other", 9, ca=True))
     request = ocsp.OCSPRequest((ocspkit.cert_id(GOOD, of=other),), None)
     with pytest.raises(PKIError) as caught:
-        ask(request, ocspkit.table())
+        ask(request, ocspkit.table(), POLICIES, START)
     assert ErrorType.NOT_AUTHORIZED is caught.value.type
 
 
@@ -203,13 +207,13 @@ def test_name_and_key_must_be_of_the_same_issuer():
     one, other = ocspkit.cert_id(GOOD), ocspkit.cert_id(GOOD, of=ocspkit.issuer(1))
     mixed = ocsp.cert_id(oids.SHA1, one.issuer_name_hash, other.issuer_key_hash, GOOD)
     with pytest.raises(PKIError):
-        ask(ocsp.OCSPRequest((mixed,), None), ocspkit.table())
+        ask(ocsp.OCSPRequest((mixed,), None), ocspkit.table(), POLICIES, START)
 
 
 def test_certificates_of_several_issuers_are_not_answered_together():
     ids = (ocspkit.cert_id(GOOD), ocspkit.cert_id(GOOD, of=ocspkit.issuer(1)))
     with pytest.raises(PKIError) as caught:
-        ask(ocsp.OCSPRequest(ids, None), ocspkit.table())
+        ask(ocsp.OCSPRequest(ids, None), ocspkit.table(), POLICIES, START)
     assert ErrorType.NOT_AUTHORIZED is caught.value.type
 
 
@@ -217,10 +221,10 @@ def test_issuers_with_one_name_and_key_are_answered_for_together():
     again = ocspkit.certificate("Issuing", "Root", 3, ca=True)
     twin = ocspkit.IssuerRecord(7, "issuing-2", again, 1, "ca", "issuing")
     table = ocspkit.IssuerTable([*ocspkit.records(), twin])
-    asked = ask(ocsp.decode_request(ocspkit.request(GOOD)), table)
+    asked = ask(ocsp.decode_request(ocspkit.request(GOOD)), table, POLICIES, START)
     assert [(ISSUING, GOOD), (7, GOOD)] == asked.subjects()
     known = {(7, GOOD): ocspkit.status(GOOD)}
-    unsigned = respond(asked, known, known_at=START, at=START, by=bound(), settings=ResponderSettings())
+    unsigned = respond(asked, known, known_at=START, at=START, by=bound())
     assert ocsp.CertStatus.GOOD in unsigned.response_data
     assert unsigned.lasting
 
@@ -267,6 +271,6 @@ def test_an_unconfirmed_certificate_that_was_revoked_is_revoked():
             UNCONFIRMED, StatusState.REVOKED, revoked_at=START, reason=RevocationReason.UNSPECIFIED
         )
     }
-    asked = ask(ocsp.decode_request(ocspkit.request(UNCONFIRMED)), ocspkit.table())
-    unsigned = respond(asked, known, known_at=START, at=START, by=bound(), settings=ResponderSettings())
+    asked = ask(ocsp.decode_request(ocspkit.request(UNCONFIRMED)), ocspkit.table(), POLICIES, START)
+    unsigned = respond(asked, known, known_at=START, at=START, by=bound())
     assert ocsp.CertStatus.revoked(START, None) in unsigned.response_data
