@@ -265,7 +265,7 @@ def test_responders_hear_of_every_change_and_of_every_gap(own_server, own_databa
         await asyncio.to_thread(office.revoke, 1)
         await asyncio.to_thread(publish, office)
         assert ("chancery_status", f"1:{serial(1).hex()}") == await heard.get()
-        assert ("chancery_crl", "1") == await heard.get()
+        assert ("chancery_crl", "1:0") == await heard.get()
         assert 0 == lost.qsize()
         await asyncio.to_thread(own_server.embedded.stop)
         assert not await lost.get()

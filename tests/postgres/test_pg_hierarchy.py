@@ -91,7 +91,10 @@ def test_r15_a_takeover_goes_on_with_numbers_and_revocations(database):
     new = NewIssuer("a", issuer_certificate("a"), None, "t", "a")
     issuer_id = office.issuers.add_issuer(new, AT, [event()], (), takeover)
     assert issuer_id == office.issuers.add_issuer(new, AT, [event()], (), takeover)
-    assert [entry] == office.revocations.revoked_entries(issuer_id, AT)
+    listed = (
+        "SELECT serial, revoked_at, reason, invalidity_date FROM chancery.certificate_status WHERE issuer_id = %s"
+    )
+    assert [(entry.serial, AT, 1, None)] == office.sql(listed, issuer_id)
     assert 42 == office.revocations.reserve_crl_number(issuer_id, [])
     assert 1 == office.count("imported_revocation")
     with pytest.raises(PKIError) as caught:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cakit import PROFILES, issuing_issuer, issuing_record, make_csr, root_certificate, root_issuer
 from chancery.asn1.signature import ALGORITHMS, algorithm_from_identifier
 from chancery.asn1.x509 import split_signed
-from chancery.ca.crl import CRLSettings, make_crl
+from chancery.ca.crl import CRLMaking, CRLSettings, make_crl
 from chancery.ca.issuance import make_serial
 from chancery.ca.issuer import Issuer
 from chancery.cli import build
@@ -48,7 +48,7 @@ def test_openssl_verifies_what_an_issuer_in_a_token_signs(token, tmp_path, bits)
     )
     leaf = issuer.issue(issuer.prepare(granted, make_serial(1, FakeEntropy(3))))
     assert ALGORITHMS[f"rsassaPss-sha{bits}"] == algorithm_from_identifier(split_signed(leaf)[1])
-    crl = make_crl(issuer, MemoryStore(), FakeClock(), "test", CRLSettings()).der
+    crl = make_crl(CRLMaking(issuer, MemoryStore(), FakeClock(), "test", CRLSettings())).der
     chain = (("root", root_certificate()), ("issuing", certificate), ("leaf", leaf))
     for name, data in chain:
         (tmp_path / name).write_bytes(x509.load_der_x509_certificate(data).public_bytes(Encoding.PEM))

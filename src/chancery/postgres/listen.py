@@ -26,7 +26,7 @@ STATUSES = "chancery_status"
 ISSUERS = "chancery_issuer"
 """An issuer was added, got another certificate, was activated or deactivated; no payload."""
 CRLS = "chancery_crl"
-"""The issuer_id of a published CRL."""
+"""`issuer_id:shard` of a published CRL."""
 
 _RETRY = 0.2
 _HEARTBEAT = 10.0
