@@ -201,10 +201,13 @@ class WiderHistory(History):
         raise AssertionError("the worker never came to rest")
 
 
-@settings(max_examples=120, deadline=None)
-@given(st.lists(WIDER, max_size=30))
+@settings(max_examples=80, deadline=None)
+@given(st.lists(WIDER, min_size=10, max_size=40))
 def test_every_history_of_two_issuers_is_accounted_for_and_its_journal_verifies(steps):
     history = WiderHistory()
+    for issuer in (None, "second"):
+        history.ask_for("tls-client", issuer)
+    history.come_to_rest()
     for name, *arguments in steps:
         getattr(history, name)(*arguments)
     history.come_to_rest()
