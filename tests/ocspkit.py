@@ -167,6 +167,14 @@ class FakeReader:
             await self.gate.wait()
         return found
 
+    async def live(self, issuer_id: int, after: bytes, limit: int) -> list[bytes]:
+        found = [
+            serial
+            for (of, serial), one in self.known.items()
+            if of == issuer_id and serial > after and one.state is not StatusState.UNCONFIRMED
+        ]
+        return self._around(lambda: sorted(found)[:limit])
+
     async def issuers(self) -> list[IssuerRecord]:
         return self._around(lambda: list(self.records))
 

@@ -287,6 +287,13 @@ class PolicySection(Section, frozen=True, kw_only=True):
     require_signed: SignedSection | None = None
 
 
+class PresignSection(Section, frozen=True, kw_only=True):
+    """Answers made ahead of time: at most `per_second`, in these hours of the day (UTC)."""
+
+    per_second: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
+    hours: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, le=23)], ...], msgspec.Meta(min_length=1)]
+
+
 class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
     """
     `chancery serve ocsp`: OCSP, CRLs and CA certificates over HTTP.
@@ -311,6 +318,7 @@ class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
     crl_reference: HTTPURL | None = None
     require_signed: SignedSection | None = None
     policies: dict[Name, PolicySection] = {}
+    presign: PresignSection | None = None
     cache_mebibytes: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
     signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
 

@@ -238,6 +238,9 @@ def test_the_certificates_of_a_key_that_are_good_now_newest_first(office):
     office.revoke(2)
     for role in ("ocsp", "tsa"):
         assert [b"certificate 5", b"certificate 1"] == read(office, lambda r: r.certificates_of_key(spki), role)
+    alive = [serial(number) for number in (1, 2, 4, 5, 6)]
+    assert alive == read(office, lambda r: r.live(1, b"", 100), "ocsp")
+    assert alive[1:3] == read(office, lambda r: r.live(1, alive[0], 2), "ocsp")
 
 
 def test_responders_hear_of_every_change_and_of_every_gap(own_server, own_database):

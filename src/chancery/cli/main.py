@@ -17,6 +17,7 @@ from chancery.errors import HarmfulToRepeatError, OperatorError, PKIError
 REGISTER = {
     "commands_suite": ("up", "down", "status", "renew", "supervise"),
     "commands_serve": ("serve", "check-config"),
+    "commands_ocsp": ("ocsp",),
     "client": ("request", "revoke", "list", "show", "ca", "profile", "crl", "operator", "whoami"),
     "timestamp": ("timestamp", "verify-timestamp"),
     "commands_key": ("key",),

@@ -11,16 +11,34 @@ from chancery.asn1.signature import Signer
 from chancery.cli import build
 from chancery.cli.clock import SystemClock
 from chancery.cli.serve_hot import measured, report, serve, stopping
-from chancery.config import OCSPConfig, PolicySection, SignedSection
+from chancery.config import OCSPConfig, PolicySection, PresignSection, SignedSection
 from chancery.errors import OperatorError
 from chancery.ocsp.answering import AnswererLimits
 from chancery.ocsp.responder import NeverIssued, Nonces, Policies, ResponderSettings
 from chancery.ocsp.signed import RequestSigners
+from chancery.pkcs11 import Token
+from chancery.pkcs11.softtoken import SoftToken
 from chancery.ports import CRLScope
 from chancery.postgres.listen import CRLS, ISSUERS, STATUSES, AsyncListener
 from chancery.postgres.session import AsyncPool
 from chancery.postgres.status import PgStatusReader
 from chancery.web import ocsp as ocsp_face
+
+
+def keys(config: OCSPConfig, token: Token | SoftToken) -> tuple[dict[str, list[Signer]], Signer | None]:
+    """Return the delegate keys by issuer, and the one that answers for all others; OperatorError without one."""
+    signers: dict[str, list[Signer]] = {}
+    for one in config.delegates:
+        signers.setdefault(one.issuer, []).append(build.signer(token, one.key_label, one.signature))
+    if config.delegate_key is None:
+        return signers, None
+    return signers, build.signer(token, config.delegate_key, config.delegate_signature)
+
+
+def _presign(section: PresignSection | None) -> ocsp_face.Presign | None:
+    if section is None:
+        return None
+    return ocsp_face.Presign(section.per_second, frozenset(section.hours))
 
 
 def policies(config: OCSPConfig) -> Policies:
@@ -62,16 +80,12 @@ async def run(config: OCSPConfig) -> None:
     """Serve OCSP and the repository until told to stop."""
     clock = SystemClock()
     token = build.token(config.token)
-    signers: dict[str, list[Signer]] = {}
-    for one in config.delegates:
-        signers.setdefault(one.issuer, []).append(build.signer(token, one.key_label, one.signature))
-    every = None
-    if config.delegate_key is not None:
-        every = build.signer(token, config.delegate_key, config.delegate_signature)
+    signers, every = keys(config, token)
     settings = ocsp_face.OCSPSettings(
         policies=policies(config),
         limits=AnswererLimits(signing_threads=config.signing_threads),
         cache_bytes=config.cache_mebibytes * 1024 * 1024,
+        presign=_presign(config.presign),
     )
     database = build.connection(config.database, "ocsp")
     async with AsyncPool(database, size=4) as pool, stopping() as stop:

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from chancery.asn1 import ocsp
+from chancery.asn1 import ocsp, oids
 from chancery.asn1.signature import Signer
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ocsp.signed import RequestSigners
@@ -107,6 +107,7 @@ class IssuerTable:
     def __init__(self, records: Iterable[IssuerRecord]) -> None:
         self.certificates: dict[int, x509.Certificate] = {}
         self.names: dict[int, str] = {}
+        self._sha1: dict[int, tuple[str, bytes, bytes]] = {}
         self._ids: dict[tuple[str, bytes, bytes], tuple[int, ...]] = {}
         for record in records:
             certificate = x509.load_der_x509_certificate(record.certificate)
@@ -117,6 +118,8 @@ class IssuerTable:
                 found = (hash_oid, hashlib.new(algorithm, name).digest(), hashlib.new(algorithm, key).digest())
                 # A CertID cannot tell issuers apart that share name and key (a CA certificate made anew).
                 self._ids[found] = (*self._ids.get(found, ()), record.issuer_id)
+                if hash_oid == oids.SHA1:
+                    self._sha1[record.issuer_id] = found
 
     def find(self, cert_id: ocsp.CertID) -> tuple[int, ...]:
         """Return the issuer_ids; PKIError(NOT_AUTHORIZED) when no issuer here has these hashes."""
@@ -124,6 +127,11 @@ class IssuerTable:
         if (issuer_ids := self._ids.get(key)) is None:
             raise PKIError(ErrorType.NOT_AUTHORIZED, "an issuer that is not answered for here")
         return issuer_ids
+
+    def cert_id(self, issuer_id: int, serial: bytes) -> ocsp.CertID:
+        """Return the CertID that most clients name a certificate by: with SHA-1 hashes (RFC 5019 2.1.1)."""
+        _, name, key = self._sha1[issuer_id]
+        return ocsp.cert_id(oids.SHA1, name, key, serial)
 
 
 def key_bits(certificate: x509.Certificate) -> bytes:

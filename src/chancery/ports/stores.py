@@ -344,6 +344,13 @@ class StatusReader(Protocol):
         never used is absent. Raises PKIError(SYSTEM_UNAVAIL) when the database is away.
         """
 
+    async def live(self, issuer_id: int, after: bytes, limit: int) -> list[bytes]:
+        """
+        Return at most `limit` serials after one, in the order of their octets: good or revoked, and not expired.
+
+        Raises PKIError(SYSTEM_UNAVAIL) when the database is away.
+        """
+
     async def issuers(self) -> list[IssuerRecord]: ...
 
     async def latest_crl(self, issuer_id: int, scope: CRLScope = COMPLETE) -> CRLRecord | None:

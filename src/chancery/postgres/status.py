@@ -16,6 +16,11 @@ SELECT issuer_id, serial, s.state, coalesce(s.not_after, (
 FROM unnest(%b::integer[], %b::bytea[]) AS k (issuer_id, serial)
 LEFT JOIN chancery.certificate_status AS s USING (issuer_id, serial)"""
 
+_LIVE = """
+SELECT serial FROM chancery.certificate_status
+WHERE issuer_id = %(issuer)s AND serial > %(after)s AND not_after >= %(at)s AND state <> 'unconfirmed'
+ORDER BY serial LIMIT %(limit)s"""
+
 _OF_KEY = """
 SELECT c.der FROM chancery.certificate AS c JOIN chancery.certificate_status AS s USING (issuer_id, serial)
 WHERE c.spki_sha256 = %(spki)s AND s.state = 'good' AND c.not_before <= %(at)s AND c.not_after >= %(at)s
@@ -48,6 +53,11 @@ class PgStatusReader:
         """Return the status of each (issuer_id, serial) that was ever used, in one statement."""
         found = await self._pool.fetch(_STATUSES, rows.columns(keys, 2))
         return {(row[0], row[1]): rows.status(row) for row in found if row[3] is not None}
+
+    async def live(self, issuer_id: int, after: bytes, limit: int) -> list[bytes]:
+        """Return at most `limit` serials after one, in the order of their octets: good or revoked, not expired."""
+        asked = {"issuer": issuer_id, "after": after, "at": self._clock.now(), "limit": limit}
+        return [row[0] for row in await self._pool.fetch(_LIVE, asked)]
 
     async def issuers(self) -> list[IssuerRecord]:
         """Return every issuer, in the order in which they were added."""

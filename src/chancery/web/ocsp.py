@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from chancery.asn1 import ocsp
 from chancery.asn1.signature import Signer
 from chancery.errors import ErrorType, PKIError
+from chancery.ocsp.ahead import START, Ahead
 from chancery.ocsp.answering import Answered, Answerer, AnswererLimits
 from chancery.ocsp.cache import Cache, Changes
 from chancery.ocsp.delegates import Delegates, Report
@@ -52,6 +53,8 @@ _REFUSALS = {word: to_wire(_refusal(status)) for word, status in _STATUS_BY_WORD
 _MALFORMED = _REFUSALS["malformedRequest"]
 # Nothing is answered from the cache in the last minute before its nextUpdate.
 _MARGIN_SECONDS = 60.0
+# How much of the cache answers ahead of time may fill.
+_ROOM = 0.9
 
 
 def refused(type_: ErrorType) -> bytes:
@@ -62,6 +65,14 @@ def refused(type_: ErrorType) -> bytes:
 def on_error(_: Request) -> Answer:
     """Return what a client hears when a handler broke."""
     return _refusal(ocsp.ResponseStatus.INTERNAL_ERROR)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Presign:
+    """Answers are made ahead of time: at most `per_second`, in these `hours` of the day (0 to 23, UTC)."""
+
+    per_second: int
+    hours: frozenset[int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,6 +89,7 @@ class OCSPSettings:
     max_age: datetime.timedelta = datetime.timedelta(hours=1)
     refresh: datetime.timedelta = datetime.timedelta(seconds=60)
     refresh_in_need: datetime.timedelta = datetime.timedelta(seconds=1)
+    presign: Presign | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,7 +170,10 @@ class OCSPService:
         self._deaf = False
         self._wake = asyncio.Event()
         self._refreshing: asyncio.Task[None] | None = None
-        self._hits = self._made = 0
+        self._ahead = Ahead(reader, self._delegates, self._answerer, settings.policies)
+        self._ahead_at = START
+        self._presigning: asyncio.Task[None] | None = None
+        self._hits = self._made = self._presigned = 0
         self._refused: Counter[ErrorType] = Counter()
 
     # -- the process
@@ -167,13 +182,16 @@ class OCSPService:
         """Look for issuers and delegate certificates, now and from now on. A database away does not stop it."""
         await self.refresh()
         self._refreshing = asyncio.create_task(self._keep_refreshing())
+        if self._settings.presign is not None:
+            self._presigning = asyncio.create_task(self._keep_presigning(self._settings.presign))
 
     async def close(self) -> None:
         """Finish what was accepted and stop."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._refreshing
+        for task in (self._refreshing, self._presigning):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         await self._answerer.close()
 
     async def refresh(self) -> None:
@@ -204,6 +222,44 @@ class OCSPService:
                 await self.refresh()
             except Exception as error:  # noqa: BLE001 - the loop must outlive one bad turn
                 self._report("ocsp.refresh_failed", {"error": repr(error)})
+
+    # -- ahead of time
+
+    async def _keep_presigning(self, presign: Presign) -> None:
+        while True:
+            try:
+                if self._may_presign(presign):
+                    await self.presign(presign)
+            except PKIError as error:
+                self._report("ocsp.presigning", {"problem": str(error)})
+            except Exception as error:  # noqa: BLE001 - the loop must outlive one bad turn
+                self._report("ocsp.presigning", {"problem": repr(error)})
+            await asyncio.sleep(self._settings.refresh.total_seconds())
+
+    def _may_presign(self, presign: Presign) -> bool:
+        """In its hours, while changes are heard of, and as long as the cache has room."""
+        full = len(self._cache) >= self._settings.cache_entries * _ROOM
+        full = full or self._cache.bytes >= self._settings.cache_bytes * _ROOM
+        return self._clock.now().hour in presign.hours and not (full or self._deaf or self._database)
+
+    async def presign(self, presign: Presign) -> None:
+        """
+        Keep an answer for every certificate alive that has none, from where the last time ended.
+
+        Raises PKIError when something is away; the next call goes on there.
+        """
+        async for last, page in self._ahead.pages(self._ahead_at, self._not_kept):
+            for _, plain, answered in page:
+                self._presigned += answered.lasting and self._keep(plain, self._kept(answered))
+            self._ahead_at = last
+            await asyncio.sleep(len(page) / presign.per_second)
+            if not self._may_presign(presign):
+                return
+        self._ahead_at = START
+
+    def _not_kept(self, plain: bytes) -> bool:
+        now = self._clock.monotonic()
+        return (kept := self._cache.get(plain, now)) is None or now >= kept.refresh
 
     def _say_database(self, problem: str | None) -> None:
         if (problem is None) != (self._database is None):
@@ -417,6 +473,7 @@ class OCSPService:
         return [
             Metric("chancery_ocsp_answers", "Answers given, kept or signed anew.", answers, ("made",), "counter"),
             Metric("chancery_ocsp_refusals", "Error responses by status.", refusals, ("status",), "counter"),
+            single("chancery_ocsp_presigned", "Answers made ahead of time.", self._presigned, "counter"),
             single("chancery_ocsp_cached_answers", "Answers kept in memory.", len(self._cache)),
             single("chancery_ocsp_cached_bytes", "Memory that kept answers take.", self._cache.bytes),
             single("chancery_ocsp_database_up", "1 when the database answered last time.", self._database is None),
