@@ -24,6 +24,7 @@ from test_pg_revocation import publish
 
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import (
+    COMPLETE,
     CertificateQuery,
     CertificateStatus,
     EventKind,
@@ -191,6 +192,9 @@ def test_counts_issuers_and_crls(office):
     assert office.issuers.issuers() == read(office, lambda r: r.issuers())
     assert 2 == office.directory(lambda d: d.latest_crl("issuing")).number
     assert office.directory(lambda d: d.latest_crl("nobody\x00")) is None
+    assert [(1, COMPLETE, 2)] == [
+        (one.issuer_id, one.scope, one.number) for one in office.directory(lambda d: d.crls())
+    ]
     assert 2 == read(office, lambda r: r.latest_crl(1)).number
     assert read(office, lambda r: r.latest_crl(7)) is None
 

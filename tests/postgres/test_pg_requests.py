@@ -328,6 +328,13 @@ def test_an_unknown_issuer_is_refused_and_nothing_recorded(office):
     assert before == office.events()
 
 
+def test_a_crl_of_one_scope_is_asked_for_and_a_shard_that_is_not_there_refused(office):
+    office.queue(lambda q: q.ask_crl("issuing", "olga", AT, [event("delta")], shard=0, delta=True))
+    assert [(0, True)] == office.sql("SELECT shard, delta FROM chancery.crl_wish ORDER BY delta")
+    no_shard = raised(office, lambda q: q.ask_crl("issuing", "olga", AT, [event("never")], shard=3))
+    assert (ErrorType.BAD_CERT_ID, False) == (no_shard, "never" in office.events())
+
+
 def test_each_kind_of_work_wakes_the_worker(office):
     listener = Listener(office.database.role("worker"))
     assert listener.wait(LONG)  # at once, for it has just connected

@@ -1,16 +1,15 @@
-"""`chancery ca`, `crl`, `operator`, `whoami` and a part of `status`: management by a client."""
+"""`chancery ca`, `operator`, `whoami` and a part of `status`: management by a client."""
 
 from __future__ import annotations
 
-import ssl
 import urllib.parse
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from chancery.cli import commands_ca, commands_ca_import
-from chancery.cli.api_client import Client, fail, with_client
+from chancery.cli import commands_ca, commands_ca_import, commands_crl
+from chancery.cli.api_client import Client, with_client
 from chancery.cli.show import (
     IssuerOption,
     JSONOption,
@@ -23,7 +22,6 @@ from chancery.cli.show import (
 )
 from chancery.ports import Role
 
-OptionalIssuer = Annotated[str | None, typer.Argument(help="The issuer's name; not needed where only one issues.")]
 NameArgument = Annotated[str, typer.Argument(help="The name.")]
 
 
@@ -35,15 +33,13 @@ def register(app: typer.Typer) -> None:
     ca.command("tree")(with_client(show_tree))
     commands_ca.register(ca)
     commands_ca_import.register(ca)
-    crl = typer.Typer(help="Certificate revocation lists.", no_args_is_help=True)
-    crl.command("publish")(with_client(publish_crl))
-    crl.command("fetch")(with_client(fetch_crl))
     operator = typer.Typer(help="Who may use the management interface.", no_args_is_help=True)
     operator.command("list")(with_client(list_operators))
     operator.command("add")(with_client(add_operator))
     operator.command("remove")(with_client(remove_operator))
-    for name, commands in (("ca", ca), ("crl", crl), ("operator", operator)):
+    for name, commands in (("ca", ca), ("operator", operator)):
         app.add_typer(commands, name=name)
+    commands_crl.register(app)
     app.command()(with_client(whoami))
 
 
@@ -117,57 +113,6 @@ def show_issuer(
         found["further"] = len(found.pop("further", [])) or None
         pairs = [*found.items(), *((f"crl {key}", value) for key, value in crl.items())]
         show_pairs([(key.replace("_", " "), value) for key, value in pairs])
-
-
-def _issuer(client: Client, name: str | None) -> str:
-    """Return the name given, or that of the one issuer whose key this CA holds."""
-    if name is not None:
-        return name
-    found = [one["name"] for one in client.get("/issuers")["issuers"] if one["issues"]]
-    if len(found) != 1:
-        fail(f"{len(found)} issuers issue here: {', '.join(found) or 'none'}", "name one of them")
-    return str(found[0])
-
-
-def publish_crl(
-    client: Client,
-    issuer: OptionalIssuer = None,
-    *,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until it is published.")] = 60.0,
-    json: JSONOption = False,
-) -> None:
-    """Have a fresh CRL published, and wait for it."""
-    place = f"/issuers/{_segment(_issuer(client, issuer))}"
-    before = client.get(place).get("crl", {}).get("number", 0)
-    asked = client.ask("POST", f"{place}/crl").json()
-
-    def look() -> dict[str, Any] | None:
-        crl: dict[str, Any] | None = client.get(place).get("crl")
-        return crl if crl is not None and crl["number"] > before else None
-
-    crl = client.wait(look, wait)
-    if crl is None:
-        fail(f"the CRL of {asked['issuer']} is asked for but not published yet", "see whether the worker runs")
-    if json:
-        show_json({"issuer": asked["issuer"], **crl})
-    else:
-        pairs = [("issuer", asked["issuer"]), ("number", crl["number"]), ("next update", crl["next_update"])]
-        show_pairs(pairs)
-
-
-def fetch_crl(
-    client: Client,
-    issuer: OptionalIssuer = None,
-    *,
-    out: Annotated[Path | None, typer.Option(help="Write the CRL here.")] = None,
-    pem: Annotated[bool, typer.Option("--pem", help="PEM instead of DER.")] = False,
-) -> None:
-    """Fetch an issuer's current CRL."""
-    content = client.ask("GET", f"/issuers/{_segment(_issuer(client, issuer))}/crl").content
-    if pem:
-        text = ssl.DER_cert_to_PEM_cert(content).replace("CERTIFICATE-----", "X509 CRL-----")
-        content = text.encode()
-    write(out, content, text=pem)
 
 
 def list_operators(client: Client, *, json: JSONOption = False) -> None:
@@ -257,7 +202,7 @@ def remote_pairs(found: dict[str, Any]) -> list[tuple[str, object]]:
     for issuer, crl in found["crls"].items():
         words = "none" if crl is None else f"{crl['number']}, next update {crl['next_update']}"
         pairs.append((f"CRL of {issuer}", words + (", OVERDUE" if crl and crl.get("overdue") else "")))
-    return pairs
+    return [*pairs, *(("warning", one) for one in found.get("warnings", []))]
 
 
 def whoami(client: Client, *, json: JSONOption = False) -> None:

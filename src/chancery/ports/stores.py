@@ -276,8 +276,21 @@ class RequestQueue(Protocol):
 
     async def wait_revocation(self, revocation_id: int, seconds: float) -> RevocationOutcome: ...
 
-    async def ask_crl(self, issuer: str, requestor: str, at: datetime.datetime, events: Sequence[Event]) -> None:
-        """Ask the worker to publish a fresh CRL of this issuer."""
+    async def ask_crl(
+        self,
+        issuer: str,
+        requestor: str,
+        at: datetime.datetime,
+        events: Sequence[Event],
+        *,
+        shard: int | None = None,
+        delta: bool = False,
+    ) -> None:
+        """
+        Ask the worker to publish fresh CRLs of this issuer: of every shard, or of one (0: the complete CRL).
+
+        With `delta`, deltas, where there are any. Raises PKIError(BAD_CERT_ID) for no such issuer or shard.
+        """
 
 
 class Directory(Protocol):
@@ -308,8 +321,8 @@ class Directory(Protocol):
     async def latest_crl(self, issuer: str, scope: CRLScope = COMPLETE) -> CRLRecord | None:
         """Return the newest CRL of this scope, its DER as a whole."""
 
-    async def crls(self, issuer_id: int) -> list[CRLRecord]:
-        """Return the newest CRL of each scope of this issuer, without its DER: shard by shard, a delta last."""
+    async def crls(self) -> list[CRLRecord]:
+        """Return the newest CRL of each scope of each issuer, without its DER: shard by shard, a delta last."""
 
     async def block_key(self, key: BlockedKey, events: Sequence[Event]) -> bool:
         """Block a key for good and tell whether that is new; if it is not, nothing is stored."""

@@ -102,10 +102,15 @@ LEFT JOIN LATERAL (SELECT {rows.CRL_COLUMNS} FROM chancery.crl AS l WHERE l.issu
     AND l.shard = 0 AND l.base_number IS NULL ORDER BY l.number DESC LIMIT 1) AS c ON true
 ORDER BY i.issuer_id"""  # noqa: S608 - put together from constants
 _ISSUER_ID = "SELECT issuer_id FROM chancery.issuer WHERE name = %s"
+# One look at an index for each, however many there were before it. The DER of a large one is megabytes.
+_OF_SCOPE = f"""SELECT {rows.CRL_COLUMNS.replace(" der,", " ''::bytea,").replace(", tail", ", NULL::bytea")}
+    FROM chancery.crl AS l WHERE l.issuer_id = s.issuer_id AND l.shard = s.shard AND l.base_number IS {{}} NULL
+    ORDER BY l.number DESC LIMIT 1"""  # noqa: S608 - put together from constants
 _CRLS = f"""
-SELECT DISTINCT ON (c.shard, c.base_number IS NULL) {rows.CRL_COLUMNS.replace(" der,", " ''::bytea,")}
-FROM chancery.crl AS c WHERE c.issuer_id = %s
-ORDER BY c.shard, c.base_number IS NULL DESC, c.number DESC"""  # noqa: S608 - put together from constants
+SELECT c.* FROM (SELECT issuer_id, 0::smallint AS shard FROM chancery.issuer
+    UNION ALL SELECT issuer_id, shard FROM chancery.crl_shard) AS s
+CROSS JOIN LATERAL (({_OF_SCOPE.format("")}) UNION ALL ({_OF_SCOPE.format("NOT")})) AS c
+ORDER BY c.issuer_id, c.shard, c.base_number IS NULL DESC"""  # noqa: S608 - put together from constants
 
 
 _PROFILES = """
@@ -194,9 +199,9 @@ class PgDirectory:
         found = await self._pool.fetch(_ISSUER_ID, (rows.storable(issuer),))
         return await whole_crl(self._pool, found[0][0], scope) if found else None
 
-    async def crls(self, issuer_id: int) -> list[CRLRecord]:
-        """Return the current CRL of each scope of this issuer, without its DER: shard by shard, a delta last."""
-        return [rows.crl_record(row) for row in await self._pool.fetch(_CRLS, (issuer_id,))]
+    async def crls(self) -> list[CRLRecord]:
+        """Return the current CRL of each scope of each issuer, without its DER: shard by shard, a delta last."""
+        return [rows.crl_record(row) for row in await self._pool.fetch(_CRLS)]
 
     async def block_key(self, key: BlockedKey, events: Sequence[Event]) -> bool:
         """Block a key for good and tell whether that is new; if it is not, nothing is stored."""

@@ -93,11 +93,14 @@ _REVOCATION = "SELECT revocation_id, state, detail FROM chancery.revocation_requ
 
 _WISH = """
 WITH stored AS (
-    INSERT INTO chancery.crl_wish (issuer_id, requestor, asked_at)
-    SELECT issuer_id, %s, %s::timestamptz FROM chancery.issuer WHERE name = %s RETURNING issuer_id
+    INSERT INTO chancery.crl_wish (issuer_id, requestor, asked_at, shard, delta)
+    SELECT issuer_id, %(requestor)s, %(at)s::timestamptz, %(shard)s::smallint, %(delta)s FROM chancery.issuer AS i
+    WHERE name = %(issuer)s AND (coalesce(%(shard)s::smallint, 0) = 0 OR EXISTS (
+        SELECT FROM chancery.crl_shard AS s WHERE s.issuer_id = i.issuer_id AND s.shard = %(shard)s::smallint))
+    RETURNING issuer_id
 ), journal AS (
     INSERT INTO chancery.journal_event (body)
-    SELECT body FROM stored, unnest(%b::text[]) WITH ORDINALITY AS e (body, n) ORDER BY n
+    SELECT body FROM stored, unnest(%(bodies)b::text[]) WITH ORDINALITY AS e (body, n) ORDER BY n
 )
 SELECT issuer_id FROM stored"""
 
@@ -259,12 +262,22 @@ class PgRequestQueue:
 
         return await self._wait(f"r{revocation_id}", read, seconds)
 
-    async def ask_crl(self, issuer: str, requestor: str, at: datetime.datetime, events: Sequence[Event]) -> None:
-        """Ask the worker to publish a fresh CRL. PKIError(BAD_CERT_ID) for an issuer that does not exist."""
+    async def ask_crl(
+        self,
+        issuer: str,
+        requestor: str,
+        at: datetime.datetime,
+        events: Sequence[Event],
+        *,
+        shard: int | None = None,
+        delta: bool = False,
+    ) -> None:
+        """Ask the worker to publish. PKIError(BAD_CERT_ID) for an issuer or a shard that does not exist."""
         _check_text(issuer, requestor)
         bodies = [event_body(event) for event in events]
-        if not await self._pool.fetch(_WISH, (requestor, at, issuer, bodies)):
-            raise PKIError(ErrorType.BAD_CERT_ID, "there is no such issuer")
+        asked = {"requestor": requestor, "at": at, "issuer": issuer, "shard": shard, "delta": delta}
+        if not await self._pool.fetch(_WISH, {**asked, "bodies": bodies}):
+            raise PKIError(ErrorType.BAD_CERT_ID, "there is no such issuer, or it has no such shard")
 
     async def close(self) -> None:
         """Finish what was submitted and stop listening; the pool stays open."""

@@ -24,6 +24,7 @@ from chancery.pkix.wish import Wish, wish_text
 from chancery.ports import (
     CertificateQuery,
     Clock,
+    CRLScope,
     Directory,
     Entropy,
     Event,
@@ -371,10 +372,19 @@ async def _refused_revocation(
     return PKIError(kind, outcome.detail or "the revocation was refused")
 
 
-async def ask_crl(ra: RegistrationAuthority, operator: Operator, name: str) -> datetime.datetime:
-    """Ask for a fresh CRL of this issuer; return when it was asked. PKIError(BAD_CERT_ID): no such issuer."""
+async def ask_crl(
+    ra: RegistrationAuthority, operator: Operator, name: str, *, shard: int | None = None, delta: bool = False
+) -> datetime.datetime:
+    """
+    Ask for fresh CRLs of this issuer, of every shard or of one (0: the complete CRL); return when it was asked.
+
+    Raises PKIError(BAD_CERT_ID): no such issuer or shard.
+    """
     authorise(operator, Operation.PUBLISH_CRL)
     issuer = await find_issuer(ra, name)
-    event = ra.event(EventKind.CRL_REQUESTED, operator.name, f"issuer:{issuer.name}", {})
-    await ra.queue.ask_crl(issuer.name, operator.name, event.at, [event])
+    detail: EventDetail = {} if shard is None else {"scope": str(CRLScope(shard, delta=delta))}
+    if delta and shard is None:
+        detail = {"scope": "every delta"}
+    event = ra.event(EventKind.CRL_REQUESTED, operator.name, f"issuer:{issuer.name}", detail)
+    await ra.queue.ask_crl(issuer.name, operator.name, event.at, [event], shard=shard, delta=delta)
     return event.at

@@ -8,7 +8,6 @@ from cryptography import x509
 from starlette.responses import Response
 
 from chancery.asn1 import der
-from chancery.errors import ErrorType, PKIError
 from chancery.pkix.name import name_text
 from chancery.ports import CRLRecord, IssuerRecord
 from chancery.ra import enrolment, profiles
@@ -16,9 +15,8 @@ from chancery.ra.enrolment import serial_text
 from chancery.ra.requestor import may_request
 from chancery.web import forms
 from chancery.web.bodies import read_json, read_query
-from chancery.web.service import API, Call, download, json
+from chancery.web.service import Call, json
 from chancery.web.views import (
-    CRLAsked,
     Form,
     IssuerFormat,
     IssuerList,
@@ -32,8 +30,6 @@ from chancery.web.views import (
     pem,
     profile_view,
 )
-
-PKIX_CRL = "application/pkix-crl"
 
 
 async def list_issuers(call: Call) -> Response:
@@ -73,24 +69,6 @@ def _form(call: Call) -> Form:
     choice = read_query(call.request, IssuerFormat)
     form = forms.chosen(call.request, choice.format, Form.PEM)
     return Form.PEM if form is Form.JSON else form
-
-
-async def fetch_crl(call: Call) -> Response:
-    """The issuer's current CRL in DER (RFC 5280 5)."""
-    read_query(call.request, NoQuery)
-    record = await enrolment.find_issuer(call.ra, call.path("name"))
-    crl = await call.ra.directory.latest_crl(record.name)
-    if crl is None:
-        raise PKIError(ErrorType.BAD_CERT_ID, f"the issuer {record.name} has no CRL yet")
-    return download(crl.der, PKIX_CRL, f"{record.name}.crl")
-
-
-async def publish_crl(call: Call) -> Response:
-    """Ask the worker for a fresh CRL; it shows as a higher number of the issuer's CRL."""
-    read_query(call.request, NoQuery)
-    name = call.path("name")
-    asked_at = await enrolment.ask_crl(call.ra, call.operator, name)
-    return json(CRLAsked(issuer=name, asked_at=asked_at), 202, {"location": f"{API}/issuers/{name}"})
 
 
 async def list_profiles(call: Call) -> Response:

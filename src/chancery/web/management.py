@@ -8,9 +8,11 @@ from typing import Final
 
 from starlette.responses import Response
 
+from chancery.ports import COMPLETE
 from chancery.ra import operators
 from chancery.ra.enrolment import serial_octets
 from chancery.web.bodies import read_json, read_query
+from chancery.web.crls import age_warnings
 from chancery.web.service import API, JSON, Call, Service, json
 from chancery.web.views import (
     HealthView,
@@ -79,13 +81,15 @@ async def status(call: Call) -> Response:
     counts, records, (opened, overdue) = await asyncio.gather(
         directory.counts(), directory.issuers(), call.ra.reports.counts(now)
     )
-    crls = await asyncio.gather(*(directory.latest_crl(record.name) for record in records))
+    names, crls = {record.issuer_id: record.name for record in records}, await directory.crls()
+    complete = {one.issuer_id: one for one in crls if one.scope == COMPLETE}
     return json(
         StatusView(
             version=call.service.version,
             time=now,
             counts={**counts, "reports_open": opened, "reports_overdue": overdue},
-            crls={record.name: crl_view(crl, now) for record, crl in zip(records, crls, strict=True)},
+            crls={name: crl_view(complete.get(issuer_id), now) for issuer_id, name in names.items()},
+            warnings=age_warnings(crls, names, now),
         )
     )
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from chancery.ra.requestor import Operation
-from chancery.web import bulk, certificates, hierarchy, issuers, keys, management, mass, reports
+from chancery.web import bulk, certificates, crls, hierarchy, issuers, keys, management, mass, reports
 from chancery.web.certificates import PKCS10
+from chancery.web.crls import PKIX_CRL, CRLChoice, CRLList, CRLWanted
 from chancery.web.forms import CERTS_ONLY, MEDIA_TYPES, PEM, PEM_CHAIN, PKCS7, PKIX_CERT
 from chancery.web.hierarchy import HierarchyList
-from chancery.web.issuers import PKIX_CRL
 from chancery.web.service import API, JSON, Answer, Endpoint
 from chancery.web.views import (
     BlockedKeyList,
@@ -291,11 +291,20 @@ _ISSUERS = (
     ),
     Endpoint(
         "GET",
+        f"{API}/crls",
+        "List CRLs by issuer and scope",
+        (Answer(200, "The current one of each scope.", CRLList),),
+        Operation.SEE_ISSUERS,
+        crls.list_crls,
+    ),
+    Endpoint(
+        "GET",
         f"{_ISSUER}/crl",
         "Fetch an issuer's CRL (DER)",
         (Answer(200, "The current CRL.", PKIX_CRL),),
         Operation.SEE_ISSUERS,
-        issuers.fetch_crl,
+        crls.fetch_crl,
+        query=CRLChoice,
     ),
     Endpoint(
         "POST",
@@ -303,7 +312,8 @@ _ISSUERS = (
         "Have a fresh CRL published",
         (Answer(202, "Asked for.", CRLAsked),),
         Operation.PUBLISH_CRL,
-        issuers.publish_crl,
+        crls.publish_crl,
+        query=CRLWanted,
     ),
     Endpoint(
         "GET",

@@ -443,12 +443,13 @@ class OperatorList(View, frozen=True, kw_only=True):
 
 
 class StatusView(View, frozen=True, kw_only=True):
-    """Counts of requests, certificates and journal events, and each issuer's CRL."""
+    """Counts, each issuer's complete CRL, and `warnings` of the age of any CRL (R14)."""
 
     version: str
     time: datetime.datetime
     counts: dict[str, int]
     crls: dict[str, CRLView | None]
+    warnings: list[str] = []
 
 
 class HealthView(View, frozen=True, kw_only=True):

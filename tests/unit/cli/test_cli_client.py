@@ -287,6 +287,10 @@ def test_issuers_crls_and_profiles(served, tmp_path):
     assert 0 == _run(served, "crl", "fetch", "--out", out).exit_code
     crl = x509.load_der_x509_crl(out.read_bytes())
     assert number + 1 == crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    shown = _run(served, "crl", "list", "issuing").stdout
+    assert f"issuing\tcomplete\tfull\t{number + 1}\t-" in shown
+    assert number + 1 == _json(served, "crl", "show")["number"]
+    assert 0 != _run(served, "crl", "publish", "issuing", "--shard", "3").exit_code
     assert crl == x509.load_pem_x509_crl(_run(served, "crl", "fetch", "issuing", "--pem").stdout_bytes)
     assert "root-ca\t2\tceremony" in _run(served, "profile", "list").stdout
     assert 'name = "tls-server"' in _run(served, "profile", "show", "tls-server", "--source").stdout

@@ -61,7 +61,29 @@ def test_an_overdue_crl_is_marked_r14(world):
     world.memory.publish("issuing")
     assert "overdue" not in world.ask("anna", "GET", "status").json()["crls"]["issuing"]
     world.clock.advance(datetime.timedelta(days=8).total_seconds())
-    assert world.ask("anna", "GET", "status").json()["crls"]["issuing"]["overdue"]
+    found = world.ask("anna", "GET", "status").json()
+    assert found["crls"]["issuing"]["overdue"]
+    assert ["CRL 1 of issuing (complete) is out of date since 2026-12-01 12:00 UTC"] == found["warnings"]
+
+
+def test_a_crl_whose_successor_is_late_is_warned_of_r14(world):
+    world.memory.publish("issuing")
+    world.clock.advance(datetime.timedelta(days=6, hours=17).total_seconds())
+    assert "warnings" not in world.ask("anna", "GET", "status").json()
+    world.clock.advance(datetime.timedelta(hours=2).total_seconds())
+    [warning] = world.ask("anna", "GET", "status").json()["warnings"]
+    assert warning.endswith("ends at 2026-12-01 12:00 UTC, and the next one is late")
+
+
+def test_crls_are_listed_by_scope_and_a_shard_that_is_not_there_is_refused(world):
+    world.memory.publish("issuing")
+    [one] = world.ask("olga", "GET", "crls").json()["crls"]
+    assert ("issuing", 0, False, 1) == (one["issuer"], one["shard"], one["delta"], one["number"])
+    assert 404 == world.ask("olga", "GET", "issuers/issuing/crl?delta=true").status_code
+    assert 404 == world.ask("anna", "POST", "issuers/issuing/crl?shard=7").status_code
+    assert 400 == world.ask("anna", "POST", "issuers/issuing/crl?shard=x").status_code
+    assert 202 == world.ask("anna", "POST", "issuers/issuing/crl?shard=0").status_code
+    assert {"scope": "complete"} == world.memory.events[-1].detail
 
 
 def test_a_crl_is_fetched_and_asked_for_r15(world):

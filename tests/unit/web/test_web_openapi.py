@@ -55,6 +55,7 @@ def test_answers_have_the_described_shape(description):
         ("post", "/api/v1/certificates", "201"): {"json": {"profile": "tls-server", "csr": csr_pem()}},
         ("get", "/api/v1/certificates", "200"): {},
         ("get", "/api/v1/issuers", "200"): {},
+        ("get", "/api/v1/crls", "200"): {},
         ("get", "/api/v1/profiles", "200"): {},
         ("get", "/api/v1/operators", "200"): {},
         ("get", "/api/v1/status", "200"): {},

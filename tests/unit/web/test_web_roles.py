@@ -141,6 +141,7 @@ CASES = [
     Case("GET", "/api/v1/issuers/{name}", "/api/v1/issuers/issuing", 200, {A, O, R, U}),
     Case("GET", "/api/v1/issuers/{name}/certificate", "/api/v1/issuers/issuing/certificate", 200, {A, O, R, U}),
     Case("GET", "/api/v1/issuers/{name}/chain", "/api/v1/issuers/issuing/chain", 200, {A, O, R, U}),
+    Case("GET", "/api/v1/crls", "/api/v1/crls", 200, {A, O, R, U}),
     Case("GET", "/api/v1/issuers/{name}/crl", "/api/v1/issuers/issuing/crl", 200, {A, O, R, U}),
     Case("POST", "/api/v1/issuers/{name}/crl", "/api/v1/issuers/issuing/crl", 202, {A}),
     Case("GET", "/api/v1/profiles", "/api/v1/profiles", 200, {A, O, R, U}),

@@ -21,10 +21,12 @@ from chancery.errors import ErrorType, PKIError
 from chancery.pkix.profile import shipped_profiles
 from chancery.pkix.weak import KEY_COMPROMISED
 from chancery.ports import (
+    COMPLETE,
     BlockedKey,
     CertificateQuery,
     CertificateStatus,
     CRLRecord,
+    CRLScope,
     Event,
     HierarchyNode,
     IssuerRecord,
@@ -148,7 +150,7 @@ class MemoryRegistration:
         self.stored: list[StoredCertificate] = []
         self.revocations: dict[int, tuple[NewRevocation, RevocationOutcome]] = {}
         self.people: dict[bytes, Operator] = {}
-        self.crls: dict[str, CRLRecord] = {}
+        self.published: dict[str, CRLRecord] = {}
         self.crl_wishes: list[tuple[str, str]] = []
         self.mass = MemoryMass(self, self._around)
         self.reports = MemoryReports(self, self._around)
@@ -317,8 +319,12 @@ class MemoryRegistration:
         )
         self.stored[self.stored.index(stored)] = dataclasses.replace(stored, status=status)
 
-    async def ask_crl(self, issuer: str, requestor: str, at, events: Sequence[Event]) -> None:
+    async def ask_crl(
+        self, issuer: str, requestor: str, at, events: Sequence[Event], *, shard=None, delta=False
+    ) -> None:
         def act() -> None:
+            if shard:
+                raise PKIError(ErrorType.BAD_CERT_ID, "no such shard")
             self.crl_wishes.append((issuer, requestor))
             self.events.extend(events)
             if not self.asleep:
@@ -327,7 +333,7 @@ class MemoryRegistration:
         self._around(act)
 
     def publish(self, issuer: str) -> None:
-        number = self.crls[issuer].number + 1 if issuer in self.crls else 1
+        number = self.published[issuer].number + 1 if issuer in self.published else 1
         now = self.clock.now()
         crl = (
             x509.CertificateRevocationListBuilder()
@@ -339,7 +345,7 @@ class MemoryRegistration:
         )
         encoded = crl.public_bytes(Encoding.DER)
         issuer_id = {"root": 1, "issuing": 2}[issuer]
-        self.crls[issuer] = CRLRecord(issuer_id, number, now, now + datetime.timedelta(days=7), now, encoded)
+        self.published[issuer] = CRLRecord(issuer_id, number, now, now + datetime.timedelta(days=7), now, encoded)
 
     # Directory
 
@@ -394,14 +400,17 @@ class MemoryRegistration:
             revoked=sum(one.status.state is StatusState.REVOKED for one in issued),
             last_expiry=max((one.not_after for one in issued), default=None),
             delegate=any(one.profile in delegates for one in issued),
-            crl=self.crls.get(record.name),
+            crl=self.published.get(record.name),
         )
 
     async def search(self, query: CertificateQuery) -> list[StoredCertificate]:
         return self._around(lambda: [one for one in reversed(self.stored) if _fits(one, query)][: query.limit])
 
-    async def latest_crl(self, issuer: str) -> CRLRecord | None:
-        return self._around(lambda: self.crls.get(issuer))
+    async def latest_crl(self, issuer: str, scope: CRLScope = COMPLETE) -> CRLRecord | None:
+        return self._around(lambda: self.published.get(issuer) if scope == COMPLETE else None)
+
+    async def crls(self) -> list[CRLRecord]:
+        return self._around(lambda: list(self.published.values()))
 
     async def block_key(self, key: BlockedKey, events: Sequence[Event]) -> bool:
         def act() -> bool:
