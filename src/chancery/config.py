@@ -144,16 +144,13 @@ class CRLSection(Section, frozen=True, kw_only=True):
     `validity_hours` from thisUpdate to nextUpdate; R15: at most 240.
 
     The next CRL is made `overlap_hours` before that, at latest `period_hours` after the one before. `shards` are
-    opened for certificates issued from now on; `only` says that the issuer has no others than that kind; `covers`
-    names issuers of this worker whose entries this issuer's CRL lists, too: an indirect CRL.
+    opened for certificates issued from now on.
     """
 
     validity_hours: Annotated[int, msgspec.Meta(ge=1, le=240)] = 168
     overlap_hours: Annotated[float, msgspec.Meta(gt=0, lt=240)] | None = None
     period_hours: Annotated[float, msgspec.Meta(gt=0, lt=240)] | None = None
     shards: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
-    only: Literal["user", "ca"] | None = None
-    covers: tuple[Name, ...] = ()
     delta: DeltaSection | None = None
 
     def __post_init__(self) -> None:
@@ -163,8 +160,6 @@ class CRLSection(Section, frozen=True, kw_only=True):
                 raise ValueError("overlap_hours and period_hours are less than validity_hours")
         if self.delta and self.delta.validity_hours > self.validity_hours:
             raise ValueError("delta.validity_hours is at most validity_hours")
-        if self.covers and (self.shards or self.delta):
-            raise ValueError("an indirect CRL (covers) has neither shards nor delta")
 
 
 class JournalSection(Section, frozen=True, kw_only=True):

@@ -219,8 +219,6 @@ def _crl_settings(section: CRLSection) -> CRLSettings:
         overlap=_hours(section.overlap_hours),
         period=_hours(section.period_hours),
         delta=None if section.delta is None else _timing(section.delta),
-        only=section.only,
-        covers=section.covers,
     )
 
 

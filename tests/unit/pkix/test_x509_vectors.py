@@ -181,7 +181,7 @@ HOUR = datetime.timedelta(hours=1)
                 crl_template.entry(_serial(3), START - 3 * HOUR, 10),
                 crl_template.entry(_serial(4), START - 4 * HOUR, None, START - DAY),
             ),
-            crl_template.issuing_distribution_point("http://pki.example.org/a.crl", only_user_certificates=True),
+            crl_template.issuing_distribution_point("http://pki.example.org/a.crl", only="user"),
         ),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_crl_of_pyca(name, entries, extra):
 
 
 def test_a_point_for_ca_certificates():
-    point = crl_template.issuing_distribution_point("http://pki.example.org/a.crl", only_ca_certificates=True)
+    point = crl_template.issuing_distribution_point("http://pki.example.org/a.crl", only="ca")
     value = x509.IssuingDistributionPoint(
         [x509.UniformResourceIdentifier("http://pki.example.org/a.crl")], None, False, True, None, False, False
     )
