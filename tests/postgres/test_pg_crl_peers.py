@@ -18,10 +18,14 @@ from test_pg_suspension import held, released
 import pkilintkit
 from cakit import PROFILES, issuing_issuer, make_csr
 from chancery.asn1 import der
+from chancery.audit import crls
+from chancery.audit.certificates import Ground
 from chancery.ca.crl import CRLMaking, make_crl
 from chancery.ca.issuer import IssuerURLs, shard_url
 from chancery.pkix.profile import grant, parse_profile, requested
 from chancery.ports import COMPLETE, CRLScope, CRLShard
+from chancery.ports.auditing import AuditedCRL, AuditedIssuer
+from chancery.postgres.auditing import PgAuditReader
 from fakes import FakeClock
 from pg import AT
 
@@ -51,11 +55,11 @@ def leaf(by, number: int):
     return x509.load_der_x509_certificate(by.issue(linted)), linted.shard
 
 
-def verified(tmp_path, by, certificate, *crls) -> str:
+def verified(tmp_path, by, certificate, *lists) -> str:
     """What openssl says of a certificate, with these CRLs."""
     (tmp_path / "ca.pem").write_bytes(by.certificate.public_bytes(Encoding.PEM))
     (tmp_path / "leaf.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    pem = b"".join(x509.load_der_x509_crl(one).public_bytes(Encoding.PEM) for one in crls)
+    pem = b"".join(x509.load_der_x509_crl(one).public_bytes(Encoding.PEM) for one in lists)
     (tmp_path / "crls.pem").write_bytes(pem)
     at = str(int((AT + datetime.timedelta(minutes=1)).timestamp()))
     words = ["openssl", "verify", "-partial_chain", "-crl_check", "-extended_crl", "-use_deltas", "-attime"]
@@ -103,6 +107,32 @@ def test_r15_the_distribution_point_of_a_certificate_and_of_its_crl_are_the_same
             assert set() == pkilintkit.findings("crl", made_)
             # And another implementation encodes what it reads to the same bytes.
             assert made_ == asn1_crl.CertificateList.load(made_).copy().dump(force=True)
+
+
+@pytest.mark.parametrize("scope", [CRLScope(1), CRLScope(1, delta=True), COMPLETE])
+def test_the_auditor_finds_an_entry_dropped_from_a_shard_a_delta_or_the_complete_crl(office, scope):
+    by, url = issuer(*SHARDS), SHARDS[0].url
+    for number in (1, 2):
+        (request_id,) = office.submit(f"issue {number}")
+        office.store.take(WORKER, 1, AT)
+        office.store.record_intents(WORKER, [intent(request_id, number, shard=number)], [], [])
+    crl(office, by, AT, CRLScope(scope.shard), url)
+    without = crl(office, by, AT + SECOND, scope, url)
+    office.revoke(1, AT + SECOND)
+    office.revoke(2, AT + SECOND)
+    whole = crl(office, by, AT + 2 * SECOND, scope, url)
+    row = AuditedIssuer(by.record, "", b"", AT, AT, AT)
+    issuing = crls.Issuing(row, Ground("issuing", by.certificate, None, by.limits), (), AT + 3 * SECOND)
+    record = office.revocations.latest_crl(1, scope)
+    with PgAuditReader(office.database.role("auditor")) as reader:
+
+        def found(encoded: bytes) -> list[str]:
+            parsed = x509.load_der_x509_crl(encoded)
+            return [one.what for one in crls._newest(reader, issuing, AuditedCRL(record, AT, newest=True), parsed)]
+
+        assert [] == found(whole)
+        lost = [1] if scope.shard else [1, 2]
+        assert [f"it does not list {serial(number).hex()}, which is revoked" for number in lost] == found(without)
 
 
 steps = st.lists(
