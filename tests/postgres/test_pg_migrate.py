@@ -96,6 +96,14 @@ def test_names_and_numbers_of_files_are_checked(tmp_path):
     (tmp_path / "0002_second.sql").touch()
     with pytest.raises(OperatorError, match="is not the next migration"):
         migrations(tmp_path)
+    for number in range(1, 10):
+        (tmp_path / f"{number:04d}_{'second' if number == 2 else 'another'}.sql").touch()
+    # 0010 to 0012 were never given.
+    (tmp_path / "0013_later.sql").touch()
+    assert [*range(1, 10), 13] == [one.number for one in migrations(tmp_path)]
+    (tmp_path / "0007_another.sql").unlink()
+    with pytest.raises(OperatorError, match=r"0008_another\.sql is not the next migration"):
+        migrations(tmp_path)
 
 
 def test_only_the_owner_migrates(empty):
