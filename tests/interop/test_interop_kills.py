@@ -139,7 +139,8 @@ def test_in_the_foreground_it_stays_logs_and_ends_on_an_interrupt(mortal):
         said = process.communicate(timeout=120)[0]
     assert 0 == process.returncode, said
     lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    assert "worker" in {one.get("process") for one in lines if one["event"] == "process-started"}
+    assert "worker" in {one.get("name") for one in lines if one["event"] == "process-started"}
+    assert "worker" in {one.get("process") for one in lines}
     assert b"nothing runs" in mortal.down().stdout
     mortal.up()
 
