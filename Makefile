@@ -10,7 +10,7 @@ help:
 	@echo "make status   say what runs and how it is"
 	@echo "make test     install what the tests need and run all of them"
 	@echo "make check    the quick loop: ruff, mypy, import contracts, unit tests without a database or a token"
-	@echo "make bench    run every benchmark, or one: make bench NAME=ocsp-cached"
+	@echo "make bench    run every benchmark but issuance-10m, or one: make bench NAME=ocsp-cached"
 
 up:
 	@scripts/prepare run

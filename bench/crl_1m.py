@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.common import result
+from bench import common
 from cakit import issuing_issuer
 from chancery.ca.crl import CRLMaking, CRLSettings, Timing, make_crl
 from chancery.cli.clock import SystemClock, SystemEntropy
@@ -47,13 +47,13 @@ def _fill(office: Any, at: datetime.datetime) -> None:
         superuser.execute("VACUUM ANALYZE chancery.certificate_status")
 
 
-def main() -> None:
-    """Measure and print."""
+def measure() -> str:
+    """Fill, measure, and return the last line."""
     sys.path.append(str(Path(__file__).parents[1] / "tests" / "postgres"))
     from pgdata import Office  # noqa: PLC0415 - found by the line above
 
     clock = SystemClock()
-    with temporary_postgres() as server, server.database() as database:
+    with temporary_postgres(settings={}) as server, server.database() as database:
         office = Office(database)
         office.issue(1)
         _fill(office, clock.now())
@@ -79,20 +79,23 @@ def main() -> None:
             f"{ENTRIES} entries, {size} octets: {full:.2f} s, {peak // 1024} MiB at most ({before // 1024} before)"
         )
         print(f"delta after one revocation: {delta * 1000:.1f} ms")
-        print(
-            result(
-                "crl-1m",
-                full,
-                "s",
-                limit,
-                "the server reads the entries in order",
-                durable=False,
-                entries=ENTRIES,
-                octets=size,
-                peak_mib=peak // 1024,
-                delta_ms=round(delta * 1000, 1),
-            )
+        return common.result(
+            "crl-1m",
+            full,
+            "s",
+            limit,
+            "the server reads the entries in order",
+            durable=True,
+            entries=ENTRIES,
+            octets=size,
+            peak_mib=peak // 1024,
+            delta_ms=round(delta * 1000, 1),
         )
+
+
+def main() -> None:
+    """Print one JSON object as the last line."""
+    print(measure())
 
 
 if __name__ == "__main__":

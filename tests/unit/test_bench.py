@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = {
+    "crl-1m",
+    "issuance-10m",
     "issuance-bulk-p256",
     "issuance-rest-p256",
     "issuance-rest-rsa2048",
