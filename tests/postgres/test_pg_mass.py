@@ -11,17 +11,21 @@ import pytest
 from pgdata import DAY, Office, fingerprint, serial
 
 from cakit import PROFILES
+from chancery.audit import mass as audited
+from chancery.audit import trail
 from chancery.ca.mass import MassSettings, decide_jobs
 from chancery.ca.revocation import settle_revocations
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import Operator, RevocationReason, Role
 from chancery.ports.mass import JobState, Selection
+from chancery.ports.reports import Ground
+from chancery.postgres.auditing import PgAuditReader
 from chancery.postgres.directory import PgDirectory
 from chancery.postgres.mass import PgJobStore, PgMassRevocations
 from chancery.postgres.reports import PgReports
 from chancery.postgres.requests import PgRequestQueue
 from chancery.postgres.session import AsyncPool, connect
-from chancery.ra import mass
+from chancery.ra import mass, reports
 from chancery.ra.enrolment import RegistrationAuthority
 from fakes import FakeClock, FakeEntropy
 from pg import AT
@@ -80,6 +84,13 @@ class Bureau:
     def job(self, number: int):
         return self.ask(mass.find_job, OLGA, number)
 
+    def findings(self) -> list[str]:
+        """What the auditor has against jobs and reports."""
+        with PgAuditReader(self.office.database.role("auditor")) as reader:
+            acts = trail.read(reader.entries(audited.KINDS))
+            found = [*audited.judge_jobs(reader.jobs(), acts), *audited.judge_reports(reader.reports(), acts)]
+        return list(map(str, found))
+
     def revoked(self) -> list[int]:
         found = self.office.sql("SELECT serial FROM chancery.certificate_status WHERE state = 'revoked'")
         numbers = {serial(n): n for n in range(100)}
@@ -125,6 +136,7 @@ def test_what_is_confirmed_is_revoked_and_nothing_else(bureau):
         "revocation-job.started",
         "revocation-job.finished",
     ] == bureau.kinds()
+    assert [] == bureau.findings()
 
 
 def test_another_list_than_the_one_shown_is_not_revoked(bureau):
@@ -188,6 +200,7 @@ def test_much_needs_a_second_person_who_saw_the_same(bureau):
     bureau.work(above=2)
     assert [1, 2, 3] == bureau.revoked()
     assert bureau.kinds().count("revocation-job.approved") == 1
+    assert [] == bureau.findings()
 
 
 def test_a_web_process_taken_over_cannot_approve_for_itself_nor_lengthen_the_list(bureau):
@@ -270,6 +283,7 @@ def test_r22_a_rehearsal_measures_and_leaves_nothing(bureau):
     assert ([], 1) == (bureau.revoked(), bureau.office.count("journal_event") - before)
     nothing = mass.MassWish(Selection(profile="none"), RevocationReason.SUPERSEDED)
     assert "nothing is chosen" in refusal(bureau.ask, mass.rehearse, OLGA, nothing).detail
+    assert [] == bureau.findings()
 
 
 @pytest.mark.parametrize(
@@ -285,3 +299,11 @@ def test_r22_a_rehearsal_measures_and_leaves_nothing(bureau):
 )
 def test_an_impossible_wish_is_refused_at_once(bureau, wish):
     assert ErrorType.BAD_REQUEST is refusal(bureau.ask, mass.look, OLGA, wish).type
+
+
+def test_r13_the_auditor_knows_a_report_as_it_was_received_and_decided(bureau):
+    wish = reports.ReportWish(Ground.MISUSE, "see \x00 there", "eve \x00", "issuing", serial(1))
+    number = bureau.ask(reports.add_report, OLGA, wish).report_id
+    bureau.ask(reports.answer_report, OLGA, number, "we look into it \x00")
+    bureau.ask(reports.reject_report, OLGA, number, "nothing wrong with it")
+    assert [] == bureau.findings()

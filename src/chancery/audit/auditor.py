@@ -11,7 +11,7 @@ import dataclasses
 import datetime
 from collections.abc import Callable, Mapping
 
-from chancery.audit import certificates, crls, standing, statuses, trail
+from chancery.audit import certificates, crls, mass, standing, statuses, trail
 from chancery.audit.certificates import Known
 from chancery.audit.findings import Finding, Findings, Kind
 from chancery.ports import SecondOpinion
@@ -56,12 +56,13 @@ def audit(
 
     `opinions` are the linters that profiles name; `second_opinion` is asked about every certificate.
 
-    Findings come in a fixed order: issuers, profiles, certificates by id, intents, strays, CRLs, operators.
+    Findings come in a fixed order: issuers, profiles, certificates by id, intents, strays, CRLs, operators,
+    jobs of mass revocation, problem reports.
     Raises PKIError(SYSTEM_UNAVAIL) when the database is away.
     """
     scope, found = scope or Scope(), Findings()
     issuers, profiles, operators = reader.issuers(), reader.profiles(), reader.operators()
-    acts = trail.read(reader.entries([*standing.KINDS, *crls.KINDS]))
+    acts = trail.read(reader.entries([*standing.KINDS, *crls.KINDS, *mass.KINDS]))
     grounds = standing.grounds(issuers)
     found.extend(standing.judge_issuers(issuers, grounds, acts), "issuers")
     known_profiles, wrong = standing.read_profiles(profiles)
@@ -84,6 +85,8 @@ def audit(
         if ground is not None and scope.issuer_id in {None, issuer.record.issuer_id}:
             lists += crls.judge(reader, crls.Issuing(issuer, ground, acts, at), scope.since, found)
     found.extend(standing.judge_operators(operators, acts), "operators")
+    found.extend(mass.judge_jobs(reader.jobs(), acts), "revocation jobs")
+    found.extend(mass.judge_reports(reader.reports(), acts), "problem reports")
     return Report(
         issuers=len(issuers),
         profiles=len(profiles),

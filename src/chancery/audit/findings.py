@@ -41,6 +41,8 @@ class Kind(enum.Enum):
     WRONG_CRL = "wrong-crl"
     LATE_CRL = "late-crl"
     WRONG_OPERATOR = "wrong-operator"
+    WRONG_JOB = "wrong-job"
+    WRONG_REPORT = "wrong-report"
     NOT_JUDGED = "not-judged"
 
 
@@ -70,6 +72,8 @@ _NEXT = {
     Kind.WRONG_CRL: "publish a fresh CRL (`chancery crl publish`), then find out which status was edited",
     Kind.LATE_CRL: "see whether the worker runs and its token answers; a root's CRL is made in a ceremony",
     Kind.WRONG_OPERATOR: "remove the operator unless somebody knows who enrolled it",
+    Kind.WRONG_JOB: "compare its list with `revocation.requested` in the journal; revoke what is not, by hand",
+    Kind.WRONG_REPORT: _WRITTEN,
     Kind.NOT_JUDGED: "look at the row by hand; what confuses the auditor may confuse others",
 }
 

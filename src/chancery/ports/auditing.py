@@ -161,6 +161,50 @@ class AuditedRevoked:
     based: bool = False
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedJob:
+    """
+    A job of mass revocation with its approvals (operator, digest, when), and its list as it is stored now.
+
+    `listed` and `listed_digest` are counted and hashed again; `unrevoked` are settled as done, and not revoked.
+    `retired`: its time's events may have been taken out of the database.
+    """
+
+    job_id: int
+    requestor: str
+    reason: int
+    selection: str
+    size: int
+    digest: bytes
+    rehearsal: bool
+    state: str
+    retired: bool
+    waiting: int
+    done: int
+    refused: int
+    unrevoked: int
+    listed: int
+    listed_digest: bytes
+    approvals: tuple[tuple[str, bytes, datetime.datetime], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedReport:
+    """A problem report with what was done about it (act, words, operator, when), oldest first."""
+
+    report_id: int
+    ground: str
+    issuer: str | None
+    serial: bytes | None
+    spki_sha256: bytes | None
+    reporter: str
+    proven: bool
+    recorded_by: str
+    revoke_by: datetime.datetime
+    retired: bool
+    acts: tuple[tuple[str, str, str, datetime.datetime], ...] = ()
+
+
 class StrayKind(enum.Enum):
     """A row or event that stands without the one it belongs to."""
 
@@ -201,6 +245,12 @@ class AuditReader(Protocol):
         """Return every switch of a profile, in the order in which they were made."""
 
     def operators(self) -> list[AuditedOperator]: ...
+
+    def jobs(self) -> list[AuditedJob]:
+        """Return every job of mass revocation, by id."""
+
+    def reports(self) -> list[AuditedReport]:
+        """Return every problem report, by id."""
 
     def count(self, scope: Scope) -> int:
         """Return how many certificates `certificates` will give."""

@@ -28,8 +28,10 @@ from chancery.ports.auditing import (
     AuditedCRL,
     AuditedFurther,
     AuditedIssuer,
+    AuditedJob,
     AuditedOperator,
     AuditedProfile,
+    AuditedReport,
     AuditedRequest,
     AuditedRevocation,
     AuditedRevoked,
@@ -41,6 +43,7 @@ from chancery.ports.auditing import (
     StrayKind,
 )
 from chancery.postgres import rows
+from chancery.postgres.mass import LIST_DIGEST
 from chancery.postgres.session import Connection, Parameters, PgConnection, connect, translated
 
 BATCH = 500
@@ -63,6 +66,26 @@ _OPERATORS = """
 SELECT fingerprint, name, roles, profiles, added_at, removed_at,
     EXISTS (SELECT FROM chancery.certificate AS c WHERE sha256(c.der) = o.fingerprint)
 FROM chancery.operator AS o ORDER BY name"""
+_RETIRED = """
+EXISTS (SELECT FROM chancery.retired AS t WHERE t.source = 'journal_event' AND t.newest >= {0}.received_at)"""
+_JOBS = f"""
+SELECT j.job_id, j.requestor, j.reason, j.selection, j.size, j.digest, j.sample_serials IS NOT NULL, j.state,
+    {_RETIRED.format("j")}, n.*, l.*
+FROM chancery.revocation_job AS j, LATERAL (
+    SELECT count(*) FILTER (WHERE q.state = 'waiting'), count(*) FILTER (WHERE q.state = 'done'),
+        count(*) FILTER (WHERE q.state = 'refused'),
+        count(*) FILTER (WHERE q.state = 'done' AND NOT (s.state = 'revoked' AND s.reason IS DISTINCT FROM 6))
+    FROM chancery.revocation_request AS q
+    LEFT JOIN chancery.certificate_status AS s USING (issuer_id, serial) WHERE q.job_id = j.job_id) AS n,
+LATERAL (SELECT {LIST_DIGEST} FROM chancery.revocation_request WHERE job_id = j.job_id) AS l
+ORDER BY j.job_id"""  # noqa: S608 - put together from constants
+_APPROVALS = """
+SELECT job_id, operator, digest, approved_at FROM chancery.revocation_approval ORDER BY approval_id"""
+_REPORTS = f"""
+SELECT report_id, ground, issuer, serial, spki_sha256, reporter, proven, recorded_by, revoke_by,
+    {_RETIRED.format("r")}
+FROM chancery.problem_report AS r ORDER BY report_id"""  # noqa: S608 - put together from constants
+_REPORT_ACTS = "SELECT report_id, kind, words, operator, at FROM chancery.problem_report_act ORDER BY act_id"
 
 _STATUS = "s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date, s.changed_at, s.released_at, s.shard"
 _REQUEST = """r.request_id, r.transaction_id, r.protocol, r.requestor, r.profile, r.issuer, r.csr, r.names,
@@ -246,6 +269,27 @@ class PgAuditReader:
             AuditedOperator(row[0], row[1], tuple(row[2]), None if row[3] is None else tuple(row[3]), *row[4:])
             for row in self._fetch(_OPERATORS)
         ]
+
+    def jobs(self) -> list[AuditedJob]:
+        """Return every job of mass revocation with its approvals, by id."""
+        words = self._grouped(_APPROVALS)
+        return [
+            dataclasses.replace(AuditedJob(*row), approvals=tuple(words[row[0]])) for row in self._fetch(_JOBS)
+        ]
+
+    def reports(self) -> list[AuditedReport]:
+        """Return every problem report with what was done about it, by id."""
+        acts = self._grouped(_REPORT_ACTS)
+        return [
+            dataclasses.replace(AuditedReport(*row), acts=tuple(acts[row[0]])) for row in self._fetch(_REPORTS)
+        ]
+
+    def _grouped(self, query: str) -> dict[int, list[tuple[Any, ...]]]:
+        """Return rows by their first column, without it."""
+        found: dict[int, list[tuple[Any, ...]]] = collections.defaultdict(list)
+        for key, *row in self._fetch(query):
+            found[key].append(tuple(row))
+        return found
 
     def count(self, scope: Scope) -> int:
         """Return how many certificates `certificates` will give."""

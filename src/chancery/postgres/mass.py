@@ -38,10 +38,10 @@ _CONDITIONS = {
 }
 _NEWEST = "SELECT coalesce(max(certificate_id), 0) FROM chancery.certificate"
 # Each serial with its length before it, so that two lists never read the same.
-_DIGEST = """
+LIST_DIGEST = """
 count(*), sha256(coalesce(string_agg(int4send(issuer_id) || int2send(octet_length(serial)::smallint) || serial,
     '' ORDER BY issuer_id, serial), ''))"""
-_LIST = f"SELECT {_DIGEST} FROM (SELECT issuer_id, serial"  # noqa: S608 - put together from constants
+_LIST = f"SELECT {LIST_DIGEST} FROM (SELECT issuer_id, serial"  # noqa: S608 - put together from constants
 _PARTS = "SELECT i.name, c.profile, count(*)"
 _JOB = """
 INSERT INTO chancery.revocation_job (requestor, reason, selection, size, digest, received_at, sample_issuers,
@@ -55,7 +55,7 @@ _EVENTS = """
 INSERT INTO chancery.journal_event (body)
 SELECT replace(%(body)s, %(subject)s, issuer_id || ':' || encode(serial, 'hex'))
 FROM chancery.revocation_request WHERE job_id = %(job)s ORDER BY revocation_id"""
-_OF_JOB = f"SELECT {_DIGEST} FROM chancery.revocation_request WHERE job_id = %s"  # noqa: S608 - put together from constants
+_OF_JOB = f"SELECT {LIST_DIGEST} FROM chancery.revocation_request WHERE job_id = %s"  # noqa: S608 - put together from constants
 _PLACEHOLDER = "certificate:of-this-job"
 
 _JOBS = """

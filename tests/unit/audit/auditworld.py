@@ -22,8 +22,10 @@ from chancery.ports import Event, EventKind, ProfileSwitch, RevocationReason
 from chancery.ports.auditing import (
     AuditedCRL,
     AuditedIssuer,
+    AuditedJob,
     AuditedOperator,
     AuditedProfile,
+    AuditedReport,
     AuditedRequest,
     AuditedRevocation,
     AuditedRevoked,
@@ -88,6 +90,8 @@ class World:
         self.profile_rows: list[AuditedProfile] = []
         self.switch_rows: list[ProfileSwitch] = []
         self.operator_rows: list[AuditedOperator] = []
+        self.job_rows: list[AuditedJob] = []
+        self.report_rows: list[AuditedReport] = []
         self.serials: dict[tuple[int, bytes], AuditedSerial] = {}
         self.crl_rows: list[AuditedCRL] = []
         self.numbers: dict[int, int] = {}
@@ -317,6 +321,12 @@ class World:
 
     def operators(self):
         return self.operator_rows
+
+    def jobs(self):
+        return self.job_rows
+
+    def reports(self):
+        return self.report_rows
 
     def _entries(self, *subjects: str) -> tuple[JournalEntry, ...]:
         return tuple(

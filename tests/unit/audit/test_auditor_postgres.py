@@ -298,6 +298,34 @@ EDITS = {
 }
 
 
+# A job and a report as roles may write them, without a word in the journal.
+JOB = """
+WITH job AS (
+    INSERT INTO chancery.revocation_job (requestor, reason, selection, size, digest, received_at, state)
+    VALUES ('alice', 4, '{}', 1, sha256('another list'), now(), 'done') RETURNING job_id),
+approved AS (
+    INSERT INTO chancery.revocation_approval (job_id, operator, digest, approved_at)
+    SELECT job_id, 'alice', sha256('another list'), now() FROM job)
+UPDATE chancery.revocation_request SET job_id = (SELECT job_id FROM job) WHERE reason = 4"""
+REPORT = """
+WITH report AS (
+    INSERT INTO chancery.problem_report (ground, spki_sha256, evidence, reporter, proven, recorded_by, received_at,
+        answer_by, revoke_by)
+    VALUES ('key-compromise', sha256('key'), 'e', 'eve', false, 'alice', now(), now(), now()) RETURNING report_id)
+INSERT INTO chancery.problem_report_act (report_id, kind, words, operator, at)
+SELECT report_id, 'rejected', 'no', 'alice', now() FROM report"""
+EDITS |= {
+    JOB: [*[Kind.NOT_JOURNALLED] * 4, Kind.WRONG_JOB, Kind.WRONG_JOB],
+    REPORT: [Kind.NOT_JOURNALLED, Kind.NOT_JOURNALLED],
+    f"{JOB}; {GOOD} WHERE reason = 4": [
+        Kind.WRONG_STATUS,
+        Kind.WRONG_CRL,
+        *[Kind.NOT_JOURNALLED] * 4,
+        *[Kind.WRONG_JOB] * 3,
+    ],
+}
+
+
 @pytest.mark.parametrize(("statement", "expected"), EDITS.items())
 def test_what_a_superuser_edits_is_found(history, statement, expected):
     report = history.audit_after(statement)
