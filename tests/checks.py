@@ -66,6 +66,7 @@ def problems(
         *_serials(account),
         *_certificates(account, issuers),
         *_statuses(account),
+        *_deactivated(account),
         *_requests(account),
         *_crls(account, issuers),
     ]
@@ -172,8 +173,15 @@ def _statuses(account: Account):
         )
     )
     ways = collections.defaultdict(list)
+    since: dict[tuple[int, str], CertificateStatus] = {}
     for status in account.history:
-        ways[_key(status)].append(_place(status))
+        key, before = _key(status), since.get(_key(status))
+        ways[key].append(_place(status))
+        # X.509 9.5.3.2: what was suspended is revoked since then.
+        ended = before is not None and _place(before) == HELD and _place(status) is StatusState.REVOKED
+        if ended and status.revoked_at != before.revoked_at:
+            yield f"{key}: revoked for good since {status.revoked_at}, suspended since {before.revoked_at}"
+        since[key] = status
     for intent in account.intents:
         key, first = _key(intent), StatusState.GOOD if _key(intent) in certificates else StatusState.UNCONFIRMED
         if key not in statuses:
@@ -194,6 +202,24 @@ def _statuses(account: Account):
     yield from (
         f"{key}: a status without an intent" for key in statuses.keys() - {_key(i) for i in account.intents}
     )
+
+
+def _deactivated(account: Account):
+    """By the order of events, nothing is intended of an issuer (`detail.issuer_id`) or profile while it is off."""
+    off: set[str] = set()
+    intents = {_subject(one): one for one in account.intents}
+    for event in account.events:
+        if event.kind in {EventKind.CA_DEACTIVATED, EventKind.PROFILE_DEACTIVATED}:
+            off.add(_switched(event))
+        elif event.kind in {EventKind.CA_ACTIVATED, EventKind.PROFILE_ACTIVATED}:
+            off.discard(_switched(event))
+        elif event.kind is EventKind.INTENT_RECORDED and (intent := intents.get(event.subject)) is not None:
+            for gone in sorted(off & {f"issuer:{intent.issuer_id}", f"profile:{intent.profile}"}):
+                yield f"{_key(intent)}: an intent of {gone} after its deactivation"
+
+
+def _switched(event: Event) -> str:
+    return f"issuer:{event.detail['issuer_id']}" if "issuer_id" in event.detail else event.subject
 
 
 def _requests(account: Account):

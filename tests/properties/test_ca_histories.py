@@ -18,7 +18,15 @@ from chancery.ca.issuance import make_serial
 from chancery.ca.issuer import Issuer
 from chancery.errors import PKIError
 from chancery.pkix.profile import grant, requested
-from chancery.ports import IssuerRecord, RequestState, RevocationReason, RevocationRequest, StatusState
+from chancery.ports import (
+    Event,
+    EventKind,
+    IssuerRecord,
+    RequestState,
+    RevocationReason,
+    RevocationRequest,
+    StatusState,
+)
 from checks import account_of, problems
 from fakes import MODES, START, CountingSigner, FakeEntropy, Faults, Killed
 from unit.audit.journals import ED25519, ORIGIN, MemoryJournal
@@ -96,6 +104,7 @@ HOLD, RELEASE = RevocationReason.CERTIFICATE_HOLD, RevocationReason.REMOVE_FROM_
 REASONS = st.one_of(st.sampled_from([HOLD, RELEASE]), st.sampled_from(list(RevocationReason)))
 PERSON = make_csr("CN=Alice,O=Example,C=XX", ("email:alice@example.org",))
 FOREVER = 10**9
+DAY = datetime.timedelta(days=1)
 WIDER = st.one_of(
     st.tuples(
         st.just("ask_for"), st.sampled_from(["tls-client", "tls-server"]), st.sampled_from([None, "second"])
@@ -161,6 +170,8 @@ class WiderHistory(History):
     def deactivate(self, gone: bool) -> None:
         """The issuer issues no more; its CRLs and the revocations of its certificates go on."""
         inactive = frozenset({"second"} if gone else ())
+        kind = EventKind.CA_DEACTIVATED if gone else EventKind.CA_ACTIVATED
+        self.ca.store.events.append(Event(kind, self.ca.clock.now(), "alice", "issuer:second", {"issuer_id": 3}))
         self.ca.issuing = dataclasses.replace(self.ca.issuing, inactive=inactive)
         self.worker = self.ca.worker(batch=2)
 
@@ -253,3 +264,33 @@ def test_the_account_shows_a_breach_in_a_history_of_suspensions(breach):
     [after] = store.statuses.values()
     BREACHES[breach](store, after)
     assert problems(account_of(store), signed, issuers)
+
+
+DEEDS = {
+    "after its deactivation": lambda store: store.events.insert(
+        0, Event(EventKind.CA_DEACTIVATED, START, "alice", "issuer:issuing", {"issuer_id": 2})
+    ),
+    "profile:tls-client after its deactivation": lambda store: store.events.insert(
+        0, Event(EventKind.PROFILE_DEACTIVATED, START, "alice", "profile:tls-client", {})
+    ),
+    "revoked for good since": lambda store: store.history.append(
+        dataclasses.replace(store.history.pop(), revoked_at=START + 9 * DAY)
+    ),
+}
+
+
+@pytest.mark.parametrize("said", DEEDS)
+def test_the_account_names_what_was_done_to_a_suspended_or_deactivated_one(said):
+    history = WiderHistory()
+    history.ask_for("tls-client", None)
+    history.come_to_rest()
+    for reason in (HOLD, RevocationReason.SUPERSEDED):
+        history.change(0, reason)
+        history.come_to_rest()
+    account = account_of(history.ca.store)
+    signed = {2: history.ca.signer.signed, 3: history.signer.signed}
+    issuers = {one.record.issuer_id: one.certificate for one in history.issuers.values()}
+    assert [] == problems(account, signed, issuers)
+    DEEDS[said](history.ca.store)
+    [problem] = problems(account_of(history.ca.store), signed, issuers)
+    assert said in problem
