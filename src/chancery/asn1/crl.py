@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import datetime
 import functools
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 from chancery.asn1 import der, oids
 from chancery.asn1.general_name import general_name
@@ -68,35 +67,10 @@ def delta_crl_indicator(base: int) -> bytes:
     return extension(oids.DELTA_CRL_INDICATOR, der.integer(base), critical=True)
 
 
-def certificate_issuer(name: bytes) -> bytes:
-    """CertificateIssuer, critical, with the Name (DER) whose serials follow (RFC 5280 5.3.3)."""
-    return extension(oids.CERTIFICATE_ISSUER, der.sequence(der.explicit(4, name)), critical=True)
-
-
-def issued_by(entries: bytes, name: bytes) -> bytes:
-    """Return these CRL entries with certificateIssuer in the first: that of the rest follows from it."""
-    rest = der.Reader(entries)
-    fields = rest.enter()
-    serial, time = fields.raw(der.INTEGER), fields.raw()
-    others = [fields.take(der.SEQUENCE)] if fields else []
-    first = der.sequence(serial, time, der.sequence(*others, certificate_issuer(name)))
-    return first + entries[der.header(entries, 0, len(entries))[2] :]
-
-
-def issuing_distribution_point(
-    url: str | None, *, only: Literal["user", "ca"] | None = None, indirect: bool = False
-) -> bytes:
-    """
-    IssuingDistributionPoint, critical (RFC 5280 5.2.5); its URL is the CDP, byte for byte (R15).
-
-    Empty for a CRL about every certificate of its issuer, found anywhere: the extension is then absent.
-    """
-    fields = [] if url is None else [der.tlv(0xA0, der.tlv(0xA0, general_name(f"uri:{url}")))]
-    if only is not None:
-        fields.append(der.implicit(1 if only == "user" else 2, b"\xff"))
-    if indirect:
-        fields.append(der.implicit(4, b"\xff"))
-    return extension(oids.ISSUING_DISTRIBUTION_POINT, der.sequence(*fields), critical=True) if fields else b""
+def issuing_distribution_point(url: str) -> bytes:
+    """IssuingDistributionPoint, critical (RFC 5280 5.2.5); its URL is the CDP, byte for byte (R15)."""
+    point = der.tlv(0xA0, der.tlv(0xA0, general_name(f"uri:{url}")))
+    return extension(oids.ISSUING_DISTRIBUTION_POINT, der.sequence(point), critical=True)
 
 
 def crl_extensions(
@@ -118,25 +92,6 @@ def crl_extensions(
     return tuple(filter(None, found))
 
 
-def tbs_cert_list(
-    *,
-    algorithm: bytes,
-    issuer: bytes,
-    this_update: datetime.datetime,
-    next_update: datetime.datetime,
-    entries: Iterable[bytes],
-    extensions: Sequence[bytes],
-) -> bytes:
-    """
-    TBSCertList, version 2. `algorithm`, `issuer`, entries and extensions are DER; times in whole seconds.
-
-    Without entries revokedCertificates is absent (RFC 5280 5.1.2.6).
-    """
-    revoked = b"".join(entries)
-    head, tail = tbs_ends((algorithm, issuer), (this_update, next_update), len(revoked), extensions)
-    return head + revoked + tail
-
-
 def tbs_ends(
     names: tuple[bytes, bytes],
     times: tuple[datetime.datetime, datetime.datetime],
@@ -144,9 +99,10 @@ def tbs_ends(
     extensions: Sequence[bytes],
 ) -> tuple[bytes, bytes]:
     """
-    Return what stands before and after `size` octets of entries in a TBSCertList; see `tbs_cert_list`.
+    Return what stands before and after `size` octets of entries in a TBSCertList, version 2.
 
-    `names` are algorithm and issuer (DER), `times` thisUpdate and nextUpdate.
+    `names` are algorithm and issuer (DER), `times` thisUpdate and nextUpdate (whole seconds); extensions are
+    DER. Without entries revokedCertificates is absent (RFC 5280 5.1.2.6).
     """
     fields = b"".join((_V2, *names, *map(der.time, times), der.header_of(der.SEQUENCE, size) if size else b""))
     tail = der.explicit(0, der.sequence(*extensions))

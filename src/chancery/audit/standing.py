@@ -20,8 +20,8 @@ from chancery.pkix.granting import IssuerLimits, Profile
 from chancery.pkix.lint import blocking, lint
 from chancery.pkix.path import same_key
 from chancery.pkix.profile import parse_profile
-from chancery.ports import EventKind, ProfileSwitch
-from chancery.ports.auditing import AuditedIssuer, AuditedOperator, AuditedProfile
+from chancery.ports import EventKind, ProfileRecord, ProfileSwitch
+from chancery.ports.auditing import AuditedIssuer, AuditedOperator
 
 ACTS = {
     "activate": EventKind.CA_ACTIVATED,
@@ -153,7 +153,7 @@ def _issuer_columns(about: str, issuer: AuditedIssuer, certificate: x509.Certifi
         yield Finding(Kind.WRONG_COLUMN, about, f"the certificate says something else than {', '.join(wrong)}")
 
 
-def read_profiles(profiles: Sequence[AuditedProfile]) -> tuple[dict[bytes, Profile], list[Finding]]:
+def read_profiles(profiles: Sequence[ProfileRecord]) -> tuple[dict[bytes, Profile], list[Finding]]:
     """Return the profiles whose text is the recorded one, by hash, and what is wrong with the others."""
     found, findings = {}, []
     for row in profiles:
@@ -175,7 +175,7 @@ def read_profiles(profiles: Sequence[AuditedProfile]) -> tuple[dict[bytes, Profi
     return found, findings
 
 
-def judge_profiles(profiles: Sequence[AuditedProfile], acts: Sequence[Act]) -> Iterator[Finding]:
+def judge_profiles(profiles: Sequence[ProfileRecord], acts: Sequence[Act]) -> Iterator[Finding]:
     """Each text was journalled once, when it was first loaded."""
     for row in profiles:
         about, sha256 = f"profile:{row.name}", row.sha256.hex()

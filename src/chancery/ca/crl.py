@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 from chancery.asn1 import crl as template
 from chancery.ca.issuer import Issuer
@@ -66,8 +65,7 @@ class CRLSettings:
 
     R15 allows 10 days. Of a root, whose CRLs only a ceremony makes, `longest` may say up to a year (BR 4.9.7).
     `delta`: there are delta CRLs, made at once on a revocation; then, and of the complete CRL beside shards, the
-    period is at most a day (R14). `only`: the issuer has only end entity or only CA certificates, and its CRLs say
-    so. `covers`: names of issuers whose entries stand on this one's complete CRL, too (an indirect CRL).
+    period is at most a day (R14).
     """
 
     lifetime: datetime.timedelta = datetime.timedelta(days=7)
@@ -75,8 +73,6 @@ class CRLSettings:
     overlap: datetime.timedelta | None = None
     period: datetime.timedelta | None = None
     delta: Timing | None = None
-    only: Literal["user", "ca"] | None = None
-    covers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not datetime.timedelta(minutes=1) <= self.lifetime <= self.longest <= _YEAR:
@@ -91,23 +87,14 @@ class CRLSettings:
         return Timing(self.lifetime, self.overlap, self.period)
 
 
-def distribution_point(issuer: Issuer, settings: CRLSettings, scope: CRLScope, url: str | None = None) -> bytes:
-    """Return the issuingDistributionPoint (DER) of a scope's CRLs, empty without one; `url` is the shard's."""
-    if scope.shard:
-        return template.issuing_distribution_point(url, only=settings.only)
-    restricted = settings.only is not None or bool(settings.covers)
-    return template.issuing_distribution_point(
-        issuer.urls.crl if restricted else None, only=settings.only, indirect=bool(settings.covers)
-    )
+def distribution_point(url: str | None) -> bytes:
+    """Return the issuingDistributionPoint (DER) of a shard's CRLs by its URL; the complete CRL's has none."""
+    return b"" if url is None else template.issuing_distribution_point(url)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CRLMaking:
-    """
-    Everything that making a CRL takes as given.
-
-    `url` is the shard's; `others` are the issuers that an indirect CRL covers, by issuer_id: their Names (DER).
-    """
+    """Everything that making a CRL takes as given; `url` is the shard's, None for the complete CRL."""
 
     issuer: Issuer
     store: CRLStore
@@ -116,7 +103,6 @@ class CRLMaking:
     settings: CRLSettings
     scope: CRLScope = COMPLETE
     url: str | None = None
-    others: Mapping[int, bytes] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -176,15 +162,14 @@ def make_crl(making: CRLMaking) -> CRLRecord:
         scope=scope,
         base=previous.number if scope.delta and previous else None,
         expired_since=since,
-        idp=distribution_point(issuer, making.settings, scope, making.url),
+        idp=distribution_point(making.url),
     )
     base, before = (previous, None) if scope.delta else (None, previous)
     selection = CRLSelection(issuer_id, scope, since, base=base, previous=before, number=number)
     with store.open_crl(selection) as draft:
         if not scope.delta and previous is not None and previous.entries is not None:
             _nothing_lost(previous.entries, draft)
-        large = draft.large and not making.others
-        record, sha256 = (_large if large else _small)(making, record, draft)
+        record, sha256 = (_large if draft.large else _small)(making, record, draft)
         published = {**detail, "number": number, "sha256": sha256, "entries": record.entries or 0}
         if record.base is not None:
             published["base"] = record.base
@@ -220,23 +205,12 @@ def _ends(making: CRLMaking, record: CRLRecord, size: int) -> tuple[bytes, bytes
 def _small(making: CRLMaking, record: CRLRecord, draft: CRLDraft) -> tuple[CRLRecord, str]:
     """Build, sign and check a CRL in one piece; return it and the SHA-256 (hex) of its DER."""
     issuer = making.issuer
-    entries, count = b"".join(draft.chunks()), draft.entries
-    for issuer_id, name in making.others.items():
-        with making.store.open_crl(_of_other(record, issuer_id)) as other:
-            count += other.entries
-            if other.entries:
-                # RFC 5280 5.3.3: the first entry says whose serials these are, and those after it follow it.
-                entries += template.issued_by(b"".join(other.chunks()), name)
+    entries = b"".join(draft.chunks())
     head, tail = _ends(making, record, len(entries))
     signed = issuer.sign(head + entries + tail)
     _refuse(lint_crl(signed, issuer=issuer.certificate, longest=making.settings.longest))
-    made = dataclasses.replace(record, der=signed, entries=count, size=len(signed))
+    made = dataclasses.replace(record, der=signed, entries=draft.entries, size=len(signed))
     return made, hashlib.sha256(signed).hexdigest()
-
-
-def _of_other(record: CRLRecord, issuer_id: int) -> CRLSelection:
-    assert record.expired_since is not None
-    return CRLSelection(issuer_id, COMPLETE, record.expired_since)
 
 
 def _large(making: CRLMaking, record: CRLRecord, draft: CRLDraft) -> tuple[CRLRecord, str]:

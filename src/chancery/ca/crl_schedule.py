@@ -38,7 +38,7 @@ def due(
 
 def _of(state: CRLState, settings: CRLSettings, at: datetime.datetime, idp: bytes, *, sharded: bool) -> Due | None:
     timing = settings.complete
-    if settings.delta is not None or settings.covers or (sharded and not state.shard):
+    if settings.delta is not None or (sharded and not state.shard):
         # R14: what only its period brings onto a CRL is there within a day.
         timing = dataclasses.replace(timing, period=min(timing.period or DAY, DAY, timing.lifetime * 0.99))
     full = state.full
@@ -82,11 +82,7 @@ def _due(state: CRLState, crl: CRLStanding | None, timing: Timing, at: datetime.
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CRLPublishing:
-    """
-    The CRLs of these issuers, by issuer_id: those in `by_issuer` (by name) have settings of their own.
-
-    An indirect CRL covers issuers that are among them.
-    """
+    """The CRLs of these issuers, by issuer_id: those in `by_issuer` (by name) have settings of their own."""
 
     issuers: Mapping[int, Issuer]
     store: PublishingStore
@@ -106,7 +102,7 @@ class CRLPublishing:
         for issuer_id, issuer in self.issuers.items():
             own = [state for state in states if state.issuer_id == issuer_id]
             settings = self.of(issuer)
-            idps = {one.shard: distribution_point(issuer, settings, CRLScope(one.shard), one.url) for one in own}
+            idps = {one.shard: distribution_point(one.url) for one in own}
             found += due(own, settings, at, idps)
         return sorted(found, key=lambda one: (not one.urgent, one.until, one.issuer_id, one.scope.shard))
 
@@ -114,20 +110,4 @@ class CRLPublishing:
         """Make a CRL that is due; see `make_crl`."""
         issuer = self.issuers[one.issuer_id]
         settings = self.of(issuer)
-        complete = not one.scope.shard and not one.scope.delta
-        others = {
-            other.record.issuer_id: other.subject
-            for other in self.issuers.values()
-            if complete and other.record.name in settings.covers
-        }
-        return make_crl(
-            CRLMaking(issuer, self.store, self.clock, self.actor, settings, one.scope, one.url, others)
-        )
-
-
-def publish_due(publishing: CRLPublishing) -> int:
-    """Make every CRL that is due; return how many were made (R14)."""
-    found = publishing.due()
-    for one in found:
-        publishing.make(one)
-    return len(found)
+        return make_crl(CRLMaking(issuer, self.store, self.clock, self.actor, settings, one.scope, one.url))

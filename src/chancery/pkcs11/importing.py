@@ -8,7 +8,6 @@ more that no copy is left outside (R7).
 from __future__ import annotations
 
 import ctypes
-import os
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -18,8 +17,7 @@ from chancery.asn1.signature import PrivateKey
 from chancery.errors import OperatorError
 from chancery.pkcs11 import api, objects
 from chancery.pkcs11.api import Attribute, Functions, KeyType
-
-Values = dict[Attribute, bytes | int | bool]
+from chancery.pkcs11.objects import Values
 
 
 def create(functions: Functions, session: int, label: str, key: PrivateKey) -> None:
@@ -29,21 +27,10 @@ def create(functions: Functions, session: int, label: str, key: PrivateKey) -> N
     Raises OperatorError for a type of key that is not imported, CryptokiError when the token refuses.
     """
     private, public = _parts(key)
-    common: Values = {Attribute.TOKEN: True, Attribute.LABEL: label.encode(), Attribute.ID: os.urandom(16)}
-    secret: Values = {
-        Attribute.CLASS: api.CKO_PRIVATE_KEY,
-        Attribute.PRIVATE: True,
-        Attribute.SENSITIVE: True,
-        Attribute.EXTRACTABLE: False,
-        Attribute.SIGN: True,
-        Attribute.DECRYPT: False,
-        Attribute.UNWRAP: False,
-        Attribute.DERIVE: False,
-    }
-    shown: Values = {Attribute.CLASS: api.CKO_PUBLIC_KEY, Attribute.PRIVATE: False, Attribute.VERIFY: True}
-    handle = _create(functions, session, common | secret | private)
+    both = objects.common(label)
+    handle = _create(functions, session, both | objects.PRIVATE | {Attribute.CLASS: api.CKO_PRIVATE_KEY} | private)
     try:
-        _create(functions, session, common | shown | public)
+        _create(functions, session, both | objects.PUBLIC | {Attribute.CLASS: api.CKO_PUBLIC_KEY} | public)
     except BaseException:
         objects.destroy(functions, session, handle)
         raise

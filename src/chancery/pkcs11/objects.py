@@ -222,6 +222,25 @@ def _public_half(functions: Functions, session: int, handle: int) -> int:
     )
 
 
+Values = dict[Attribute, bytes | int | bool]
+PRIVATE: Values = {
+    Attribute.PRIVATE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.EXTRACTABLE: False,
+    Attribute.SIGN: True,
+    Attribute.DECRYPT: False,
+    Attribute.UNWRAP: False,
+    Attribute.DERIVE: False,
+}
+"""What a private key of this suite is: it stays in the token, and signs only."""
+PUBLIC: Values = {Attribute.PRIVATE: False, Attribute.VERIFY: True}
+
+
+def common(label: str) -> Values:
+    """What both halves of a key pair have: they are kept (CKA_TOKEN), by a label and an identifier."""
+    return {Attribute.TOKEN: True, Attribute.LABEL: label.encode(), Attribute.ID: os.urandom(16)}
+
+
 def generate(functions: Functions, session: int, label: str, kind: str) -> int:
     """
     Generate a key pair and return the private key's handle.
@@ -229,24 +248,9 @@ def generate(functions: Functions, session: int, label: str, kind: str) -> int:
     The private key stays in the token (CKA_TOKEN), is sensitive, cannot be extracted, and signs only.
     """
     algorithm, parameters = KINDS[kind]
-    common: dict[Attribute, bytes | int | bool] = {
-        Attribute.TOKEN: True,
-        Attribute.LABEL: label.encode(),
-        Attribute.ID: os.urandom(16),
-    }
-    public = api.template(common | parameters | {Attribute.PRIVATE: False, Attribute.VERIFY: True})
-    private = api.template(
-        common
-        | {
-            Attribute.PRIVATE: True,
-            Attribute.SENSITIVE: True,
-            Attribute.EXTRACTABLE: False,
-            Attribute.SIGN: True,
-            Attribute.DECRYPT: False,
-            Attribute.UNWRAP: False,
-            Attribute.DERIVE: False,
-        }
-    )
+    both = common(label)
+    public = api.template(both | parameters | PUBLIC)
+    private = api.template(both | PRIVATE)
     handles = (ctypes.c_ulong * 2)()
     functions.call(
         "GenerateKeyPair",

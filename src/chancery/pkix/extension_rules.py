@@ -57,7 +57,6 @@ _OWN = frozenset(
 
 Pointer = Literal["ocsp", "crl", "ca-issuers", "freshest"]
 Skip = Annotated[int, msgspec.Meta(ge=0, le=255)]
-ShortText = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 TwoLetters = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{2}\Z")]
 
 

@@ -10,7 +10,14 @@ from typing import Protocol
 
 from chancery.ports.crls import CRLRecord
 from chancery.ports.hierarchy import IssuerRecord
-from chancery.ports.values import CertificateRecord, EnrolmentRequest, EventKind, Intent, ProfileSwitch
+from chancery.ports.values import (
+    CertificateRecord,
+    EnrolmentRequest,
+    EventKind,
+    Intent,
+    ProfileRecord,
+    ProfileSwitch,
+)
 
 # States, reasons and roles are kept as stored: a row that was edited may hold any.
 
@@ -110,15 +117,6 @@ class AuditedIssuer:
     further: tuple[AuditedFurther, ...] = ()
     acts: tuple[tuple[str, datetime.datetime, str], ...] = ()
     taken_over: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class AuditedProfile:
-    name: str
-    version: int
-    sha256: bytes
-    source: str
-    added_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -239,7 +237,7 @@ class AuditReader(Protocol):
 
     def issuers(self) -> list[AuditedIssuer]: ...
 
-    def profiles(self) -> list[AuditedProfile]: ...
+    def profiles(self) -> list[ProfileRecord]: ...
 
     def profile_switches(self) -> list[ProfileSwitch]:
         """Return every switch of a profile, in the order in which they were made."""

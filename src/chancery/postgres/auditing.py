@@ -22,6 +22,7 @@ from chancery.ports import (
     EventKind,
     Intent,
     IssuerRecord,
+    ProfileRecord,
     ProfileSwitch,
 )
 from chancery.ports.auditing import (
@@ -30,7 +31,6 @@ from chancery.ports.auditing import (
     AuditedIssuer,
     AuditedJob,
     AuditedOperator,
-    AuditedProfile,
     AuditedReport,
     AuditedRequest,
     AuditedRevocation,
@@ -255,9 +255,9 @@ class PgAuditReader:
             for row in self._fetch(_ISSUERS)
         ]
 
-    def profiles(self) -> list[AuditedProfile]:
+    def profiles(self) -> list[ProfileRecord]:
         """Return every profile's text, by name and version."""
-        return [AuditedProfile(*row) for row in self._fetch(_PROFILES)]
+        return [ProfileRecord(*row) for row in self._fetch(_PROFILES)]
 
     def profile_switches(self) -> list[ProfileSwitch]:
         """Return every switch of a profile, in the order in which they were made."""

@@ -18,13 +18,12 @@ from chancery.ca.crl import CRLMaking, CRLSettings, make_crl
 from chancery.ca.issuance import issue_batch
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.profile import grant, requested
-from chancery.ports import Event, EventKind, ProfileSwitch, RevocationReason
+from chancery.ports import Event, EventKind, ProfileRecord, ProfileSwitch, RevocationReason
 from chancery.ports.auditing import (
     AuditedCRL,
     AuditedIssuer,
     AuditedJob,
     AuditedOperator,
-    AuditedProfile,
     AuditedReport,
     AuditedRequest,
     AuditedRevocation,
@@ -87,7 +86,7 @@ class World:
         self.ca = ca
         self.wishes: dict[int, AuditedRevocation] = {}
         self.issuer_rows: list[AuditedIssuer] = []
-        self.profile_rows: list[AuditedProfile] = []
+        self.profile_rows: list[ProfileRecord] = []
         self.switch_rows: list[ProfileSwitch] = []
         self.operator_rows: list[AuditedOperator] = []
         self.job_rows: list[AuditedJob] = []
@@ -157,7 +156,7 @@ class World:
         self.issuer_rows = [issuer_row(one) for one in (cakit.root_issuer().record, cakit.issuing_record())]
         loaded = {one.subject: one.at for one in store.events if one.kind is EventKind.PROFILE_LOADED}
         self.profile_rows = [
-            AuditedProfile(p.name, p.version, p.sha256, p.source, loaded[f"profile:{p.name}"])
+            ProfileRecord(p.name, p.version, p.sha256, p.source, loaded[f"profile:{p.name}"])
             for p in (self.ca.issuing.profiles[name] for name in USED)
         ]
         for key, (worker, intent) in store.intents.items():

@@ -156,14 +156,11 @@ def _publish(world, change, *, number=None, signer=None):
     revoked_at = datetime.datetime.fromisoformat(world.event_of("certificate.revoked", 1)["at"])
     entries = [(row.serial, revoked_at.replace(microsecond=0), 4)]
     issuer = world.ca.issuer
-    tbs = template.tbs_cert_list(
-        algorithm=issuer.algorithm.identifier,
-        issuer=issuer.subject,
-        this_update=newest.this_update,
-        next_update=newest.next_update,
-        entries=[template.entry(*one) for one in change(entries)],
-        extensions=template.crl_extensions(number or newest.number, issuer.key_identifier),
-    )
+    encoded = b"".join(template.entry(*one) for one in change(entries))
+    names, times = (issuer.algorithm.identifier, issuer.subject), (newest.this_update, newest.next_update)
+    extensions = template.crl_extensions(number or newest.number, issuer.key_identifier)
+    head, tail = template.tbs_ends(names, times, len(encoded), extensions)
+    tbs = head + encoded + tail
     from chancery.asn1.x509 import signed
 
     der = signed(tbs, issuer.algorithm.identifier, (signer or issuer.signer).sign(tbs))

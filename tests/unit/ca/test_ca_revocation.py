@@ -10,7 +10,7 @@ from cryptography import x509
 from cakit import CA, make_csr
 from chancery.asn1.signature import KeySigner
 from chancery.ca.crl import CRLMaking, CRLSettings, make_crl
-from chancery.ca.crl_schedule import CRLPublishing, publish_due
+from chancery.ca.crl_schedule import CRLPublishing
 from chancery.ca.issuance import issue_batch
 from chancery.ca.revocation import settle_revocations
 from chancery.errors import ErrorType, PKIError
@@ -269,7 +269,8 @@ def test_r14_due_at_first_after_a_revocation_and_before_the_end():
     ca = CA()
 
     def due() -> int:
-        return publish_due(CRLPublishing({2: ca.issuer}, ca.store, ca.clock, "worker-1", CRLSettings()))
+        publishing = CRLPublishing({2: ca.issuer}, ca.store, ca.clock, "worker-1", CRLSettings())
+        return len([publishing.make(one) for one in publishing.due()])
 
     assert [1, 0] == [due(), due()]
     ca.ask(make_csr("", ("dns:a.example",)))
@@ -288,7 +289,7 @@ def test_r14_due_at_first_after_a_revocation_and_before_the_end():
 
 def test_an_issuer_whose_key_is_elsewhere_gets_no_crl_here():
     ca = CA()
-    assert 0 == publish_due(CRLPublishing({}, ca.store, ca.clock, "worker-1", CRLSettings()))
+    assert [] == CRLPublishing({}, ca.store, ca.clock, "worker-1", CRLSettings()).due()
 
 
 def test_the_events_of_a_crl():

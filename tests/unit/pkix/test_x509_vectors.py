@@ -169,6 +169,13 @@ def _serial(add: int) -> bytes:
 HOUR = datetime.timedelta(hours=1)
 
 
+def _point(*, only_user: bool) -> bytes:
+    """As pyca encodes it."""
+    name = [x509.UniformResourceIdentifier("http://pki.example.org/a.crl")]
+    value = x509.IssuingDistributionPoint(name, None, only_user, False, None, False, False)
+    return template.extension(oids.ISSUING_DISTRIBUTION_POINT, value.public_bytes(), critical=True)
+
+
 @pytest.mark.parametrize(
     ("name", "entries", "extra"),
     [
@@ -181,30 +188,22 @@ HOUR = datetime.timedelta(hours=1)
                 crl_template.entry(_serial(3), START - 3 * HOUR, 10),
                 crl_template.entry(_serial(4), START - 4 * HOUR, None, START - DAY),
             ),
-            crl_template.issuing_distribution_point("http://pki.example.org/a.crl", only="user"),
+            _point(only_user=True),
         ),
     ],
 )
 def test_a_crl_of_pyca(name, entries, extra):
     vector = _crl(name)
-    made = crl_template.tbs_cert_list(
-        algorithm=ECDSA,
-        issuer=ISSUER,
-        this_update=START,
-        next_update=START + 7 * DAY,
-        entries=entries,
-        extensions=crl_template.crl_extensions(255, b"\x11" * 20, extra),
-    )
+    extensions = crl_template.crl_extensions(255, b"\x11" * 20, extra)
+    revoked = b"".join(entries)
+    head, tail = crl_template.tbs_ends((ECDSA, ISSUER), (START, START + 7 * DAY), len(revoked), extensions)
+    made = head + revoked + tail
     assert vector.tbs_certlist_bytes == made
     assert vector.public_bytes(Encoding.DER) == template.signed(made, ECDSA, vector.signature)
 
 
-def test_a_point_for_ca_certificates():
-    point = crl_template.issuing_distribution_point("http://pki.example.org/a.crl", only="ca")
-    value = x509.IssuingDistributionPoint(
-        [x509.UniformResourceIdentifier("http://pki.example.org/a.crl")], None, False, True, None, False, False
-    )
-    assert template.extension(oids.ISSUING_DISTRIBUTION_POINT, value.public_bytes(), critical=True) == point
+def test_the_distribution_point_of_a_shard():
+    assert _point(only_user=False) == crl_template.issuing_distribution_point("http://pki.example.org/a.crl")
 
 
 def test_the_key_identifier_is_rfc_7093_method_1():
