@@ -319,7 +319,12 @@ class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
 
 
 class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
-    """`chancery serve tsa`: RFC 3161 timestamps. Accuracy is in milliseconds, at most one second (R23)."""
+    """
+    `chancery serve tsa`: RFC 3161 timestamps. Accuracy is in milliseconds, at most one second (R23).
+
+    With the time source `ntp` the clock is compared every `ntp_poll_s` seconds with the majority of `ntp_servers`
+    (`host`, `host:port` or `[address]:port`), three or more.
+    """
 
     instance: Annotated[int, msgspec.Meta(ge=1, le=127)]
     listen: Listen
@@ -331,8 +336,18 @@ class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
     policy: OID
     policies: tuple[OID, ...] = ()
     accuracy_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1000
-    time_source: Literal["kernel", "trust-system-clock"]
+    time_source: Literal["kernel", "ntp", "trust-system-clock"]
+    ntp_servers: Annotated[tuple[str, ...], msgspec.Meta(max_length=15)] = ()
+    ntp_poll_s: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+
+    def __post_init__(self) -> None:
+        if self.time_source == "ntp" and len(set(self.ntp_servers)) < 3:
+            raise ValueError(
+                "time_source `ntp` needs three different ntp_servers, so that one that lies is outvoted"
+            )
+        if self.time_source != "ntp" and self.ntp_servers:
+            raise ValueError("`ntp_servers` are asked with time_source `ntp` alone")
 
 
 class AuditorConfig(Section, frozen=True, kw_only=True, tag="auditor", tag_field="process"):
@@ -479,7 +494,7 @@ def problems(config: msgspec.Struct, prefix: str = "") -> list[str]:
         getattr(config, "deployment", "") == "production"
         and getattr(config, "time_source", "") == "trust-system-clock"
     ):
-        found.append("time_source: production needs `kernel`, not `trust-system-clock`")
+        found.append("time_source: production needs `kernel` or `ntp`, not `trust-system-clock`")
     database = getattr(config, "database", None)
     if getattr(config, "deployment", "") == "production" and isinstance(database, DatabaseSection):
         here = database.host.startswith("/") or database.host in {"localhost", "127.0.0.1", "::1"}

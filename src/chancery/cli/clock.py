@@ -7,8 +7,10 @@ import datetime
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from chancery.cli.ntp import NTPTimeSource
 from chancery.errors import InsecureWarning, OperatorError
 from chancery.tsa.timekeeping import Leap, Measurement, TimeSource
 
@@ -135,13 +137,17 @@ class TrustedSystemClock:
         )
 
 
-def time_source(name: Literal["kernel", "trust-system-clock"], *, production: bool) -> TimeSource:
+def time_source(
+    name: Literal["kernel", "ntp", "trust-system-clock"], servers: Sequence[str] = (), *, production: bool
+) -> TimeSource:
     """Return the configured time source. Raises OperatorError for a trusted clock in production (R23)."""
     if name == "kernel":
         return KernelTimeSource()
+    if name == "ntp":
+        return NTPTimeSource(servers, SystemClock(), SystemEntropy())
     if production:
         raise OperatorError(
             "time_source `trust-system-clock` is refused in production",
-            'synchronise the host with chrony or another NTP daemon and set time_source = "kernel"',
+            'synchronise the host with chrony or another NTP daemon and set time_source = "kernel", or "ntp"',
         )
     return TrustedSystemClock()

@@ -26,7 +26,9 @@ async def run(config: TSAConfig) -> None:
             store=PgTimestampStore(pool),
             signer=build.signer(token, config.key_label, config.signature),
             clock=clock,
-            source=time_source(config.time_source, production=config.deployment == "production"),
+            source=time_source(
+                config.time_source, config.ntp_servers, production=config.deployment == "production"
+            ),
             entropy=SystemEntropy(),
             settings=AuthoritySettings(
                 instance=config.instance,
@@ -36,6 +38,9 @@ async def run(config: TSAConfig) -> None:
             report=report,
             finder=CertificateFinder(reader.certificates_of_key, reader.issuers),
             threads=config.signing_threads,
+            # The kernel is asked for nothing; a server on the network is asked as seldom as one may.
+            measure_s=config.ntp_poll_s if config.time_source == "ntp" else 5.0,
+            lifetime_s=3.5 * config.ntp_poll_s if config.time_source == "ntp" else 30.0,
         )
         await service.start()
         try:

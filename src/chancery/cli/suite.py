@@ -82,6 +82,7 @@ class Suite(Section, frozen=True, kw_only=True):
     tsa_port: Port = 8081
     tsa_policy: str = OID_POLICY
     tsa_accuracy_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1000
+    ntp_servers: tuple[str, ...] = ()
     root_key: KeyKind = "ec-p384"
     issuing_key: KeyKind = "ec-p256"
     ocsp_key: KeyKind = "ec-p256"
@@ -210,8 +211,15 @@ def _tsa(layout: Layout, suite: Suite, database: DatabaseSection) -> TSAConfig:
         signature=suite.signature(suite.tsa_key),
         policy=suite.tsa_policy,
         accuracy_ms=suite.tsa_accuracy_ms,
-        time_source="kernel" if suite.deployment == "production" else "trust-system-clock",
+        time_source=_time_source(suite),
+        ntp_servers=suite.ntp_servers,
     )
+
+
+def _time_source(suite: Suite) -> Literal["kernel", "ntp", "trust-system-clock"]:
+    if suite.ntp_servers:
+        return "ntp"
+    return "kernel" if suite.deployment == "production" else "trust-system-clock"
 
 
 def _offline(layout: Layout, suite: Suite) -> OfflineConfig:

@@ -71,6 +71,7 @@ class EventKind(enum.Enum):
     CLOCK_LOST = "tsa.clock-lost"
     CLOCK_REGAINED = "tsa.clock-regained"
     CLOCK_MOVED = "tsa.clock-moved"
+    CLOCK_SOURCE = "tsa.clock-source"
     LEAP_SECOND = "tsa.leap-second"
     BUNDLE_ANSWERED = "bundle.answered"
     BUNDLE_IMPORTED = "bundle.imported"

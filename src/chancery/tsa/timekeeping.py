@@ -24,6 +24,8 @@ _DAY = datetime.timedelta(days=1)
 # A wall clock that left the monotonic clock's side by this much between two measurements did more than follow
 # NTP's slewing. It is journalled even while the declared accuracy holds (R23).
 NOTED_DRIFT_S = 0.1
+# What nobody disciplines may run wrong by this much since it was measured: a plain crystal.
+WANDER = 1e-4
 
 
 class Leap(enum.Enum):
@@ -94,8 +96,8 @@ class ClockGuard:
     Answers with the time, or refuses.
 
     `accuracy` is the declared one: |offset| + uncertainty + `resolution` (what genTime cuts off) + the drift of
-    the wall clock against the monotonic clock since the measurement must stay within it (R23). A
-    measurement is good for `lifetime_s` seconds of the monotonic clock. For one thread; only `measure`
+    the wall clock against the monotonic clock since the measurement + `WANDER` times its age must stay within it
+    (R23). A measurement is good for `lifetime_s` seconds of the monotonic clock. For one thread; only `measure`
     may run in another.
     """
 
@@ -117,6 +119,7 @@ class ClockGuard:
         self._lifetime_s = lifetime_s
         self._actor = actor
         self._anchor: Reading | None = None
+        self._seen: Reading | None = None
         self._jumped_at: float | None = None
         self._leap = Leap.NONE
         self._events: collections.deque[Event] = collections.deque(maxlen=self.MAX_PENDING_EVENTS)
@@ -146,6 +149,7 @@ class ClockGuard:
         """
         now = self._read()
         self._note_leap(measurement.leap, now)
+        self._note_step(before, now)
         if self._jumped_at is not None and measurement.independent and before.monotonic > self._jumped_at:
             self._anchor, self._jumped_at = None, None
         drift = max(before.drift(now), self._anchor.drift(now) if self._anchor else 0.0)
@@ -160,6 +164,8 @@ class ClockGuard:
             if drift > NOTED_DRIFT_S:
                 self._note(EventKind.CLOCK_MOVED, {"drift_us": round(drift * 1e6)}, now)
             self._anchor, self._jumped_at = before, None
+            if self.status.state is TimeState.FIT and measurement.source != self.status.source:
+                self._note(EventKind.CLOCK_SOURCE, {"source": measurement.source}, now)
             self._set(TimeState.FIT, measurement, before.monotonic + self._lifetime_s, "measured", now)
         return self.status
 
@@ -176,11 +182,18 @@ class ClockGuard:
                 self._lose(status, "the last measurement has expired", now)
             elif abs(status.offset_s) + status.uncertainty_s + drift > self._budget_s:
                 self._jump(status, drift, now)
+            elif self._error(status, drift, now.monotonic - self._anchor.monotonic) > self._budget_s:
+                self._lose(status, "the last measurement is too old for the declared accuracy", now)
             elif self._near_leap(now.wall):
                 raise PKIError(ErrorType.TIME_NOT_AVAILABLE, "a leap second is passing; try again in a moment")
             else:
                 return now.wall
         raise PKIError(ErrorType.TIME_NOT_AVAILABLE, "the clock is not known to be within the declared accuracy")
+
+    @staticmethod
+    def _error(status: TimeStatus, drift: float, age_s: float) -> float:
+        """Seconds by which the wall clock may be wrong now."""
+        return abs(status.offset_s) + status.uncertainty_s + drift + age_s * WANDER
 
     def _near_leap(self, wall: datetime.datetime) -> bool:
         if self._leap is Leap.NONE:
@@ -205,6 +218,7 @@ class ClockGuard:
         # Kept from the first sighting: a measurement begun after it has seen the clock as it is now.
         if self._jumped_at is None:
             self._jumped_at = now.monotonic
+        self._seen = now
         self._lose(seen, f"the wall clock moved {drift:.6f} s against the monotonic clock", now)
 
     def _lose(self, seen: Measurement | TimeStatus, reason: str, now: Reading) -> None:
@@ -223,6 +237,13 @@ class ClockGuard:
                 "source": seen.source,
             }
             self._note(EventKind.CLOCK_REGAINED if state is TimeState.FIT else EventKind.CLOCK_LOST, detail, now)
+
+    def _note_step(self, before: Reading, now: Reading) -> None:
+        """Note a step that no change of state tells of, because the clock was lost already."""
+        step = self._seen.drift(now) if self._seen else before.drift(now)
+        if self.status.state is TimeState.LOST and step > NOTED_DRIFT_S:
+            self._note(EventKind.CLOCK_MOVED, {"drift_us": round(step * 1e6)}, now)
+        self._seen = now
 
     def _note_leap(self, leap: Leap, now: Reading) -> None:
         if leap is not self._leap:
