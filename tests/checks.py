@@ -273,7 +273,7 @@ def _latest_crl(account: Account, records: Sequence[CRLRecord]):
         yield f"CRL {latest.number} lists {serial:x}, which is not revoked"
     for serial, status in revoked.items():
         if serial not in listed:
-            if status.not_after >= before:
+            if status.listed_until >= before:
                 yield f"CRL {latest.number} does not list {serial:x}"
             continue
         entry = listed[serial]

@@ -314,7 +314,7 @@ class MemoryStore:
                 for (issuer, _), one in sorted(self.statuses.items())
                 if issuer == issuer_id and one.state is StatusState.REVOKED
             ]
-            listed = [one for one in revoked if one.not_after >= selection.expired_since]
+            listed = [one for one in revoked if one.listed_until >= selection.expired_since]
             lines = [entry(one.serial, one.revoked_at, one.reason, one.invalidity_date) for one in listed]
             released = sum(
                 one.released_at is not None for (issuer, _), one in self.statuses.items() if issuer == issuer_id

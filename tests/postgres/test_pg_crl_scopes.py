@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import datetime
 
+import psycopg
 import pytest
 from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pgdata import DAY, SECOND, WORKER, Office, event, intent, serial
+from pgdata import DAY, NOT_AFTER, SECOND, WORKER, Office, event, intent, serial
 
 from cakit import issuing_issuer
 from chancery.asn1.crl import entry
 from chancery.ca.crl import CRLMaking, CRLSettings, Timing, make_crl
 from chancery.ca.issuer import IssuerURLs
+from chancery.ca.revocation import settle_revocations
+from chancery.pkix import usage
 from chancery.pkix.lint import blocking, lint_crl
-from chancery.ports import COMPLETE, CRLScope, CRLSelection
+from chancery.ports import COMPLETE, CRLScope, CRLSelection, Role
 from chancery.postgres import crl as pg_crl
 from chancery.postgres import rows
 from chancery.postgres.session import connect
@@ -57,10 +60,10 @@ def _reason(one) -> str:
         return "unspecified"
 
 
-def issued(office, number: int, shard: int = 0) -> None:
+def issued(office, number: int, shard: int = 0, **changes) -> None:
     (request_id,) = office.submit(f"shard {number}")
     office.store.take(WORKER, 1, AT)
-    office.store.record_intents(WORKER, [intent(request_id, number, shard=shard)], [], [])
+    office.store.record_intents(WORKER, [intent(request_id, number, shard=shard, **changes)], [], [])
 
 
 def number_of(value: int) -> int:
@@ -107,6 +110,41 @@ def test_r15_shards_together_are_the_complete_crl_and_say_their_url(office):
     point = x509.load_der_x509_crl(record.der).extensions.get_extension_for_class(x509.IssuingDistributionPoint)
     assert point.critical
     assert ["http://pki.example.org/2.crl"] == [one.value for one in point.value.full_name]
+
+
+def test_r16_code_signing_entries_stay_for_ten_years_on_every_kind_of_crl(office):
+    url = "http://pki.example.org/1.crl"
+    office.operator(50, "olga", Role.OFFICER)
+    for number, tbs in ((1, b"tbs"), (2, b"tbs " + usage.CODE_SIGNING)):
+        issued(office, number, shard=1, tbs=tbs)
+        office.ask_revocation(number)
+        assert 1 == settle_revocations(office.revocations, FakeClock(AT), WORKER)
+    kept = office.sql("SELECT kept_until FROM chancery.certificate_status WHERE state = 'revoked' ORDER BY serial")
+    assert [(None,), (NOT_AFTER + usage.KEPT,)] == kept
+    assert {number_of(1), number_of(2)} == made(office, NOT_AFTER).keys()
+    # Both ended, once more; then the one that is kept, and the delta says that the other went.
+    assert {number_of(1), number_of(2)} == made(office, NOT_AFTER + DAY).keys()
+    assert {number_of(1): "remove_from_crl"} == made(office, NOT_AFTER + DAY + SECOND, CRLScope(delta=True))
+    made(office, NOT_AFTER + 2 * DAY, CRLScope(1), url)
+    for at in (NOT_AFTER + 3 * DAY, NOT_AFTER + usage.KEPT - DAY):
+        assert {number_of(2)} == made(office, at).keys() == made(office, at, CRLScope(1), url).keys()
+    assert {} == made(office, NOT_AFTER + usage.KEPT, CRLScope(delta=True))
+    assert {number_of(2)} == made(office, NOT_AFTER + usage.KEPT + SECOND).keys()
+    ends = made(office, NOT_AFTER + usage.KEPT + DAY, CRLScope(delta=True))
+    assert {number_of(2): "remove_from_crl"} == ends
+    assert {} == made(office, NOT_AFTER + usage.KEPT + DAY)
+
+
+def test_r16_what_an_entry_outlives_is_written_once(office):
+    office.issue(1)
+    hold = "UPDATE chancery.certificate_status SET state = 'revoked', reason = 6, revoked_at = %s, kept_until = %s"
+    with pytest.raises(psycopg.errors.CheckViolation):
+        office.sql(hold, AT, NOT_AFTER - DAY)
+    office.sql(hold, AT, NOT_AFTER + DAY)
+    for other in (None, NOT_AFTER):
+        with pytest.raises(psycopg.errors.RestrictViolation):
+            office.sql("UPDATE chancery.certificate_status SET reason = 1, kept_until = %s", other)
+    office.sql("UPDATE chancery.certificate_status SET reason = 1")
 
 
 def test_a_crl_in_pieces_is_the_one_that_it_would_be_in_one(office, monkeypatch):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import datetime
+import itertools
 
 import pytest
 
 from chancery.errors import ErrorType, OperatorError, PKIError
-from chancery.postgres.migrate import Migration, migrate, migrations, pending
+from chancery.pkix.usage import CODE_SIGNING, KEPT
+from chancery.postgres.migrate import _UNUSED, Migration, migrate, migrations, pending
 from chancery.postgres.roles import ROLES, create_database, create_roles
 from chancery.postgres.session import connect, password_file
 from pg import AT, Database, password
@@ -98,9 +101,10 @@ def test_names_and_numbers_of_files_are_checked(tmp_path):
         migrations(tmp_path)
     for number in range(1, 10):
         (tmp_path / f"{number:04d}_{'second' if number == 2 else 'another'}.sql").touch()
-    # 0010 to 0012 were never given.
-    (tmp_path / "0013_later.sql").touch()
-    assert [*range(1, 10), 13] == [one.number for one in migrations(tmp_path)]
+    # Some from 0010 on were never given.
+    later = next(number for number in itertools.count(10) if number not in _UNUSED)
+    (tmp_path / f"{later:04d}_later.sql").touch()
+    assert [*range(1, 10), later] == [one.number for one in migrations(tmp_path)]
     (tmp_path / "0007_another.sql").unlink()
     with pytest.raises(OperatorError, match=r"0008_another\.sql is not the next migration"):
         migrations(tmp_path)
@@ -149,3 +153,39 @@ def test_a_password_file_is_its_owners_alone(tmp_path):
     file.write_bytes(b"\n")
     with pytest.raises(OperatorError, match="empty"):
         read()
+
+
+def _revoked_before(superuser) -> None:
+    superuser.execute("SET session_replication_role = replica")
+    for number, (tbs, state, ends) in enumerate(
+        (
+            (b"tbs " + CODE_SIGNING, "revoked", AT),
+            (b"tbs " + CODE_SIGNING, "revoked", datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC)),
+            (b"tbs " + CODE_SIGNING, "good", AT),
+            (b"tbs", "revoked", AT),
+        )
+    ):
+        serial, revoked = b"\x01" + number.to_bytes(16, "big"), (AT, 1) if state == "revoked" else (None, None)
+        superuser.execute(
+            "INSERT INTO chancery.intent (worker, request_id, issuer_id, serial, tbs, not_after, profile,"
+            " profile_version, profile_sha256, recorded_at) VALUES ('w', 1, 1, %s, %s, %s, 'p', 1, '', %s)",
+            (serial, tbs, ends, AT),
+        )
+        superuser.execute(
+            "INSERT INTO chancery.certificate_status (issuer_id, serial, state, not_after, changed_at,"
+            " revoked_at, reason, changed_xid) VALUES (1, %s, %s, %s, %s, %s, %s, '1')",
+            (serial, state, ends, AT, *revoked),
+        )
+
+
+def test_r16_what_was_revoked_before_there_were_ten_years_is_kept_for_them(empty):
+    with connect(empty.role("owner")) as owner, connect(empty.superuser) as superuser:
+        for one in migrations():
+            if one.name == "kept_entries":
+                _revoked_before(superuser)
+            owner.execute(one.text)
+        rows = superuser.execute(
+            "SELECT kept_until, changed_xid > '1' FROM chancery.certificate_status ORDER BY serial"
+        ).fetchall()
+    last = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+    assert [(AT + KEPT, True), (last, True), (None, False), (None, False)] == rows

@@ -16,6 +16,7 @@ from chancery.audit.verify import Kind, verify
 from chancery.ca.issuance import serial_prefix
 from chancery.cli.db import app
 from chancery.errors import ErrorType, OperatorError
+from chancery.pkix.usage import CODE_SIGNING, KEPT
 from chancery.ports import CRLRecord, Event, EventKind
 from chancery.ports.auditing import Scope
 from chancery.postgres.auditing import PgAuditReader
@@ -41,13 +42,15 @@ def dated(number: int, not_after: datetime.datetime) -> bytes:
     return serial_prefix(not_after, 1) + number.to_bytes(16, "big")
 
 
-def issue(office: Office, number: int, not_after: datetime.datetime, at: datetime.datetime = AT) -> bytes:
+def issue(
+    office: Office, number: int, not_after: datetime.datetime, at: datetime.datetime = AT, tbs: bytes = b"tbs"
+) -> bytes:
     """Take a request all the way to a certificate that expires then; return its serial."""
     (request_id,) = office.submit(f"t{number}")
     office.store.take(WORKER, 10, at)
     serial = dated(number, not_after)
     values = {"serial": serial, "not_after": not_after}
-    recorded = intent(request_id, number, **values, recorded_at=at)
+    recorded = intent(request_id, number, **values, recorded_at=at, tbs=tbs)
     office.store.record_intents(WORKER, [recorded], [], [event(f"1:{serial.hex()}", EventKind.INTENT_RECORDED)])
     issued = certificate(request_id, number, **values, not_before=not_after - DAY)
     office.store.record_certificates([issued], [], [event(f"1:{serial.hex()}", EventKind.CERTIFICATE_ISSUED)])
@@ -184,6 +187,24 @@ def test_r16_a_revoked_entry_stays_until_a_crl_after_its_end_listed_it(office):
         crl = CRLRecord(1, number, this_update, this_update + 7 * DAY, this_update, b"crl %d" % number)
         office.revocations.publish_crl(crl, [])
     assert stays(office)["certificate_2027"] is None
+
+
+def test_r16_what_may_sign_code_stays_for_ten_years_revoked_or_not(office):
+    not_after = datetime.datetime(2027, 6, 1, tzinfo=datetime.UTC)
+    issue(office, 1, not_after, tbs=b"tbs " + CODE_SIGNING)
+    why = f"code-signing certificates of it stay on CRLs until {not_after + KEPT:%Y-%m-%d} (R16)"
+    assert why == stays(office)["certificate_2027"] == stays(office, not_after + KEPT)["certificate_2027"]
+    assert stays(office, not_after + KEPT + DAY)["certificate_2027"] is None
+    office.sql(
+        "UPDATE chancery.certificate_status SET state = 'revoked', reason = 0, revoked_at = %s, kept_until = %s",
+        AT,
+        not_after + KEPT,
+    )
+    number = office.revocations.reserve_crl_number(1, [])
+    last = not_after + KEPT
+    office.revocations.publish_crl(CRLRecord(1, number, last, last + 7 * DAY, last, b"crl"), [])
+    reason = "a CRL has yet to list one that is revoked (R16)"
+    assert reason == stays(office, not_after + KEPT + DAY)["certificate_2027"]
 
 
 class TestJournal:

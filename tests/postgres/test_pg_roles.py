@@ -170,6 +170,7 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
         "released_at",
         "changed_at",
         "shard",
+        "kept_until",
     },
     **{
         ("worker", table): ALL
@@ -206,6 +207,7 @@ UPDATE: dict[tuple[str, str], set[str]] = {
         "invalidity_date",
         "released_at",
         "changed_at",
+        "kept_until",
     },
 }
 ROLES = tuple(READ)

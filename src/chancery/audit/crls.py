@@ -141,7 +141,7 @@ def _newest(
 
     Of a CA that signs elsewhere the statuses are elsewhere, too.
     """
-    # R16: an entry may go once a CRL after its certificate expired has carried it.
+    # R16: an entry may go once a CRL after its end has carried it: its certificate's, or ten years later.
     since = min(crl.before or crl.record.this_update, crl.record.this_update)
     entries, revoked = _entries(parsed), reader.revoked(crl.record)
     entry, status = next(entries, None), next(revoked, None)
@@ -174,7 +174,7 @@ def _differs(entry: Line, status: AuditedRevoked, crl: AuditedCRL, since: dateti
     if status.status.state != "revoked":
         return None if removed else ", which was reinstated"
     if removed:
-        return None if status.status.not_after < since else " as removed, which is revoked"
+        return None if status.status.listed_until < since else " as removed, which is revoked"
     return None if entry[1:] == _line(status) else " with another time or reason than its status has"
 
 
@@ -207,7 +207,7 @@ def _line(revoked: AuditedRevoked) -> tuple[datetime.datetime | None, int | None
 def _unlisted(
     issuing: Issuing, crl: AuditedCRL, revoked: AuditedRevoked, since: datetime.datetime
 ) -> Iterator[Finding]:
-    if revoked.status.not_after < since or revoked.status.state != "revoked" or revoked.based:
+    if revoked.status.listed_until < since or revoked.status.state != "revoked" or revoked.based:
         return
     if revoked.covered:
         yield issuing.finding(Kind.WRONG_CRL, crl, f"it does not list {revoked.serial.hex()}, which is revoked")

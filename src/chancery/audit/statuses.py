@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from chancery.audit import trail
 from chancery.audit.findings import Finding, Kind
 from chancery.audit.trail import Act
+from chancery.pkix.usage import kept_until
 from chancery.ports import EventKind
 from chancery.ports.auditing import AuditedRevocation, AuditedSerial, AuditedStatus
 
@@ -127,6 +128,11 @@ _TO = dict(zip((kind.value for kind in _STEPS), ("held", "good", "revoked"), str
 def _revocation(row: AuditedSerial, status: AuditedStatus, acts: Sequence[Act]) -> Iterator[Finding]:
     """A status is revoked, suspended or good again when, and as, the journal and the settled requests say."""
     about = _about(row)
+    kept = None if row.intent is None else kept_until(row.intent.tbs, status.not_after)
+    if row.intent is not None and status.kept_until != kept and (status.state == "revoked" or status.kept_until):
+        yield Finding(
+            Kind.WRONG_COLUMN, about, "kept_until of its status is not what its TBSCertificate makes it (R16)"
+        )
     steps = sorted((act for kind in _STEPS for act in trail.of(acts, kind, about)), key=lambda act: act.event_id)
     revoked = trail.of(acts, EventKind.CERTIFICATE_REVOKED, about)
     last = steps[-1] if steps else None

@@ -6,12 +6,13 @@ Status goes forwards only, but for certificateHold (RFC 5280 5.3.1), which may b
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Sequence
 
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.key import tbs_key_sha256
-from chancery.pkix.usage import may_serve_tls, not_before
+from chancery.pkix.usage import kept_until, may_serve_tls, not_before
 from chancery.ports import (
     BlockedKey,
     CertificateStatus,
@@ -84,7 +85,8 @@ def _settlement(request: RevocationRequest, standing: Standing, now: datetime.da
     refusal = _refusal(request, standing, now)
     if refusal is not None or standing.status is None:
         return _refused(request, refusal or "", now, worker)
-    before, detail = standing.status, _told(request)
+    kept = None if standing.tbs is None else kept_until(standing.tbs, standing.status.not_after)
+    before, detail = dataclasses.replace(standing.status, kept_until=kept), _told(request)
     if request.reason is _REINSTATE:
         assert before.revoked_at is not None
         detail["held_since"] = before.revoked_at.isoformat()
@@ -118,7 +120,8 @@ def _status(
     invalidity_date: datetime.datetime | None = None,
 ) -> CertificateStatus:
     whose = (before.issuer_id, before.serial, state, before.not_after)
-    return CertificateStatus(*whose, revoked_at, reason, invalidity_date, released_at, before.shard)
+    times = (invalidity_date, released_at)
+    return CertificateStatus(*whose, revoked_at, reason, *times, before.shard, before.kept_until)
 
 
 def _refusal(request: RevocationRequest, standing: Standing, now: datetime.datetime) -> str | None:

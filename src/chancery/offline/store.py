@@ -250,11 +250,11 @@ class LocalStore:
             if issuer == selection.issuer_id and status.state is StatusState.REVOKED
         ]
         before = selection.previous.expired_since if selection.previous else None
-        gone = [one for one in revoked if before and before <= one.not_after < selection.expired_since]
+        gone = [one for one in revoked if before and before <= one.listed_until < selection.expired_since]
         lines = [
             template.entry(one.serial, one.revoked_at, int(one.reason or 0), one.invalidity_date)
             for one in revoked
-            if one.revoked_at is not None and one.not_after >= selection.expired_since
+            if one.revoked_at is not None and one.listed_until >= selection.expired_since
         ]
         yield MemoryDraft(tuple(lines), len(gone))
 

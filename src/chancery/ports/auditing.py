@@ -54,6 +54,12 @@ class AuditedStatus:
     changed_at: datetime.datetime
     released_at: datetime.datetime | None = None
     shard: int = 0
+    kept_until: datetime.datetime | None = None
+
+    @property
+    def listed_until(self) -> datetime.datetime:
+        """As `CertificateStatus.listed_until`."""
+        return self.kept_until or self.not_after
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class CRLRecord:
     were read: a status changed later is not in it.
 
     `der` is the whole, or, with a `tail`, what stands before the entries: they lie in parts of their own. `base`
-    is the number of a delta's base; entries whose certificate expired before `expired_since` are left out (R16);
+    is the number of a delta's base; entries whose time ended before `expired_since` are left out (R16);
     `idp` is the issuingDistributionPoint (DER), empty without one. `entries` None: unknown, of an earlier release.
     """
 
@@ -98,9 +98,9 @@ class CRLState:
 @dataclasses.dataclass(frozen=True, slots=True)
 class CRLSelection:
     """
-    What goes into a CRL: the entries of a scope whose certificate had not expired at `expired_since` (R16).
+    What goes into a CRL: the entries of a scope whose `listed_until` is not before `expired_since` (R16).
 
-    With `base`, only what changed since that CRL, and as removeFromCRL what was released since, or expired
+    With `base`, only what changed since that CRL, and as removeFromCRL what was released since, or ended
     between its `expired_since` and this one (RFC 5280 5.2.4). `previous` is the CRL that will be compared with.
     `number` is what was reserved for it; without one it is only to be read, as a whole.
     """

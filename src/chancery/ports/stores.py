@@ -361,6 +361,8 @@ class StatusReader(Protocol):
         """
         Return at most `limit` serials after one, in the order of their octets: good or revoked, and not expired.
 
+        What is kept on CRLs beyond its certificate's end (R16) has not expired here.
+
         Raises PKIError(SYSTEM_UNAVAIL) when the database is away.
         """
 

@@ -316,7 +316,8 @@ class CertificateStatus:
     """
     What a serial's status is, and since when. `released_at` is when its last suspension ended, None without one.
 
-    Revoked for good while suspended, it is revoked since the suspension (X.509 9.5.3.2).
+    Revoked for good while suspended, it is revoked since the suspension (X.509 9.5.3.2). `kept_until`: its entry
+    stays on CRLs until then instead of its certificate's end (R16), None: it does not.
     """
 
     issuer_id: int
@@ -328,6 +329,12 @@ class CertificateStatus:
     invalidity_date: datetime.datetime | None = None
     released_at: datetime.datetime | None = None
     shard: int = 0
+    kept_until: datetime.datetime | None = None
+
+    @property
+    def listed_until(self) -> datetime.datetime:
+        """The end that its entry outlives: one CRL after it still carries it (R16)."""
+        return self.kept_until or self.not_after
 
     @property
     def held(self) -> bool:

@@ -87,7 +87,8 @@ SELECT report_id, ground, issuer, serial, spki_sha256, reporter, proven, recorde
 FROM chancery.problem_report AS r ORDER BY report_id"""  # noqa: S608 - put together from constants
 _REPORT_ACTS = "SELECT report_id, kind, words, operator, at FROM chancery.problem_report_act ORDER BY act_id"
 
-_STATUS = "s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date, s.changed_at, s.released_at, s.shard"
+_STATUS = """s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date, s.changed_at, s.released_at, s.shard,
+    s.kept_until"""
 _REQUEST = """r.request_id, r.transaction_id, r.protocol, r.requestor, r.profile, r.issuer, r.csr, r.names,
     r.received_at, r.wish, r.state"""
 _INTENT = """i.request_id, i.issuer_id, i.serial, i.tbs, i.not_after, i.profile, i.profile_version,
@@ -298,7 +299,7 @@ class PgAuditReader:
     def certificates(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
         """Give every stored certificate, by certificate_id, in batches."""
         for found in self._stream(_CERTIFICATES, _in(scope)):
-            yield self._complete([_serial(row[:12], row[12:23], row[23:34], row[34:42], row[42]) for row in found])
+            yield self._complete([_serial(row[:12], row[12:23], row[23:34], row[34:43], row[43]) for row in found])
 
     def unfinished(self, scope: Scope) -> Iterator[Sequence[AuditedSerial]]:
         """Give every intent without a certificate, by issuer and serial, in batches."""
@@ -337,7 +338,7 @@ class PgAuditReader:
         """Give every serial of this CRL's shard that is revoked, or was released, by serial."""
         values = {"issuer": crl.issuer_id, "number": crl.number, "base": crl.base, "shard": crl.scope.shard}
         for found in self._stream(_REVOKED, values, 10 * BATCH):
-            yield from (AuditedRevoked(row[0], AuditedStatus(*row[1:9]), row[9], row[10]) for row in found)
+            yield from (AuditedRevoked(row[0], AuditedStatus(*row[1:10]), row[10], row[11]) for row in found)
 
     def _complete(self, serials: list[AuditedSerial]) -> list[AuditedSerial]:
         """Add the events about these serials and their requests, and the revocation requests that those name."""

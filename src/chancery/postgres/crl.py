@@ -64,7 +64,9 @@ CROSS JOIN LATERAL (SELECT CASE WHEN d.number > f.number THEN d.seen ELSE f.seen
     CASE WHEN d.number > f.number THEN d.covers ELSE f.covers END AS covers) AS n
 ORDER BY s.issuer_id, s.shard"""  # noqa: S608 - put together from constants
 
-_OF_SCOPE = """issuer_id = %(issuer)s AND state = 'revoked' AND not_after >= %(since)s"""
+# R16: the end that an entry outlives, as `CertificateStatus.listed_until`; one index is by it.
+LISTED_UNTIL = "coalesce(kept_until, not_after)"
+_OF_SCOPE = f"issuer_id = %(issuer)s AND state = 'revoked' AND {LISTED_UNTIL} >= %(since)s"
 _IN_SHARD = " AND shard = %(shard)s AND shard > 0"
 # One statement is one snapshot, whatever commits meanwhile.
 _SMALL = """
@@ -89,18 +91,18 @@ _PARTS = "SELECT data FROM chancery.crl_part WHERE issuer_id = %s AND number = %
 _BASE = """
 SELECT snapshot::text, pg_snapshot_xmin(snapshot)::text FROM chancery.crl WHERE issuer_id = %s AND number = %s"""
 # RFC 5280 5.2.4: what was revoked since, with its entry; what was released since, and what will not be on the next
-# complete CRL because its certificate expired, as removeFromCRL (8).
+# complete CRL because its time is over, as removeFromCRL (8).
 _SINCE = """issuer_id = %(issuer)s AND changed_xid >= %(xmin)s::xid8
       AND NOT pg_visible_in_snapshot(changed_xid, %(seen)s::pg_snapshot)"""
-_EXPIRED = """issuer_id = %(issuer)s AND state = 'revoked'
-      AND not_after >= %(before)s AND not_after < %(since)s"""
+_EXPIRED = f"""issuer_id = %(issuer)s AND state = 'revoked'
+      AND {LISTED_UNTIL} >= %(before)s AND {LISTED_UNTIL} < %(since)s"""
 _DELTA = """
 SELECT pg_current_snapshot()::text, count(*), string_agg(entry, ''::bytea ORDER BY serial) FROM (
     SELECT serial, entry FROM chancery.certificate_status
-    WHERE {since} AND state = 'revoked' AND not_after >= %(since)s {shard}
+    WHERE {since} AND state = 'revoked' AND {listed} >= %(since)s {shard}
     UNION ALL
     SELECT serial, chancery.crl_entry(serial, released_at, 8, NULL) FROM chancery.certificate_status
-    WHERE {since} AND state = 'good' AND released_at IS NOT NULL AND not_after >= %(since)s {shard}
+    WHERE {since} AND state = 'good' AND released_at IS NOT NULL AND {listed} >= %(since)s {shard}
     UNION ALL
     SELECT serial, chancery.crl_entry(serial, revoked_at, 8, NULL) FROM chancery.certificate_status
     WHERE {expired} {shard}
@@ -272,7 +274,8 @@ def _delta(connection: PgConnection, selection: CRLSelection, values: dict[str, 
     if seen is None:
         raise PKIError(ErrorType.SYSTEM_FAILURE, "nobody knows what changed since the base of this delta CRL")
     values |= {"seen": seen, "xmin": xmin, "before": base.expired_since or selection.expired_since}
-    snapshot, entries, whole = _one(connection, _DELTA.format(since=_SINCE, expired=_EXPIRED, shard=shard), values)
+    statement = _DELTA.format(since=_SINCE, expired=_EXPIRED, listed=LISTED_UNTIL, shard=shard)
+    snapshot, entries, whole = _one(connection, statement, values)
     data = whole or b""
     return _Draft(connection, selection.issuer_id, selection.number, snapshot, entries, len(data), 0, data)
 

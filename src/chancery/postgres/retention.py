@@ -14,6 +14,7 @@ import datetime
 from psycopg import sql
 
 from chancery.errors import OperatorError
+from chancery.pkix.usage import CODE_SIGNING, KEPT
 from chancery.ports import Event, EventKind
 from chancery.postgres.journal import insert_events
 from chancery.postgres.session import Connection, PgConnection, connect, translated
@@ -33,15 +34,19 @@ FROM pg_catalog.pg_inherits AS h JOIN pg_catalog.pg_class AS c ON c.oid = h.inhr
 WHERE h.inhparent = %s::regclass ORDER BY c.relname"""
 _SIZE = "SELECT pg_total_relation_size(%s::regclass)"
 _NEWEST = {
-    CERTIFICATES: "SELECT count(*), max(not_after) FROM {intents}",
-    TOKENS: "SELECT count(*), max(gen_time) FROM {partition}",
-    EVENTS: "SELECT count(*), max((body::json ->> 'at')::timestamptz) FROM {partition}",
+    # As `pkix.usage.kept_until`: of what may sign code, revoked or yet to be.
+    CERTIFICATES: """
+        SELECT count(*), max(not_after), max(not_after) FILTER (
+            WHERE position(%(code_signing)s::bytea IN tbs) > 0) + %(kept)s::interval FROM {intents}""",
+    TOKENS: "SELECT count(*), max(gen_time), NULL::timestamptz FROM {partition}",
+    EVENTS: "SELECT count(*), max((body::json ->> 'at')::timestamptz), NULL::timestamptz FROM {partition}",
 }
-# R16: an entry appears once more after its certificate has expired, so the newest CRL has to be later than that.
+_RULE = {"code_signing": CODE_SIGNING, "kept": KEPT}
+# R16: an entry appears once more after its end, so the newest CRL has to be later than that.
 _ON_A_CRL = """
 SELECT EXISTS (
     SELECT FROM {intents} AS i JOIN chancery.certificate_status AS s USING (issuer_id, serial)
-    WHERE s.state = 'revoked' AND s.not_after >= coalesce(
+    WHERE s.state = 'revoked' AND coalesce(s.kept_until, s.not_after) >= coalesce(
         (SELECT max(c.this_update) FROM chancery.crl AS c WHERE c.issuer_id = s.issuer_id), '-infinity'))"""
 _LEANS = """
 SELECT CASE
@@ -98,7 +103,7 @@ def partitions(connection: Connection, at: datetime.datetime, years: int = MIN_Y
     OperatorError for fewer years than R28 allows; PKIError as `session.translated`.
     """
     with _owner(connection, years) as owner, translated():
-        return _partitions(owner, _since(at, years))
+        return _partitions(owner, at, years)
 
 
 def drop(connection: Connection, at: datetime.datetime, actor: str, years: int = MIN_YEARS) -> list[Partition]:
@@ -110,7 +115,7 @@ def drop(connection: Connection, at: datetime.datetime, actor: str, years: int =
     dropped = []
     with _owner(connection, years) as owner, translated():
         owner.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
-        for found in _partitions(owner, _since(at, years)):
+        for found in _partitions(owner, at, years):
             if found.stays is None:
                 with owner.transaction():
                     _drop(owner, found)
@@ -136,22 +141,26 @@ def _since(at: datetime.datetime, years: int) -> datetime.datetime:
     return at.replace(year=at.year - years, day=day)
 
 
-def _partitions(owner: PgConnection, since: datetime.datetime) -> list[Partition]:
+def _partitions(owner: PgConnection, at: datetime.datetime, years: int) -> list[Partition]:
     found = []
     for source in (CERTIFICATES, TOKENS, EVENTS):
         for name, lower, upper, size in owner.execute(_PARTITIONS, (f"chancery.{source}",)).fetchall():
-            one = _judge(owner, source, (name, _bound(lower), _bound(upper), int(size)), since)
+            one = _judge(owner, source, (name, _bound(lower), _bound(upper), int(size)), at, years)
             if one is not None:
                 found.append(one)
     return found
 
 
 def _judge(
-    owner: PgConnection, source: str, row: tuple[str, str | None, str | None, int], since: datetime.datetime
+    owner: PgConnection,
+    source: str,
+    row: tuple[str, str | None, str | None, int],
+    at: datetime.datetime,
+    years: int,
 ) -> Partition | None:
     name, at_least, below, size = row
     names = _names(name)
-    rows, newest = owner.execute(sql.SQL(_NEWEST[source]).format(**names)).fetchall()[0]
+    rows, newest, kept = owner.execute(sql.SQL(_NEWEST[source]).format(**names), _RULE).fetchall()[0]
     if not rows:
         return None
     if source == CERTIFICATES:
@@ -160,8 +169,10 @@ def _judge(
         ).fetchall()
         size += int(more[0])
     stays = None
-    if below is None or newest >= since:
+    if below is None or newest >= _since(at, years):
         stays = f"its newest is of {newest:%Y-%m-%d}"
+    elif kept is not None and kept >= at:
+        stays = f"code-signing certificates of it stay on CRLs until {kept:%Y-%m-%d} (R16)"
     elif source == CERTIFICATES and owner.execute(sql.SQL(_ON_A_CRL).format(**names)).fetchall()[0][0]:
         stays = "a CRL has yet to list one that is revoked (R16)"
     elif source == EVENTS:

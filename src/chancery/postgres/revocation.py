@@ -63,13 +63,15 @@ WHERE q.revocation_id = a.revocation_id RETURNING q.revocation_id"""
 # Inserted when only the intent is known. What is not forwards is refused by status_forwards.
 _SET = """
 INSERT INTO chancery.certificate_status AS s
-    (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at, changed_at, shard)
+    (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at, changed_at, shard,
+    kept_until)
 SELECT * FROM unnest(%b::integer[], %b::bytea[], %b::text[], %b::timestamptz[], %b::timestamptz[], %b::smallint[],
-    %b::timestamptz[], %b::timestamptz[], %b::timestamptz[], %b::smallint[]) AS a (issuer_id, serial)
+    %b::timestamptz[], %b::timestamptz[], %b::timestamptz[], %b::smallint[], %b::timestamptz[])
+    AS a (issuer_id, serial)
 ORDER BY issuer_id, serial
 ON CONFLICT (issuer_id, serial) DO UPDATE SET state = excluded.state, revoked_at = excluded.revoked_at,
     reason = excluded.reason, invalidity_date = excluded.invalidity_date, released_at = excluded.released_at,
-    changed_at = excluded.changed_at"""
+    changed_at = excluded.changed_at, kept_until = excluded.kept_until"""
 
 
 class PgRevocationStore(PgCRLStore):
@@ -135,11 +137,11 @@ def set_statuses(
 ) -> None:
     """Set statuses, each with the moment of its change, in the caller's transaction."""
     if statuses:
-        connection.execute(_SET, rows.columns([_change(*one) for one in statuses], 10))
+        connection.execute(_SET, rows.columns([_change(*one) for one in statuses], 11))
 
 
 def _change(status: CertificateStatus, changed_at: datetime.datetime) -> tuple[object, ...]:
     reason = None if status.reason is None else int(status.reason)
     whose, times = (status.issuer_id, status.serial), (status.invalidity_date, status.released_at)
     what = (status.state.value, status.not_after, status.revoked_at, reason)
-    return (*whose, *what, *times, changed_at, status.shard)
+    return (*whose, *what, *times, changed_at, status.shard, status.kept_until)

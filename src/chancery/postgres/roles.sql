@@ -42,8 +42,9 @@ GRANT INSERT ON chancery.issuer_key, chancery.imported_revocation TO chancery_wo
 GRANT INSERT (issuer_id, serial, request_id, der, subject, names, spki_sha256, not_before, not_after, profile, issued_at)
     ON chancery.certificate TO chancery_worker;
 GRANT INSERT (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at, changed_at,
-    shard),
-    UPDATE (state, revoked_at, reason, invalidity_date, released_at, changed_at) ON chancery.certificate_status TO chancery_worker;
+    shard, kept_until),
+    UPDATE (state, revoked_at, reason, invalidity_date, released_at, changed_at, kept_until)
+    ON chancery.certificate_status TO chancery_worker;
 GRANT INSERT ON chancery.profile, chancery.intent, chancery.crl_number, chancery.crl, chancery.crl_part, chancery.crl_shard,
     chancery.journal_leaf, chancery.journal_checkpoint TO chancery_worker;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_worker;

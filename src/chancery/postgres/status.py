@@ -18,7 +18,8 @@ LEFT JOIN chancery.certificate_status AS s USING (issuer_id, serial)"""
 
 _LIVE = """
 SELECT serial FROM chancery.certificate_status
-WHERE issuer_id = %(issuer)s AND serial > %(after)s AND not_after >= %(at)s AND state <> 'unconfirmed'
+WHERE issuer_id = %(issuer)s AND serial > %(after)s AND coalesce(kept_until, not_after) >= %(at)s
+  AND state <> 'unconfirmed'
 ORDER BY serial LIMIT %(limit)s"""
 
 _OF_KEY = """
@@ -55,7 +56,7 @@ class PgStatusReader:
         return {(row[0], row[1]): rows.status(row) for row in found if row[3] is not None}
 
     async def live(self, issuer_id: int, after: bytes, limit: int) -> list[bytes]:
-        """Return at most `limit` serials after one, in the order of their octets: good or revoked, not expired."""
+        """Return at most `limit` serials after one, in the order of their octets: good or revoked, and of now."""
         asked = {"issuer": issuer_id, "after": after, "at": self._clock.now(), "limit": limit}
         return [row[0] for row in await self._pool.fetch(_LIVE, asked)]
 

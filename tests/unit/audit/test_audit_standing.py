@@ -16,6 +16,7 @@ from chancery.audit.auditor import audit
 from chancery.audit.findings import Kind
 from chancery.audit.statuses import GRACE
 from chancery.errors import ErrorType, PKIError
+from chancery.pkix.usage import CODE_SIGNING, kept_until
 from chancery.ports import Event, EventKind, ProfileSwitch
 from chancery.ports.auditing import Scope, Stray, StrayKind
 from unit.audit.auditworld import honest
@@ -92,6 +93,8 @@ STATUS = [
     (unconfirmed_with_certificate, [Kind.WRONG_STATUS]),
     (marked_with_certificate, [Kind.WRONG_STATUS]),
     (status(4, not_after=datetime.datetime.max.replace(tzinfo=datetime.UTC)), [Kind.WRONG_COLUMN]),
+    # R16: kept for longer than its TBSCertificate says.
+    (lambda world: world.set_status(world.serial(1), kept_until=world.at), [Kind.WRONG_COLUMN]),
     (lose("certificate.revoked"), [Kind.NOT_JOURNALLED]),
     (lambda world: world.twice(world.event_of("certificate.revoked", 1)), [Kind.JOURNALLED_TWICE]),
     (lose("revocation.requested"), [Kind.NOT_JOURNALLED]),
@@ -367,6 +370,25 @@ def test_an_entry_may_go_after_its_certificate_expired(world):
     assert [Kind.WRONG_COLUMN, Kind.WRONG_CRL] == [one.kind for one in audit(world, world.at).findings]
     world.set_status(world.serial(1), not_after=before - SECOND)
     assert [Kind.WRONG_COLUMN] == [one.kind for one in audit(world, world.at).findings]
+
+
+def test_r16_the_entry_of_a_code_signing_certificate_may_not_go_when_that_expired(world):
+    row = world.serial(1)
+    _publish(world, lambda entries: [])
+    before = world.crl_rows[-1].before
+    tbs = row.intent.tbs + CODE_SIGNING
+    world.put(row, intent=dataclasses.replace(row.intent, tbs=tbs))
+    world.set_status(world.serial(1), not_after=before - SECOND)
+    # The column is not what the TBSCertificate makes it, and by the column the entry may go.
+    first = [
+        one for one in audit(world, world.at).findings if "kept_until" in one.what or one.kind is Kind.WRONG_CRL
+    ]
+    assert [Kind.WRONG_COLUMN] == [one.kind for one in first]
+    world.set_status(world.serial(1), kept_until=kept_until(tbs, before - SECOND))
+    then = [
+        one for one in audit(world, world.at).findings if "kept_until" in one.what or one.kind is Kind.WRONG_CRL
+    ]
+    assert [Kind.WRONG_CRL] == [one.kind for one in then]
 
 
 def test_a_database_that_goes_away_is_no_finding(world):

@@ -228,6 +228,21 @@ def test_r16_a_crl_made_while_the_clock_was_ahead_takes_no_entry_from_the_next()
     assert 1 == len(_crl(ca))
 
 
+def test_r16_the_entry_of_a_code_signing_certificate_stays_for_ten_years():
+    ca = CA()
+    ca.ask(make_csr("CN=Example Programs"), profile="code-signing")
+    ca.work()
+    [serial] = _serials(ca)
+    assert ca.store.statuses[2, serial].kept_until is None
+    ca.ask_revocation(serial)
+    _settle(ca)
+    status = ca.store.statuses[2, serial]
+    assert status.kept_until >= status.not_after.replace(year=status.not_after.year + 10)
+    for days, listed in ((1, 1), (460, 1), (3650, 1), (10, 1), (1, 0)):
+        ca.clock.advance(86400 * days)
+        assert listed == len(_crl(ca))
+
+
 def test_r16_the_first_crl_lists_no_certificate_that_expired_before_it():
     ca = CA()
     _expiring(ca, START - DAY)
