@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from chancery.cli.layout import Layout, write_public
-from chancery.cli.suite import Suite, encode, read_suite
+from chancery.cli.suite import Suite, read_suite
+from chancery.config import encode
 from chancery.pkcs11 import find_softhsm_module
 
 ROOT = Path(__file__).parents[1]

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import msgspec.inspect
+import tomli_w
 
 from chancery.errors import OperatorError
 
@@ -472,6 +473,21 @@ def _choices(type_: Any, key: str) -> list[str]:
                 if tag_field == key:
                     found[str(tag)] = None
     return sorted(found)
+
+
+def encode(config: msgspec.Struct) -> bytes:
+    """Return a configuration as TOML text (UTF-8), without the keys that are not set."""
+    plain = msgspec.to_builtins(config, enc_hook=str)
+    found = _without_none(plain)
+    assert isinstance(found, dict)
+    return tomli_w.dumps(found).encode()
+
+
+def _without_none(value: object) -> object:
+    """Leave out what is not set, in tables and in arrays of them."""
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list) else value
 
 
 def problems(config: msgspec.Struct, prefix: str = "") -> list[str]:

@@ -11,7 +11,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TOOLS = ("sh", "dirname", "id")
 RUN = {"openssl": "openssl", "curl": "curl", "softhsm2-util": "softhsm2"}
-TEST = {**RUN, "pkcs11-tool": "opensc", "nginx": "nginx-light", "wrk": "wrk"}
+TEST = {
+    **RUN,
+    "pkcs11-tool": "opensc",
+    "nginx": "nginx-light",
+    "wrk": "wrk",
+    "nft": "nftables",
+    "ss": "iproute2",
+    "systemd-analyze": "systemd",
+    "stunnel4": "stunnel4",
+    "p11-kit": "p11-kit p11-kit-modules",
+}
 
 
 def prepare(tmp_path, purpose: str, without: str):

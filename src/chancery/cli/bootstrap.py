@@ -19,7 +19,8 @@ from rich.console import Console
 from chancery.cli import build, layout
 from chancery.cli.layout import DATABASE_ROLES, TOKENS, Account, Layout
 from chancery.cli.show import working
-from chancery.cli.suite import ISSUING, ROOT, SERVICE_LABELS, Suite, encode, process_configs, subject
+from chancery.cli.suite import ISSUING, ROOT, SERVICE_LABELS, Suite, process_configs, subject
+from chancery.config import encode
 from chancery.errors import OperatorError
 from chancery.offline.media import read_file
 from chancery.pkcs11.softhsm import Preparation, prepare_softhsm_as

@@ -20,8 +20,8 @@ from chancery.cli.api_client import Client, read_config
 from chancery.cli.commands_management import remote_pairs, remote_status
 from chancery.cli.layout import Layout
 from chancery.cli.show import JSONOption, show_json, show_pairs, working
-from chancery.cli.suite import Suite, encode, read_suite
-from chancery.config import decode_hook
+from chancery.cli.suite import Suite, read_suite
+from chancery.config import decode_hook, encode
 from chancery.errors import OperatorError
 from chancery.pkcs11 import find_softhsm_module
 

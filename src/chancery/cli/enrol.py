@@ -32,8 +32,8 @@ from chancery.cli.api_client import ClientConfig
 from chancery.cli.clock import SystemClock
 from chancery.cli.commands_key import host_name, request
 from chancery.cli.layout import Account, Layout
-from chancery.cli.suite import ISSUING, SERVICE_LABELS, Suite, encode, subject
-from chancery.config import CAConfig, load
+from chancery.cli.suite import ISSUING, SERVICE_LABELS, Suite, subject
+from chancery.config import CAConfig, encode, load
 from chancery.errors import OperatorError, PKIError
 from chancery.pkix.path import check_signed
 from chancery.ports import (

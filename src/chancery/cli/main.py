@@ -27,6 +27,7 @@ GROUPS = {
     "db": ("db", "app", "The database's schema."),
     "offline": ("offline", "app", "The offline CA, on a machine without network."),
     "bundle": ("offline", "bundles", "Bundles to and from the offline CA, at the installation."),
+    "deploy": ("commands_deploy", "app", "Several hosts: made from one inventory, and checked against it."),
     "audit": ("audit", "app", "The journal: verify it, read it."),
     "auditor": ("auditor", "app", "Everything stored: its right to exist, re-derived."),
 }

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-import tomli_w
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -118,21 +117,6 @@ def read_suite(layout: Layout) -> Suite:
     """Return the settings of an installation. OperatorError when the file is missing or wrong."""
     suite: Suite = decode(layout.suite, Suite)
     return suite
-
-
-def encode(config: msgspec.Struct) -> bytes:
-    """Return a configuration as TOML text (UTF-8), without the keys that are not set."""
-    plain = msgspec.to_builtins(config, enc_hook=str)
-    found = _without_none(plain)
-    assert isinstance(found, dict)
-    return tomli_w.dumps(found).encode()
-
-
-def _without_none(value: object) -> object:
-    """Leave out what is not set, in tables and in arrays of them."""
-    if isinstance(value, dict):
-        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
-    return [_without_none(inner) for inner in value] if isinstance(value, list) else value
 
 
 def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, ProcessConfig]:

@@ -1,0 +1,156 @@
+"""What is rendered: the same each time, accepted by the programs that read it, and strict."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography import x509
+
+from chancery.cli.main import command_line
+from chancery.config import load
+from chancery.deploy.files import MANIFEST, read_manifest
+from chancery.deploy.identities import links, make_identities
+from chancery.deploy.machine import write_tree
+from chancery.deploy.rendering import render
+from chancery.deploy.site import read_site
+from chancery.errors import OperatorError
+
+EXAMPLE = Path(__file__).parents[3] / "deploy" / "site.toml"
+NOW = datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC)
+MOST_EXPOSED = 2.0
+
+
+def run(*words, cwd=None):
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def site():
+    # Units name programs that exist: systemd-analyze looks for them.
+    return msgspec.structs.replace(read_site(EXAMPLE), prefix=Path(sys.prefix))
+
+
+@pytest.fixture(scope="module")
+def tree(site, tmp_path_factory):
+    out = tmp_path_factory.mktemp("site")
+    for name, files in render(site, "1.0").items():
+        write_tree(files, out / name)
+    return out
+
+
+def test_rendering_again_gives_the_same_octets(site):
+    again = msgspec.structs.replace(read_site(EXAMPLE), prefix=site.prefix)
+    assert render(site, "1.0") == render(again, "1.0")
+
+
+def test_every_file_is_in_the_manifest_and_no_secret_is_rendered(site):
+    for name, files in render(site, "1.0").items():
+        (listed,) = [one.content for one in files if one.path == MANIFEST]
+        manifest = read_manifest(listed)
+        assert name == manifest.host
+        assert {one.path for one in files} - {MANIFEST} == {one.path for one in manifest.files}
+        assert all(one.content is None for one in files if one.path.endswith((".key", ".pin")))
+
+
+def test_every_configuration_is_read_by_its_process(tree):
+    read = {path.stem: load(path) for path in tree.glob("*/etc/chancery/*.toml")}
+    assert {"ca", "worker", "ocsp", "tsa", "auditor", "owner"} == set(read)
+    assert {"production"} == {read[name].deployment for name in ("ca", "worker", "ocsp", "tsa")}
+    assert {"verify-full"} == {read[name].database.sslmode for name in ("ca", "worker", "ocsp", "tsa", "auditor")}
+
+
+def test_every_host_s_rules_are_accepted_by_nft(tree):
+    rules = sorted(tree.glob("*/etc/chancery/nftables.conf"))
+    assert ["ca1", "db1", "hsm1", "mon1", "ocsp1", "router1", "tsa1"] == [one.parents[2].name for one in rules]
+    for path in rules:
+        done = run("unshare", "--map-root-user", "--net", "nft", "-c", "-f", path)
+        assert (0, "") == (done.returncode, done.stderr), path
+
+
+def test_every_unit_is_accepted_by_systemd_and_little_exposed(tree):
+    units = sorted(tree.glob("*/etc/systemd/system/*.service"))
+    assert 13 == len(units)
+    for path in units:
+        verified = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", path)
+        assert not [line for line in verified.stderr.splitlines() if path.name in line], path
+        judged = run("systemd-analyze", "security", "--offline=true", path)
+        found = re.search(r"Overall exposure level for \S+: ([\d.]+)", judged.stdout)
+        assert found is not None, judged.stderr
+        assert float(found[1]) <= MOST_EXPOSED, path
+
+
+def test_each_process_has_its_own_account_and_no_capability(tree):
+    seen = {}
+    for path in tree.glob("*/etc/systemd/system/chancery-*.service"):
+        text = path.read_text()
+        seen[path.stem] = re.search(r"^User=(.*)$", text, re.MULTILINE)[1]
+        assert "\nCapabilityBoundingSet=\n" in text
+    serving = {f"chancery-{one}" for one in ("ca", "worker", "ocsp", "tsa")}
+    assert serving == {seen[one] for one in serving}
+    assert "root" not in seen.values()
+
+
+def test_only_the_host_of_a_role_may_log_in_as_it(tree):
+    hba = (tree / "db1/etc/postgresql/15/main/pg_hba.conf").read_text().splitlines()
+    assert [
+        "hostssl chancery chancery_auditor 10.20.1.10/32 cert map=chancery",
+        "hostssl chancery chancery_ocsp 10.20.1.11/32 cert map=chancery",
+        "hostssl chancery chancery_ra 10.20.1.10/32 cert map=chancery",
+        "hostssl chancery chancery_tsa 10.20.1.12/32 cert map=chancery",
+        "hostssl chancery chancery_worker 10.20.1.10/32 cert map=chancery",
+    ] == [line for line in hba if line.startswith("host")]
+    ident = (tree / "db1/etc/postgresql/15/main/pg_ident.conf").read_text().splitlines()
+    assert "chancery ocsp.ocsp1 chancery_ocsp" in ident
+    assert 1 + 5 == len(ident)
+
+
+def test_links_have_certificates_that_openssl_verifies_and_the_authority_s_key_is_nowhere(site, tmp_path):
+    made = make_identities(site, NOW)
+    for name, files in made.items():
+        write_tree(files, tmp_path / name)
+    assert {link.host for link in links(site)} == set(made)
+    keys = {one.content for files in made.values() for one in files if one.path.endswith(".key")}
+    assert len(links(site)) == len(keys)
+    authorities = {one.content for files in made.values() for one in files if one.path.endswith("site-ca.pem")}
+    assert 1 == len(authorities)
+    for link in links(site):
+        folder = tmp_path / link.host / "etc/chancery/tls"
+        words = [
+            "openssl",
+            "verify",
+            "-x509_strict",
+            "-attime",
+            str(int(NOW.timestamp())),
+            "-CAfile",
+            "site-ca.pem",
+        ]
+        words += ["-verify_hostname", link.name, *(["-verify_ip", link.address] if link.address else [])]
+        done = run(*words, f"{link.stem}.pem", cwd=folder)
+        assert f"{link.stem}.pem: OK\n" == done.stdout, done.stderr
+        assert 0o600 == (folder / f"{link.stem}.key").stat().st_mode & 0o777
+    again = make_identities(site, NOW)
+    other = next(one.content for one in again["db1"] if one.path.endswith("site-ca.pem"))
+    (first,) = authorities
+    assert x509.load_pem_x509_certificate(other).public_key() != x509.load_pem_x509_certificate(first).public_key()
+
+
+def test_the_commands_write_and_show(tmp_path, capsys):
+    for words in (["render", EXAMPLE, "--out", tmp_path], ["rows", EXAMPLE], ["rows", EXAMPLE, "--json"]):
+        with pytest.raises(SystemExit) as ended:
+            command_line("deploy")(["deploy", *map(str, words)])
+        assert 0 == ended.value.code
+    said = capsys.readouterr().out
+    assert f"ca1: 16 files in {tmp_path / 'ca1'}\n" in said
+    assert '"purpose": "PKCS#11 of worker"' in said
+    assert (tmp_path / "db1/etc/chancery/owner.toml").exists()
+
+
+def test_a_manifest_that_is_none_is_refused():
+    with pytest.raises(OperatorError, match="the manifest cannot be read"):
+        read_manifest(b'{"host": "ca1"}')
