@@ -16,9 +16,9 @@ from chancery.audit.certificates import Ground
 from chancery.audit.findings import Finding, Kind
 from chancery.audit.trail import Act
 from chancery.errors import OperatorError
-from chancery.pkix.granting import IssuerLimits, Profile
+from chancery.pkix.granting import Profile
 from chancery.pkix.lint import blocking, lint
-from chancery.pkix.path import same_key
+from chancery.pkix.path import limits, same_key
 from chancery.pkix.profile import parse_profile
 from chancery.ports import EventKind, ProfileRecord, ProfileSwitch
 from chancery.ports.auditing import AuditedIssuer, AuditedOperator
@@ -57,17 +57,10 @@ def grounds(issuers: Sequence[AuditedIssuer]) -> dict[int, Ground]:
             issuer.record.name,
             certificate,
             ski.digest if isinstance(ski, x509.SubjectKeyIdentifier) else None,
-            _limits(certificate),
-            tuple((one.added_at, _limits(x509.load_der_x509_certificate(one.certificate))) for one in renewed),
+            limits((certificate,)),
+            tuple((one.added_at, limits((x509.load_der_x509_certificate(one.certificate),))) for one in renewed),
         )
     return found
-
-
-def _limits(certificate: x509.Certificate) -> IssuerLimits:
-    values = {type(one.value): one.value for one in certificate.extensions}
-    basic = values.get(x509.BasicConstraints)
-    length = basic.path_length if isinstance(basic, x509.BasicConstraints) else None
-    return IssuerLimits(certificate.not_valid_after_utc, length)
 
 
 def judge_issuers(

@@ -20,6 +20,7 @@ from chancery.ca.possession import check_statement
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.granting import Granted, Requested
 from chancery.pkix.key import spki_der
+from chancery.pkix.name import prepared
 from chancery.pkix.path import is_self_signed
 from chancery.pkix.profile import Profile, grant, requested
 from chancery.pkix.weak import KEY_COMPROMISED, KnownKeys
@@ -221,6 +222,7 @@ def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime
     _check_ca(issuing, profile, issuer, asked)
     granted = grant(profile, asked, issuer.limits, now)
     serial = make_serial(issuing.instance, issuing.entropy, granted.not_after)
+    _check_name(issuing, profile, granted)
     linted = issuer.prepare(granted, serial)
     _ask_others(issuing, profile, issuer, linted)
     intent = intent_of(request, issuer.record.issuer_id, serial, linted, profile=profile, at=now)
@@ -240,6 +242,14 @@ def _issuer(issuing: Issuing, request: EnrolmentRequest, profile: Profile) -> Is
             detail += f"; {issuing.default_issuer} does"
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, detail)
     return issuer
+
+
+def _check_name(issuing: Issuing, profile: Profile, granted: Granted) -> None:
+    """Refuse the name of a CA that issues here to what is no CA: it would be believed to sign that one's CRLs."""
+    name = prepared(granted.subject_text)
+    if not profile.extensions.ca and any(name in one.names for one in issuing.issuers.values()):
+        detail = "the subject is the name of a CA (RFC 5280 6.3.3 f)"
+        raise PKIError(ErrorType.BAD_CERT_TEMPLATE, detail)
 
 
 def _check_service(issuing: Issuing, profile: Profile, asked: Requested) -> None:

@@ -30,7 +30,7 @@ from chancery.errors import ErrorType, PKIError
 from chancery.pkix.granting import Granted, IssuerLimits, Requested, grant
 from chancery.pkix.key import load_spki, spki_der
 from chancery.pkix.lint import blocking, lint_der
-from chancery.pkix.name import attributes_of
+from chancery.pkix.name import attributes_of, name_text, prepared
 from chancery.pkix.path import limits as path_limits
 from chancery.pkix.profile import Profile
 from chancery.pkix.view import IssuerView, view_issuer
@@ -222,7 +222,7 @@ class Issuer(_Signing):
     Raises PKIError(SYSTEM_FAILURE) when key and certificate differ, or the certificate is not a CA's with a
     subject key identifier and the right to sign certificates. The key that signatures are verified under is
     the certificate's, never the token's. `above` are the CA certificates above it, nearest first: what they
-    constrain is constrained here, too (RFC 5280 6.1).
+    constrain is constrained here, too (RFC 5280 6.1). `names` are its name and theirs (`pkix.name.prepared`).
     """
 
     def __init__(
@@ -243,6 +243,7 @@ class Issuer(_Signing):
         self.urls = urls
         self.subject = subject
         self.key_identifier = _ca_key_identifier(record.name, certificate)
+        self.names = frozenset(prepared(name_text(one.subject)) for one in (certificate, *above))
         limits = path_limits((certificate, *above))
         self.limits = dataclasses.replace(limits, algorithm=signer.algorithm.name)
 
@@ -253,9 +254,11 @@ class Issuer(_Signing):
         `serial` is the content of the INTEGER, reserved for this certificate alone. Raises
         PKIError(BAD_CERT_TEMPLATE) with every finding that blocks, in words for the requestor.
         """
-        if granted.subject == self.subject:
-            # A self-issued certificate is not counted in a path length, and its CRL would be its issuer's.
-            raise PKIError(ErrorType.BAD_CERT_TEMPLATE, "the subject is the issuer's own name (RFC 5280 6.1)")
+        if prepared(granted.subject_text) in self.names:
+            # A self-issued certificate is not counted in a path length nor held to name constraints, and who has
+            # a CA's name may be believed to sign its CRLs (RFC 5280 6.3.3 f).
+            detail = "the subject is the issuer's own name, or that of a CA above it (RFC 5280 6.1)"
+            raise PKIError(ErrorType.BAD_CERT_TEMPLATE, detail)
         urls = self.urls
         extensions = [*granted.extensions, template.authority_key_identifier(self.key_identifier)]
         ocsp, ca_issuers = urls.ocsp if granted.ocsp else None, urls.ca_issuers if granted.ca_issuers else None

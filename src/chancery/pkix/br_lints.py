@@ -7,12 +7,12 @@ A private CA may do otherwise; whoever wants to be trusted by browsers reads the
 from __future__ import annotations
 
 import datetime
-import ipaddress
 from collections.abc import Callable, Iterator
 
 from chancery.asn1 import oids
 from chancery.asn1.oids import ATTRIBUTES, EXTENDED_KEY_USAGES
 from chancery.pkix.finding import Finding, Severity
+from chancery.pkix.name import is_public
 from chancery.pkix.view import DNS_NAME, IP_NAME, CertificateView, name_text
 
 SHORT_LIVED = datetime.timedelta(days=7)
@@ -36,7 +36,7 @@ def internal_names(cert: CertificateView) -> Iterator[Finding]:
     for one in cert.names or ():
         if one.tag == DNS_NAME and b"." not in one.value:
             yield _notice("internal_name", f"{name_text(one)} is no name of the public DNS", "BR 4.2.2")
-        if one.tag == IP_NAME and not ipaddress.ip_network(text := name_text(one)).is_global:
+        if one.tag == IP_NAME and not is_public(text := name_text(one)):
             yield _notice("reserved_address", f"{text} is a reserved address", "BR 4.2.2")
 
 

@@ -15,17 +15,17 @@ from typing import Any
 
 from cryptography import x509
 
-from chancery.asn1.oids import ATTRIBUTES
+from chancery.asn1.oids import ATTRIBUTES, SMTP_UTF8_MAILBOX
 from chancery.errors import ErrorType, PKIError
-from chancery.pkix.name import attributes_of, parse_name
+from chancery.pkix.name import attributes_of, parse_name, prepared
 
 Attributes = tuple[tuple[str, str], ...]
 """(Dotted attribute type, value), most significant first."""
 
 
 def _dns(base: Any, name: str) -> bool:
-    zone = str(base).lower().removeprefix(".")
-    return not zone or name == zone or name.endswith("." + zone)
+    zone = str(base).lower()
+    return not zone or name == zone or name.endswith("." + zone.removeprefix("."))
 
 
 def _ip(base: Any, name: str) -> bool:
@@ -47,13 +47,18 @@ def _email(base: Any, name: str) -> bool:
 
 
 def _uri(base: Any, name: str) -> bool:
-    host = urllib.parse.urlsplit(name).hostname
-    return host is not None and _host(base, host)
+    return _host(base, urllib.parse.urlsplit(name).hostname or "")
+
+
+def _has_domain(uri: str) -> bool:
+    """Whether a URI has a host that is a domain."""
+    host = urllib.parse.urlsplit(uri).hostname or ""
+    return bool(host) and ":" not in host and not host.replace(".", "").isdigit()
 
 
 def _directory(base: Any, name: Any) -> bool:
-    start = [(oid, value.casefold()) for oid, value in attributes_of(base)]
-    return start == [(oid, value.casefold()) for oid, value in name[: len(start)]]
+    start = [(oid, prepared(value)) for oid, value in attributes_of(base)]
+    return start == [(oid, prepared(value)) for oid, value in name[: len(start)]]
 
 
 _FORMS: Mapping[str, tuple[type[x509.GeneralName], Callable[[Any, Any], bool]]] = {
@@ -77,15 +82,19 @@ class NameConstraints:
     def problem(self, kind: str, name: Any) -> str | None:
         """Say why a name of this kind is outside, or None. `name` is text, or a subject's attributes."""
         permitted, excluded = _of(kind, self.permitted), _of(kind, self.excluded)
+        if kind == "smtputf8" and any(map(_is_of_mailboxes, (*self.permitted, *self.excluded))):
+            return "the issuer's name constraints are about SmtpUTF8Mailbox, which RFC 9598 6 does not define"
         if not permitted and not excluded:
             return None
         if kind not in _FORMS:
             return f"the issuer's name constraints are about names of type {kind}, which are not understood"
         inside = _FORMS[kind][1]
         shown = name if isinstance(name, str) else "the subject"
+        if kind == "uri" and not _has_domain(name):
+            return f"{shown} has no domain for its host, and the issuer's name constraints are about URIs"
         if permitted and not any(inside(one, name) for one in permitted):
             return f"{shown} is not among the names that the issuer may certify"
-        if any(inside(one, name) or (kind == "dns" and _covers(name, one)) for one in excluded):
+        if any(inside(one, name) or _covers(kind, name, one) for one in excluded):
             return f"{shown} is among the names that the issuer may not certify"
         return None
 
@@ -97,9 +106,21 @@ def _of(kind: str, trees: Iterable[x509.GeneralName]) -> list[Any]:
     return [one for one in trees if not isinstance(one, known)]
 
 
-def _covers(name: str, base: str) -> bool:
-    """Whether a wildcard could stand for something in an excluded subtree."""
-    return name.startswith("*.") and base.lower().removeprefix(".").endswith(name[1:])
+def _is_of_mailboxes(tree: x509.GeneralName) -> bool:
+    return isinstance(tree, x509.OtherName) and tree.type_id.dotted_string == SMTP_UTF8_MAILBOX
+
+
+def _covers(kind: str, name: Any, base: Any) -> bool:
+    """
+    Whether an excluded subtree takes in what it would not permit.
+
+    An empty host is all of them; a domain is below itself with a dot before it; and a wildcard could stand for
+    something below.
+    """
+    if kind != "dns":
+        return not base
+    zone = base.lower().removeprefix(".")
+    return bool(name == zone or (name.startswith("*.") and zone.endswith(name[1:])))
 
 
 def name_constraints(certificate: x509.Certificate) -> NameConstraints | None:

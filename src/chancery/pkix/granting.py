@@ -106,13 +106,15 @@ class IssuerLimits:
     What the issuer's own certificate, and those above it, allow, and by which algorithm it signs
     (`asn1.signature.ALGORITHMS`).
 
-    `path_length` None: no limit (RFC 5280 4.2.1.9). `constraints` hold together (4.2.1.10).
+    `path_length` None: no limit (RFC 5280 4.2.1.9). `constraints` hold together (4.2.1.10). `not_before` None: not
+    known, or no matter.
     """
 
     not_after: datetime.datetime
     path_length: int | None
     constraints: tuple[NameConstraints, ...] = ()
     algorithm: str | None = None
+    not_before: datetime.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -215,6 +217,11 @@ def _validity(
 ) -> tuple[datetime.datetime, datetime.datetime]:
     """R12: both ends are seconds in which the certificate is valid (RFC 5280 4.1.2.5)."""
     earliest = at.replace(microsecond=0) - rule.backdating()
+    if limits.not_before is not None and earliest < limits.not_before:
+        # A certificate that is older than its issuer's: who goes by the time of signing takes it for a forgery.
+        if at < limits.not_before:
+            raise refuse(f"the issuer's certificate begins at {limits.not_before:%Y-%m-%d %H:%M:%S} UTC")
+        earliest = limits.not_before
     not_before, not_after = earliest, earliest + rule.length() - SECOND
     if wish is not None and rule.requested == "drop":
         dropped.append("the validity asked for")

@@ -17,6 +17,7 @@ import idna
 from cryptography import x509
 
 from chancery.asn1 import der, oids
+from chancery.asn1 import x509 as template
 from chancery.asn1.general_name import other_name_value
 from chancery.asn1.oids import ATTRIBUTES
 from chancery.errors import ErrorType, PKIError
@@ -30,6 +31,26 @@ MAX_UPN = 256
 MAX_OTHER_NAME = 1024
 """Octets of the value of an otherName."""
 MAX_DIRECTORY_NAME = 1024
+
+# Upper bounds of RFC 5280 appendix A.1 (ub-…), of X.520 where that has none.
+UPPER_BOUNDS = {
+    "CN": 64,
+    "SN": 64,
+    "serialNumber": 64,
+    "C": 2,
+    "L": 128,
+    "ST": 128,
+    "street": 128,
+    "O": 64,
+    "OU": 64,
+    "title": 64,
+    "GN": 64,
+    "organizationIdentifier": 256,
+    "emailAddress": 255,
+    "DC": 63,
+    "UID": 256,
+}
+_SHORT = {oid: short for short, oid in ATTRIBUTES.items()}
 
 # RFC 4514 3 writes what it has no short name for as a dotted number; people write the names openssl knows.
 _TO_TEXT = {x509.ObjectIdentifier(oid): short for short, oid in ATTRIBUTES.items()}
@@ -81,6 +102,17 @@ def attributes_of(name: x509.Name) -> tuple[tuple[str, str], ...]:
             raise PKIError(ErrorType.BAD_DATA_FORMAT, "a name attribute that is not text")
         found.append((attribute.oid.dotted_string, attribute.value))
     return tuple(found)
+
+
+def prepared(text: str) -> str:
+    """
+    Return what two values of an attribute have in common when they are the same name (RFC 5280 7.1, RFC 4518 2).
+
+    Also of a whole name as text: those with one prepared text may be one name, those with others never are.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())
 
 
 def text_of(attributes: Iterable[tuple[str, str]]) -> str:
@@ -155,6 +187,31 @@ def ip_address(text: str) -> str:
     return str(address)
 
 
+# Of the IANA special-purpose registries, what the standard library takes for global or learned of late: RFC 4291
+# 2.5.5.1 (IPv4-compatible), 6052 (NAT64), 8215, 3056 (6to4), 3879 (site-local), 9637, 9602, 7526.
+_SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        [
+            "::/96",
+            "64:ff9b::/96",
+            "64:ff9b:1::/48",
+            "2002::/16",
+            "fec0::/10",
+            "3fff::/20",
+            "5f00::/16",
+            "192.88.99.0/24",
+        ],
+    )
+)
+
+
+def is_public(address: str) -> bool:
+    """Tell whether an address, or the first of a network, is global (IANA special-purpose registries)."""
+    network = ipaddress.ip_network(address)
+    return network.is_global and not any(network.network_address in one for one in _SPECIAL)
+
+
 def email_address(text: str) -> str:
     """Check an ASCII mailbox (RFC 5321 4.1.2; RFC 5280 4.2.1.6) and return it with its domain in lower case."""
     local, at, domain = text.rpartition("@")
@@ -213,7 +270,11 @@ def registered_id(text: str) -> str:
 
 
 def directory_name(text: str) -> str:
-    """Check a distinguished name of known attributes (RFC 4514) and return its one text, most significant last."""
+    """
+    Check a distinguished name of known attributes (RFC 4514) and return its one text, most significant last.
+
+    Its values are what a subject's may be: in the string type and within the upper bounds of RFC 5280 appendix A.
+    """
     if len(text) > MAX_DIRECTORY_NAME:
         raise _bad(f"a directory name of more than {MAX_DIRECTORY_NAME} characters")
     try:
@@ -223,7 +284,22 @@ def directory_name(text: str) -> str:
     for oid, value in attributes:
         if oid not in ATTRIBUTES.values() or not value or not value.isprintable() or value != value.strip():
             raise _bad(f"{text[:80]!r}: a directory name is of {', '.join(ATTRIBUTES)}")
+        check_form(short := _SHORT[oid], value)
+        try:
+            fits = len(value) <= UPPER_BOUNDS[short] and template.rdn(oid, value)
+        except ValueError:
+            fits = False
+        if not fits:
+            raise _bad(f"{text[:80]!r}: {short} is longer, or has other characters, than it may (RFC 5280 A.1)")
     return text_of(attributes)
+
+
+def check_form(short: str, value: str) -> None:
+    """Check the form of an attribute that has one, C and emailAddress; PKIError(BAD_CERT_TEMPLATE)."""
+    if short == "C" and not (value.isascii() and value.isalpha() and value.isupper() and len(value) == 2):
+        raise _bad("the attribute C is two capital letters (ISO 3166-1)")
+    if short == "emailAddress":
+        email_address(value)
 
 
 def other_name(text: str) -> str:

@@ -11,8 +11,7 @@ from chancery.asn1.oids import ATTRIBUTES
 from chancery.asn1.x509 import string_tag
 from chancery.errors import PKIError
 from chancery.pkix.finding import Finding, Severity
-from chancery.pkix.name import absolute_uri, dns_name, email_address
-from chancery.pkix.subject_rules import UPPER_BOUNDS
+from chancery.pkix.name import UPPER_BOUNDS, absolute_uri, dns_name, email_address
 from chancery.pkix.view import DNS_NAME, IP_NAME, MAIL_NAME, URI_NAME, CertificateView, EncodedAttribute, name_text
 
 _SHORT = {oid: short for short, oid in ATTRIBUTES.items()}

@@ -156,5 +156,8 @@ def limits(path: Sequence[x509.Certificate]) -> IssuerLimits:
     lengths = [length - n for n, one in enumerate(path) if (length := _path_length(one)) is not None]
     found: list[NameConstraints] = [one for c in path if (one := name_constraints(c)) is not None]
     return IssuerLimits(
-        path[0].not_valid_after_utc, max(0, min(lengths)) if lengths else None, constraints=tuple(found)
+        path[0].not_valid_after_utc,
+        max(0, min(lengths)) if lengths else None,
+        constraints=tuple(found),
+        not_before=path[0].not_valid_before_utc,
     )

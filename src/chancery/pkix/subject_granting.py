@@ -134,10 +134,7 @@ def _check(attribute: _Attribute, oid: str, value: str) -> None:
         raise refuse(f"the subject's {short} has 1 to {attribute.bound} characters (RFC 5280 appendix A)")
     if value != value.strip() or not value.isprintable():
         raise refuse(f"the subject's {short} has white space at an end, or a control character in it")
-    if short == "C" and not (value.isascii() and value.isalpha() and value.isupper() and len(value) == 2):
-        raise refuse("the subject's C is two capital letters (ISO 3166-1)")
-    if short == "emailAddress":
-        names_.email_address(value)
+    names_.check_form(short, value)
     if attribute.pattern is not None and not attribute.pattern.matches(value):
         raise refuse(f"the subject's {short} does not match {attribute.pattern.text}")
     try:
@@ -209,13 +206,16 @@ class NamePlan:
 
     def _dns(self, value: str) -> str | None:
         rule = self._rule
-        if value[0] == "*":
-            value = value[2:]
-            if not rule.wildcards or (rule.wildcard_suffixes and not under(value, rule.wildcard_suffixes)):
-                return "the profile grants no wildcard" + (" there" if rule.wildcards else "")
+        if value[0] == "*" and (
+            not rule.wildcards or (rule.wildcard_suffixes and not under(value[2:], rule.wildcard_suffixes))
+        ):
+            return "the profile grants no wildcard" + (" there" if rule.wildcards else "")
         if rule.dns_suffixes and not under(value, rule.dns_suffixes):
             return f"the profile grants names under {', '.join(rule.dns_suffixes)}"
-        if rule.dns_forbidden and under(value, rule.dns_forbidden):
+        # A wildcard stands for one label more, whatever it is: so for what is forbidden just below, too.
+        if under(value, rule.dns_forbidden) or (
+            value[0] == "*" and any(one.partition(".")[2] == value[2:] for one in rule.dns_forbidden)
+        ):
             return f"the profile grants no names under {', '.join(rule.dns_forbidden)}"
         return None
 
@@ -223,7 +223,7 @@ class NamePlan:
         address = ipaddress.ip_address(value)
         if self._networks and not any(address in network for network in self._networks):
             return f"the profile grants addresses in {', '.join(self._rule.ip_networks)}"
-        if self._rule.ip_reserved == "refuse" and not address.is_global:
+        if self._rule.ip_reserved == "refuse" and not names_.is_public(value):
             return "the profile grants no reserved address (IANA special-purpose registries)"
         return None
 

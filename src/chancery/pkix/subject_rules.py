@@ -10,28 +10,10 @@ import msgspec
 
 from chancery.asn1.oids import ATTRIBUTES
 from chancery.errors import PKIError
-from chancery.pkix.name import dns_name
+from chancery.pkix.name import UPPER_BOUNDS, dns_name
 from chancery.pkix.pattern import compiled
 from chancery.pkix.rule import OID, Table, check_oids
 
-# Upper bounds of RFC 5280 appendix A.1 (ub-…), of X.520 where that has none.
-UPPER_BOUNDS = {
-    "CN": 64,
-    "SN": 64,
-    "serialNumber": 64,
-    "C": 2,
-    "L": 128,
-    "ST": 128,
-    "street": 128,
-    "O": 64,
-    "OU": 64,
-    "title": 64,
-    "GN": 64,
-    "organizationIdentifier": 256,
-    "emailAddress": 255,
-    "DC": 63,
-    "UID": 256,
-}
 MAX_CUSTOM = 1024
 """Characters of an attribute that only this profile knows."""
 DEFAULT_CUSTOM = 256

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cakit import (
     PROFILES,
+    URLS,
     issuing_certificate,
     issuing_issuer,
     issuing_record,
@@ -198,10 +199,19 @@ def test_r15_a_certificate_names_the_crl_of_its_shard_for_good():
     assert None is IssuerURLs(None, base, None).freshest(base)
 
 
-def test_nobody_gets_the_issuers_own_name():
-    issuer = issuing_issuer()
-    csr = make_csr("CN=Issuing,O=Example,C=XX")
-    granted = grant(PROFILES["tls-client"], requested(csr), issuer.limits, START)
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "CN=Issuing,O=Example,C=XX",
+        "CN=issuing,O=EXAMPLE,C=XX",
+        "CN=\uff29ssuing,O=Example,C=XX",
+        "CN=Root,O=Example,C=XX",
+    ],
+)
+def test_nobody_gets_the_name_of_the_issuer_or_of_a_ca_above_however_it_is_written(subject):
+    root = x509.load_der_x509_certificate(root_certificate())
+    issuer = Issuer(issuing_record(), KeySigner(key("issuing")), URLS, (root,))
+    granted = grant(PROFILES["tls-client"], requested(make_csr(subject)), issuer.limits, START)
     assert "the issuer's own name" in _failure(lambda: issuer.prepare(granted, SERIAL)).detail
 
 

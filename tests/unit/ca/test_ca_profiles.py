@@ -7,7 +7,7 @@ import datetime
 
 from cryptography import x509
 
-from cakit import CA, PROFILES, URLS, enrolment, issuing_issuer, key, make_csr
+from cakit import CA, PROFILES, URLS, enrolment, issuing_issuer, key, make_csr, root_issuer
 from chancery.ca.issuance import make_serial
 from chancery.errors import ErrorType
 from chancery.pkix.profile import grant, parse_profile, requested
@@ -51,6 +51,13 @@ def test_what_is_dropped_is_told_to_the_requestor_and_in_the_journal():
     assert "not granted: the extension basicConstraints" == record.dropped
     [intent] = [event for event in ca.store.events if event.kind is EventKind.INTENT_RECORDED]
     assert ["the extension basicConstraints"] == list(intent.detail["dropped"])
+
+
+def test_what_is_no_ca_gets_the_name_of_none():
+    ca = CA()
+    ca.issuing = dataclasses.replace(ca.issuing, issuers={"issuing": ca.issuer, "root": root_issuer()})
+    number = _ask(ca, make_csr("CN=ROOT,O=Example,C=XX"), profile="tls-client")
+    assert "the name of a CA" in ca.store.refusals[number].detail
 
 
 def test_a_delta_crl_is_pointed_at_where_the_profile_wants_it_and_the_issuer_has_one():

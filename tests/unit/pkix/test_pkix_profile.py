@@ -202,6 +202,14 @@ def test_a_certificate_never_outlives_its_issuer():
     assert exact.not_after == grant(_profile(), _asked(), exact, START).not_after
 
 
+def test_a_certificate_is_never_older_than_its_issuers():
+    profile = _profile(('"10d"', '"10d"\nbackdate = "1h"'))
+    begun = START - datetime.timedelta(minutes=5)
+    granted = grant(profile, _asked(), IssuerLimits(LIMITS.not_after, None, not_before=begun), START)
+    assert (begun, begun + 10 * DAY - SECOND) == (granted.not_before, granted.not_after)
+    assert "begins at" in _refused(profile, limits=IssuerLimits(LIMITS.not_after, None, not_before=START + SECOND))
+
+
 # Subjects
 
 

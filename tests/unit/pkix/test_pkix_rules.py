@@ -277,6 +277,34 @@ def test_a_name_within_its_rules_is_granted_and_stands_in_the_extension(name):
     assert template.subject_alt_name([name], critical=False) in granted.extensions
 
 
+@pytest.mark.parametrize(
+    ("forbidden", "name", "granted"),
+    [
+        ("secret.example.org", "dns:*.example.org", False),
+        (".example.org", "dns:*.example.org", False),
+        (".example.org", "dns:example.org", True),
+        ("example.org", "dns:*.example.org", False),
+        ("a.secret.example.org", "dns:*.example.org", True),
+        ("secret.example.org", "dns:*.example.net", True),
+    ],
+)
+def test_a_wildcard_never_stands_for_what_is_forbidden(forbidden, name, granted):
+    profile = _profile(names=f'types = ["dns"]\nwildcards = true\ndns_forbidden = ["{forbidden}"]\n')
+    if granted:
+        assert (name,) == _grant(profile, names=[name]).names
+    else:
+        assert "no names under" in _refused(profile, names=[name])
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["2002:a00:1::", "::10.0.0.1", "64:ff9b::a00:1", "::ffff:10.0.0.1", "fec0::1", "3fff::1", "192.88.99.1"],
+)
+def test_an_address_that_holds_a_private_one_or_is_reserved_is_not_public(address):
+    profile = _profile(names='types = ["ip"]\nip_reserved = "refuse"\n')
+    assert "no reserved address" in _refused(profile, names=[f"ip:{address}"])
+
+
 OUTSIDE = [
     "dns:example.com",
     "dns:example.net",
