@@ -319,6 +319,28 @@ class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
     signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
 
 
+class AccessSection(Section, frozen=True, kw_only=True):
+    """
+    Who may have timestamps besides the clients of `chancery timestamp-client`.
+
+    `open` lets everybody else ask too, for `policies` (none given: all), at most `per_second` times a second from
+    each address, `burst` at once. `waiting` is how many requests of one client may wait.
+    """
+
+    open: bool = True
+    policies: Annotated[tuple[OID, ...], msgspec.Meta(max_length=64)] = ()
+    per_second: Annotated[float, msgspec.Meta(gt=0, le=1e6)] | None = None
+    burst: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 20
+    waiting: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1024
+
+
+class HTTPSSection(Section, frozen=True, kw_only=True):
+    """A second port, with TLS: for browsers, for API keys over a network, and for clients with a certificate."""
+
+    listen: Listen
+    tls: TLSSection
+
+
 class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
     """
     `chancery serve tsa`: RFC 3161 timestamps. Accuracy is in milliseconds, at most one second (R23).
@@ -341,6 +363,8 @@ class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
     ntp_servers: Annotated[tuple[str, ...], msgspec.Meta(max_length=15)] = ()
     ntp_poll_s: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    access: AccessSection = AccessSection()
+    https: HTTPSSection | None = None
 
     def __post_init__(self) -> None:
         if self.time_source == "ntp" and len(set(self.ntp_servers)) < 3:

@@ -25,6 +25,7 @@ from chancery.postgres.mass import PgJobStore, PgMassRevocations
 from chancery.postgres.reports import PgReports
 from chancery.postgres.requests import PgRequestQueue
 from chancery.postgres.session import AsyncPool, connect
+from chancery.postgres.timestampclients import PgTimestampClients
 from chancery.ra import mass, reports
 from chancery.ra.enrolment import RegistrationAuthority
 from fakes import FakeClock, FakeEntropy
@@ -62,6 +63,7 @@ class Bureau:
                     PROFILES,
                     PgMassRevocations(pool),
                     PgReports(pool),
+                    PgTimestampClients(pool),
                 )
                 try:
                     return await act(ra, *words)

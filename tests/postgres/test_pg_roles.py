@@ -36,6 +36,8 @@ TABLES = (
     "journal_leaf",
     "journal_checkpoint",
     "tsa_token",
+    "tsa_client",
+    "tsa_usage",
     "blocked_key",
     "profile_switch",
     "issuer_certificate",
@@ -44,18 +46,20 @@ TABLES = (
     "imported_revocation",
     "retired",
 )
-CHANGING = {"operator", "request", "certificate_status", "revocation_request", "revocation_job"}
+CHANGING = {
+    "operator", "request", "certificate_status", "revocation_request", "revocation_job", "tsa_client", "tsa_usage",
+}  # fmt: skip
 HISTORY = tuple(sorted(set(TABLES) - CHANGING))
 ALL = "*"
-NOT_THE_WORKERS = {"tsa_token", "retired", "problem_report", "problem_report_act"}
+NOT_THE_WORKERS = {"tsa_token", "tsa_client", "tsa_usage", "retired", "problem_report", "problem_report_act"}
 
 READ = {
     "ra": "issuer profile profile_switch operator request certificate certificate_status revocation_request"
     " revocation_job revocation_approval problem_report problem_report_act crl crl_part crl_shard"
-    " crl_wish blocked_key issuer_certificate issuer_key issuer_act",
+    " crl_wish blocked_key issuer_certificate issuer_key issuer_act tsa_client",
     "worker": " ".join(sorted(set(TABLES) - NOT_THE_WORKERS)),
     "ocsp": "issuer certificate certificate_status crl crl_part crl_shard issuer_certificate",
-    "tsa": "issuer certificate certificate_status issuer_certificate",
+    "tsa": "issuer certificate certificate_status issuer_certificate tsa_client tsa_usage",
     "auditor": " ".join(TABLES),
 }
 """Tables of which a role reads every column."""
@@ -118,6 +122,20 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
     ("ra", "blocked_key"): ALL,
     ("tsa", "journal_event"): {"body"},
     ("tsa", "tsa_token"): ALL,
+    ("tsa", "tsa_usage"): ALL,
+    ("ra", "tsa_client"): {
+        "name",
+        "kind",
+        "credential",
+        "networks",
+        "policies",
+        "per_second",
+        "burst",
+        "per_day",
+        "per_month",
+        "added_at",
+        "added_by",
+    },
     ("worker", "journal_event"): {"body"},
     ("worker", "blocked_key"): ALL,
     ("worker", "issuer"): {
@@ -189,6 +207,8 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
 }
 UPDATE: dict[tuple[str, str], set[str]] = {
     ("ra", "operator"): {"removed_at"},
+    ("ra", "tsa_client"): {"revoked_at"},
+    ("tsa", "tsa_usage"): {"used"},
     ("worker", "request"): {
         "state",
         "worker",
@@ -247,6 +267,12 @@ def full(server):
         office.sql("INSERT INTO chancery.journal_leaf VALUES (0, 1, %s)", bytes(32))
         office.sql("INSERT INTO chancery.journal_checkpoint VALUES (1, %s, 'note', %s)", bytes(32), AT)
         office.sql("INSERT INTO chancery.tsa_token VALUES (1, %s, 'oid', 'imprint', 'policy', 'client')", AT)
+        office.sql(
+            "INSERT INTO chancery.tsa_client VALUES"
+            " ('c', 'network', NULL, '{10.0.0.0/8}', NULL, NULL, 1, NULL, NULL, %s, 'x')",
+            AT,
+        )
+        office.sql("INSERT INTO chancery.tsa_usage VALUES ('c', 'day', '2026-11-24', 1)")
         office.sql("INSERT INTO chancery.issuer_key VALUES (1, 'token', 'module', 'device', true)")
         office.sql(
             "INSERT INTO chancery.issuer_act (issuer_id, act, at, actor, reason)"

@@ -11,6 +11,7 @@ from chancery.cli import (
     commands_profile,
     commands_reports,
     commands_revocation,
+    commands_timestamp_client,
 )
 from chancery.cli.commands_management import remote_pairs, remote_status
 
@@ -25,3 +26,4 @@ def register(app: typer.Typer) -> None:
     commands_reports.register(app)
     commands_management.register(app)
     commands_profile.register(app)
+    commands_timestamp_client.register(app)

@@ -17,6 +17,7 @@ from chancery.postgres.mass import PgMassRevocations
 from chancery.postgres.reports import PgReports
 from chancery.postgres.requests import PgRequestQueue
 from chancery.postgres.session import AsyncPool
+from chancery.postgres.timestampclients import PgTimestampClients
 from chancery.ra.enrolment import RegistrationAuthority
 from chancery.web.app import create_app
 from chancery.web.server import TLSFiles, serve_api
@@ -33,7 +34,14 @@ async def run(config: CAConfig) -> None:
         queue, directory = PgRequestQueue(pool), PgDirectory(pool, clock)
         reports = PgReports(pool)
         ra = RegistrationAuthority(
-            queue, directory, clock, SystemEntropy(), profiles, PgMassRevocations(pool), reports
+            queue,
+            directory,
+            clock,
+            SystemEntropy(),
+            profiles,
+            PgMassRevocations(pool),
+            reports,
+            PgTimestampClients(pool),
         )
         watch = asyncio.create_task(_watch(reports, clock))
         _settle_collector()

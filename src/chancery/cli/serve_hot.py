@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Protocol
 
 import structlog
 
 from chancery.cli.clock import SystemClock
-from chancery.config import Listen
+from chancery.config import HTTPSSection, Listen
 from chancery.errors import OperatorError
 from chancery.web import hot, metrics
+from chancery.web.server import RELOAD_SECONDS, CertificateReload, TLSFiles, server_context
 
 log = structlog.get_logger()
 
@@ -54,6 +56,26 @@ async def measured(service: Measured, listen: Listen | None) -> AsyncIterator[No
         await server.close(0.0)
 
 
+@contextlib.asynccontextmanager
+async def secured(
+    handler: hot.Handler, section: HTTPSSection | None, limits: hot.Limits, on_error: hot.OnError
+) -> AsyncIterator[None]:
+    """Serve with TLS meanwhile, where the configuration says so; new files are taken over. OperatorError."""
+    if section is None:
+        yield
+        return
+    files = TLSFiles(section.tls.certificate, section.tls.key, section.tls.client_ca)
+    context = server_context(files, lambda why: log.info("client certificate refused", why=why))
+    server = await _listen(handler, section.listen, limits, on_error, context)
+    reloader = asyncio.create_task(CertificateReload(context, files).watch(RELOAD_SECONDS))
+    log.info("listening with TLS", host=section.listen.host, port=server.port)
+    try:
+        yield
+    finally:
+        reloader.cancel()
+        await server.close()
+
+
 async def serve(
     handler: hot.Handler, listen: Listen, limits: hot.Limits, on_error: hot.OnError, stop: asyncio.Event
 ) -> None:
@@ -66,11 +88,15 @@ async def serve(
 
 
 async def _listen(
-    handler: hot.Handler, listen: Listen, limits: hot.Limits, on_error: hot.OnError | None
+    handler: hot.Handler,
+    listen: Listen,
+    limits: hot.Limits,
+    on_error: hot.OnError | None,
+    tls: ssl.SSLContext | None = None,
 ) -> hot.HotServer:
     try:
         return await hot.serve(
-            handler, listen.host, listen.port, limits=limits, on_error=on_error, clock=SystemClock()
+            handler, listen.host, listen.port, limits=limits, on_error=on_error, clock=SystemClock(), tls=tls
         )
     except OSError as error:
         raise OperatorError(

@@ -6,14 +6,26 @@ import datetime
 
 from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy, time_source
-from chancery.cli.serve_hot import measured, report, serve, stopping
-from chancery.config import TSAConfig
+from chancery.cli.serve_hot import measured, report, secured, serve, stopping
+from chancery.config import AccessSection, TSAConfig
 from chancery.postgres.session import AsyncPool
 from chancery.postgres.status import PgStatusReader
+from chancery.postgres.timestampclients import PgTimestampUsage
 from chancery.postgres.timestamps import PgTimestampStore
 from chancery.tsa.authority import AuthoritySettings
 from chancery.tsa.renewal import CertificateFinder
 from chancery.web import tsp as tsp_face
+from chancery.web.tspaccess import Access, AccessSettings
+
+
+def _access(section: AccessSection) -> AccessSettings:
+    return AccessSettings(
+        open=section.open,
+        policies=section.policies or None,
+        per_second=section.per_second,
+        burst=section.burst,
+        waiting=section.waiting,
+    )
 
 
 async def run(config: TSAConfig) -> None:
@@ -41,10 +53,14 @@ async def run(config: TSAConfig) -> None:
             # The kernel is asked for nothing; a server on the network is asked as seldom as one may.
             measure_s=config.ntp_poll_s if config.time_source == "ntp" else 5.0,
             lifetime_s=3.5 * config.ntp_poll_s if config.time_source == "ntp" else 30.0,
+            access=Access(_access(config.access), PgTimestampUsage(pool), clock),
         )
         await service.start()
         try:
-            async with measured(service, config.metrics):
+            async with (
+                measured(service, config.metrics),
+                secured(service.handler, config.https, tsp_face.LIMITS, service.on_error),
+            ):
                 await serve(service.handler, config.listen, tsp_face.LIMITS, service.on_error, stop)
         finally:
             await service.close()

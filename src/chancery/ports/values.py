@@ -68,6 +68,8 @@ class EventKind(enum.Enum):
     PROCESS_STOPPED = "process.stopped"
     TOKENS_RECORDED = "tsa.tokens"
     TSA_CERTIFICATE = "tsa.certificate"
+    TSA_CLIENT_ADDED = "tsa.client-added"
+    TSA_CLIENT_REVOKED = "tsa.client-revoked"
     CLOCK_LOST = "tsa.clock-lost"
     CLOCK_REGAINED = "tsa.clock-regained"
     CLOCK_MOVED = "tsa.clock-moved"

@@ -23,6 +23,8 @@ GRANT SELECT, INSERT (ground, issuer, serial, spki_sha256, evidence, reporter, p
 GRANT SELECT, INSERT (report_id, kind, words, operator, at) ON chancery.problem_report_act TO chancery_ra;
 GRANT INSERT (issuer_id, requestor, asked_at, shard, delta) ON chancery.crl_wish TO chancery_ra;
 GRANT INSERT (fingerprint, name, roles, profiles, added_at), UPDATE (removed_at) ON chancery.operator TO chancery_ra;
+GRANT SELECT, INSERT (name, kind, credential, networks, policies, per_second, burst, per_day, per_month, added_at,
+    added_by), UPDATE (revoked_at) ON chancery.tsa_client TO chancery_ra;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_ra;
 
 -- The issuing worker; it sequences the journal too.
@@ -67,6 +69,9 @@ GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_stat
 GRANT SELECT ON chancery.issuer_certificate TO chancery_tsa;
 GRANT SELECT (act_id, issuer_id, act) ON chancery.issuer_act TO chancery_tsa;
 GRANT INSERT ON chancery.tsa_token TO chancery_tsa;
+-- It lets its clients in and counts what they use; it adds none.
+GRANT SELECT ON chancery.tsa_client TO chancery_tsa;
+GRANT SELECT, INSERT, UPDATE (used) ON chancery.tsa_usage TO chancery_tsa;
 GRANT INSERT (body) ON chancery.journal_event TO chancery_tsa;
 
 -- The auditor reads everything.

@@ -46,6 +46,7 @@ from chancery.ports import (
 )
 from chancery.ports.mass import MassRevocations
 from chancery.ports.reports import ReportBook
+from chancery.ports.timestamps import TimestampClients
 from chancery.ra.requestor import Operation, authorise, authorise_profile, may_request, own_name
 
 MAX_NAMES = 100
@@ -68,7 +69,7 @@ FINAL = (RequestState.DONE, RequestState.REFUSED)
 class RegistrationAuthority:
     """
     What registration takes as given: the queue to the CA, the directory, time, entropy, profiles by name, mass
-    revocation, problem reports.
+    revocation, problem reports, the timestamping authority's clients.
     """
 
     queue: RequestQueue
@@ -78,6 +79,7 @@ class RegistrationAuthority:
     profiles: Mapping[str, Profile]
     mass: MassRevocations
     reports: ReportBook
+    timestamp_clients: TimestampClients
 
     def event(self, kind: EventKind, actor: str, subject: str, detail: EventDetail) -> Event:
         """Build an event that happens now."""

@@ -37,6 +37,9 @@ class Operation(enum.Enum):
     SEE_OPERATORS = "see operators"
     ADD_OPERATOR = "enrol an operator"
     REMOVE_OPERATOR = "remove an operator"
+    SEE_TIMESTAMP_CLIENTS = "see timestamp clients"
+    ADD_TIMESTAMP_CLIENT = "add a timestamp client"
+    REVOKE_TIMESTAMP_CLIENT = "revoke a timestamp client"
     STATUS = "see the status"
 
 
@@ -76,6 +79,9 @@ PERMISSIONS: Mapping[Operation, Mapping[Role, Reach]] = {
     Operation.SEE_OPERATORS: {_ADMINISTRATOR: _ANY, _AUDITOR: _ANY},
     Operation.ADD_OPERATOR: {_ADMINISTRATOR: _ANY},
     Operation.REMOVE_OPERATOR: {_ADMINISTRATOR: _ANY},
+    Operation.SEE_TIMESTAMP_CLIENTS: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY, _AUDITOR: _ANY},
+    Operation.ADD_TIMESTAMP_CLIENT: {_ADMINISTRATOR: _ANY},
+    Operation.REVOKE_TIMESTAMP_CLIENT: {_ADMINISTRATOR: _ANY, _OFFICER: _ANY},
     Operation.STATUS: {_ADMINISTRATOR: _ANY, _AUDITOR: _ANY},
 }
 

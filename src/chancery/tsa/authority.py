@@ -239,15 +239,17 @@ class Authority:
         """Sign nothing more that is not accepted already, because the certificate is no longer good."""
         self._credential = None
 
-    def accept(self, data: bytes, client: str) -> Accepted:
+    def accept(self, data: bytes, client: str, policies: Sequence[str] | None = None) -> Accepted:
         """
         Judge a TimeStampReq (DER) from `client`, and give it a serial and a time.
+
+        `policies` are those that the client may have, its default first; None: all that are served.
 
         Raises PKIError with the kind that RFC 3161 2.4.2 has for it. A certificate that may not sign at
         genTime is SYSTEM_FAILURE: the time source is well, the authority is not.
         """
         request = tsp.decode_request(data)
-        policy = self._judge(request)
+        policy = self._judge(request, policies)
         now = self._guard.now()
         gen_time = now - datetime.timedelta(microseconds=now.microsecond % self._cut)
         credential = self._credential
@@ -267,7 +269,7 @@ class Authority:
         """Check what was signed and return the TimeStampResp (DER). Any thread. Raises as `Credential.token`."""
         return tsp.granted(signed.credential.token(signed))
 
-    def _judge(self, request: tsp.TimeStampReq) -> str:
+    def _judge(self, request: tsp.TimeStampReq, policies: Sequence[str] | None) -> str:
         """Return the policy to stamp under, or raise what is wrong with the request, in RFC 3161's order."""
         if request.version != 1:
             raise PKIError(ErrorType.BAD_REQUEST, "only version 1 is supported")
@@ -277,12 +279,17 @@ class Authority:
             raise PKIError(ErrorType.BAD_ALG, "the message imprint must be made with SHA-2 or SHA-3")
         if len(request.hashed_message) != size:
             raise PKIError(ErrorType.BAD_DATA_FORMAT, "the message imprint is not as long as its digest")
-        if request.req_policy is not None and request.req_policy not in self.settings.policies:
-            raise PKIError(ErrorType.UNACCEPTED_POLICY, "this policy is not served here")
+        served = self.settings.policies
+        allowed = served if policies is None else tuple(one for one in policies if one in served)
+        if request.req_policy is not None and request.req_policy not in allowed:
+            words = "for this client" if request.req_policy in served else "here"
+            raise PKIError(ErrorType.UNACCEPTED_POLICY, f"this policy is not served {words}")
+        if not allowed:
+            raise PKIError(ErrorType.UNACCEPTED_POLICY, "no policy of this client is served here")
         if request.extensions:
             # RFC 3161 2.4.1: whether critical or not.
             raise PKIError(ErrorType.UNACCEPTED_EXTENSION, "no extension is supported")
-        return request.req_policy or self.settings.policies[0]
+        return request.req_policy or allowed[0]
 
     def _serial(self, now: datetime.datetime) -> int:
         """

@@ -63,19 +63,19 @@ class TokenService:
         self.answered: Counter[str] = Counter()
         self._batches: Batcher[Accepted, Answer] = Batcher(self._answer, max_batch, max_pending, concurrency=2)
 
-    async def respond(self, request: bytes, client: str) -> Answer:
+    async def respond(self, request: bytes, client: str, policies: Sequence[str] | None = None) -> Answer:
         """
-        Answer one TimeStampReq from `client` (an address, for the record).
+        Answer one TimeStampReq from `client` (a name, for the record), who may have these policies (None: all).
 
         `answered` counts the answers by RFC 3161's word for the refusal, or `granted`.
         """
-        answer = await self._respond(request, client)
+        answer = await self._respond(request, client, policies)
         self.answered["granted" if answer.error is None else tsp.FAIL_INFO[answer.error].name.lower()] += 1
         return answer
 
-    async def _respond(self, request: bytes, client: str) -> Answer:
+    async def _respond(self, request: bytes, client: str, policies: Sequence[str] | None) -> Answer:
         try:
-            return await self._batches.submit(self._authority.accept(request, client))
+            return await self._batches.submit(self._authority.accept(request, client, policies))
         except PKIError as error:
             return refusal(error.type, error.detail)
         except Exception as error:  # noqa: BLE001 - the one handler: anything else is an internal error without detail

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import ssl
 from collections.abc import Awaitable
 
 import structlog
@@ -61,12 +62,22 @@ class HotServer:
         shortest = min(limits.header_timeout, limits.body_timeout, limits.idle_timeout, LINGER_SECONDS)
         self._period = min(1.0, shortest / 2)
 
-    async def listen(self, host: str, port: int, *, reuse_port: bool = False) -> None:
+    async def listen(
+        self, host: str, port: int, *, reuse_port: bool = False, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Listen; `self.port` then says where, when 0 was asked for. OSError when the address is taken."""
         loop = asyncio.get_running_loop()
         self._tick(loop)
         self._server = await loop.create_server(
-            lambda: Connection(self), host, port, backlog=1024, reuse_port=reuse_port or None
+            lambda: Connection(self),
+            host,
+            port,
+            backlog=1024,
+            reuse_port=reuse_port or None,
+            ssl=tls,
+            # Until a handshake is done nothing here counts the connection: it must not take long.
+            ssl_handshake_timeout=self.limits.header_timeout if tls else None,
+            ssl_shutdown_timeout=LINGER_SECONDS if tls else None,
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -167,12 +178,14 @@ async def serve(
     on_error: OnError | None = None,
     clock: Clock | None = None,
     reuse_port: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> HotServer:
     """
     Start a server on the running loop and return it; port 0 takes a free one (`HotServer.port`).
 
-    `reuse_port` lets several processes listen on one port (SO_REUSEPORT). OSError when the address is taken.
+    `reuse_port` lets several processes listen on one port (SO_REUSEPORT); with `tls` it speaks HTTPS. OSError when
+    the address is taken.
     """
     server = HotServer(handler, limits or Limits(), on_error=on_error, clock=clock)
-    await server.listen(host, port, reuse_port=reuse_port)
+    await server.listen(host, port, reuse_port=reuse_port, tls=tls)
     return server

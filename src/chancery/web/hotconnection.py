@@ -79,9 +79,11 @@ class Connection(asyncio.Protocol):
     """One connection; the parser calls its `on_*` methods."""
 
     __slots__ = (
+        "_authorization",
         "_backlog",
         "_body",
         "_body_size",
+        "_certificate",
         "_completed",
         "_content_type",
         "_corked",
@@ -90,6 +92,7 @@ class Connection(asyncio.Protocol):
         "_expects",
         "_fields",
         "_framing",
+        "_half_close",
         "_header_bytes",
         "_hosts",
         "_if_modified_since",
@@ -124,6 +127,8 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._peer = ""
+        self._certificate: bytes | None = None
+        self._half_close = True
         self._slots: collections.deque[_Slot] = collections.deque()
         self._backlog: collections.deque[tuple[Request | bytes, bool]] = collections.deque()
         self._tasks: set[asyncio.Future[Reply]] = set()
@@ -155,6 +160,7 @@ class Connection(asyncio.Protocol):
         self._content_type: bytes | None = None
         self._if_none_match: bytes | None = None
         self._if_modified_since: bytes | None = None
+        self._authorization: bytes | None = None
         self._body: list[bytes] = []
         self._body_size = 0
         self._header_bytes = 0
@@ -169,6 +175,10 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         peer = transport.get_extra_info("peername")
         self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
+        if (tls := transport.get_extra_info("ssl_object")) is not None:
+            self._certificate = tls.getpeercert(binary_form=True)
+            # asyncio ends both directions of TLS at once.
+            self._half_close = False
         if not self._server.admit(self):
             self._parser = None
             self._turn_away()
@@ -225,12 +235,12 @@ class Connection(asyncio.Protocol):
         self._eof = True
         if self._partial():
             self._refuse(400)
-            return True
+            return self._half_close
         self._parser = None
         if self._slots or self._backlog:
             self._last_admitted = True
             self.read_deadline = math.inf
-            return True
+            return self._half_close
         return False
 
     def _partial(self) -> bool:
@@ -284,6 +294,9 @@ class Connection(asyncio.Protocol):
             self._if_none_match = value if before is None else before + b", " + value
         elif name == b"if-modified-since":
             self._if_modified_since = value
+        elif name == b"authorization":
+            # Twice is none that anybody gave out.
+            self._authorization = value if self._authorization is None else b""
         elif name == b"content-length":
             # llhttp has refused what is not a number; one that is too long to convert is too large as well.
             if len(value) > 18 or int(value) > limits.max_body:
@@ -348,6 +361,8 @@ class Connection(asyncio.Protocol):
             self._content_type,
             self._if_none_match,
             self._if_modified_since,
+            self._authorization,
+            self._certificate,
         )
         # An HTTP/1.0 peer is answered once: it does not promise to understand persistence.
         last = not parser.should_keep_alive() or parser.get_http_version() == "1.0" or self._server.closing

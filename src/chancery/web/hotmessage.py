@@ -9,6 +9,7 @@ PHRASES = {
     200: b"OK",
     304: b"Not Modified",
     400: b"Bad Request",
+    401: b"Unauthorized",
     403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
@@ -55,7 +56,8 @@ class Request:
     """
     One request, made for one handler call and not changed by it.
 
-    `target` is the origin-form target with its query, as it came; `client` the address of the peer.
+    `target` is the origin-form target with its query, as it came; `client` the address of the peer; `certificate`
+    (DER) that of its TLS connection.
     """
 
     method: bytes
@@ -65,6 +67,8 @@ class Request:
     content_type: bytes | None = None
     if_none_match: bytes | None = None
     if_modified_since: bytes | None = None
+    authorization: bytes | None = None
+    certificate: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 from chancery.ra.requestor import Operation
-from chancery.web import bulk, certificates, crls, hierarchy, issuers, keys, management, mass, reports
+from chancery.web import (
+    bulk,
+    certificates,
+    crls,
+    hierarchy,
+    issuers,
+    keys,
+    management,
+    mass,
+    reports,
+    timestampclients,
+)
 from chancery.web.certificates import PKCS10
 from chancery.web.crls import PKIX_CRL, CRLChoice, CRLList, CRLWanted
 from chancery.web.forms import CERTS_ONLY, MEDIA_TYPES, PEM, PEM_CHAIN, PKCS7, PKIX_CERT
@@ -403,6 +414,31 @@ _MANAGEMENT = (
         (Answer(204, "Removed.", None),),
         Operation.REMOVE_OPERATOR,
         management.remove_operator,
+    ),
+    Endpoint(
+        "GET",
+        f"{API}/timestamp-clients",
+        "List clients of the timestamping authority",
+        (Answer(200, "Every client there ever was.", timestampclients.ClientList),),
+        Operation.SEE_TIMESTAMP_CLIENTS,
+        timestampclients.list_clients,
+    ),
+    Endpoint(
+        "POST",
+        f"{API}/timestamp-clients",
+        "Add a client of the timestamping authority",
+        (Answer(201, "Added.", timestampclients.ClientView),),
+        Operation.ADD_TIMESTAMP_CLIENT,
+        timestampclients.add_client,
+        body=timestampclients.ClientAsked,
+    ),
+    Endpoint(
+        "DELETE",
+        f"{API}/timestamp-clients/{{name}}",
+        "Revoke a client of the timestamping authority",
+        (Answer(204, "Revoked for good.", None),),
+        Operation.REVOKE_TIMESTAMP_CLIENT,
+        timestampclients.revoke_client,
     ),
     Endpoint(
         "GET",

@@ -22,6 +22,7 @@ from chancery.tsa.renewal import CertificateFinder
 from chancery.tsa.timekeeping import ClockGuard, TimeSource, TimeState
 from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
 from chancery.web.metrics import Metric, single
+from chancery.web.tspaccess import Access, AccessSettings, RefusedError
 
 PATH = b"/tsa"
 QUERY, REPLY = b"application/timestamp-query", "application/timestamp-reply"
@@ -37,7 +38,8 @@ class TSAService:
     `certificates` is the chain (DER), the authority's own first; when it is empty, or whenever `finder` knows a
     newer one, the certificate is found by its key, and one that is no longer good is not signed under. The clock
     is measured against `source` every `measure_s` seconds, and a measurement holds for `lifetime_s`.
-    `report(event, detail)` gets what an operator should read; `exc_info` in the detail is an exception.
+    `report(event, detail)` gets what an operator should read; `exc_info` in the detail is an exception. `access`
+    says who may ask (None: anybody); its clients are read again every `access_s` seconds.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class TSAService:
         measure_s: float = 5.0,
         lifetime_s: float = 30.0,
         refresh_s: float = 60.0,
+        access: Access | None = None,
+        access_s: float = 2.0,
         actor: str = "tsa",
     ) -> None:
         settings.check()
@@ -72,6 +76,8 @@ class TSAService:
         self._threads = threads
         self._limits = (max_batch, max_pending)
         self._measure_s, self._refresh_s = measure_s, refresh_s
+        self._access = access or Access(AccessSettings(), None, clock)
+        self._access_s = access_s
         self._actor = actor
         self.guard = ClockGuard(
             clock,
@@ -97,6 +103,7 @@ class TSAService:
         when it cannot be asked for. A clock that is not fit does not stop the start: it is answered.
         """
         self._authority = self._first_fit([self._certificates] if self._certificates else await self._chains())
+        await self._access.refresh()
         max_batch, max_pending = self._limits
         self._tokens = TokenService(
             self._authority,
@@ -113,6 +120,7 @@ class TSAService:
         self._tasks = [
             asyncio.create_task(self._every(self._measure_s, self.measure)),
             asyncio.create_task(self._every(self._refresh_s, self.refresh)),
+            asyncio.create_task(self._every(self._access_s, self._access.refresh)),
         ]
 
     async def close(self) -> None:
@@ -124,6 +132,7 @@ class TSAService:
         self._tasks = []
         if self._tokens is not None:
             await self._tokens.close()
+            await self._access.close()
             self._note(EventKind.PROCESS_STOPPED, {})
             await self._journal()
         self._executor.shutdown()
@@ -253,7 +262,25 @@ class TSAService:
         tokens = self._tokens
         if tokens is None:
             return _unavailable(refusal(ErrorType.SYSTEM_UNAVAIL, "the authority has not started").der)
-        answer = await tokens.respond(request.body, request.client)
+        try:
+            entry = self._access.enter(request)
+        except RefusedError as error:
+            return _kept_out(error)
+        # Whoever goes away before the answer may have been recorded by then, and counts.
+        granted = True
+        try:
+            await entry.take()
+            answer = await tokens.respond(request.body, entry.recorded_as, entry.policies)
+            granted = answer.error is None
+        except RefusedError as error:
+            granted = False
+            self._access.refused[error.why] += 1
+            return _kept_out(error)
+        except PKIError as error:
+            granted = False
+            return _unavailable(refusal(error.type, error.detail).der)
+        finally:
+            entry.leave(granted=granted)
         if answer.error is ErrorType.SYSTEM_UNAVAIL:
             return _unavailable(answer.der)
         return b"".join((_GRANTED, b"%d\r\n\r\n" % len(answer.der), answer.der))
@@ -309,6 +336,20 @@ class TSAService:
                 ("said",),
                 "counter",
             ),
+            Metric(
+                "chancery_tsa_kept_out",
+                "Requests that were not looked at, by why.",
+                {(word,): float(count) for word, count in self._access.refused.items()},
+                ("why",),
+                "counter",
+            ),
+            Metric(
+                "chancery_tsa_client_requests",
+                "Requests that were looked at, by client; those of no client under none.",
+                {(name,): float(count) for name, count in self._access.entered.items()},
+                ("client",),
+                "counter",
+            ),
             single("chancery_tsa_clock_fit", "1 when the clock may be signed by.", self._clock_is_fit()),
             single("chancery_tsa_accuracy_seconds", "Declared accuracy.", self._settings.accuracy.total_seconds()),
         ]
@@ -337,6 +378,16 @@ _GRANTED = to_wire(Answer(200, REPLY, b""))[: -len(b"0\r\n\r\n")]
 def _unavailable(der: bytes) -> Answer:
     """Too much to do, or no records: the refusal for a timestamping client, 503 for what stands between."""
     return Answer(503, REPLY, der, (_RETRY,))
+
+
+def _kept_out(error: RefusedError) -> Answer:
+    """RFC 3161 has no word for who is asking: HTTP's (RFC 9110), and badRequest inside for who reads only that."""
+    fields: list[tuple[str, str]] = []
+    if error.status == 401:
+        fields.append(("WWW-Authenticate", 'Bearer realm="timestamps", Basic realm="timestamps"'))
+    if error.after is not None:
+        fields.append(("Retry-After", str(error.after)))
+    return Answer(error.status, REPLY, refusal(ErrorType.NOT_AUTHORIZED, error.words).der, tuple(fields))
 
 
 def _as_json(status: int, value: Mapping[str, object]) -> Answer:

@@ -16,6 +16,7 @@ from chancery.ports.mass import NewJob
 from chancery.ports.reports import Ground, NewReport, Report
 from chancery.web.routes import ENDPOINTS
 from chancery.web.service import NDJSON
+from unit.web.tsaclientmemory import tsa_client
 from unit.web.world import World, csr_pem, make_certificate, make_csr, to_der
 
 A, O, R, U = Role.ADMINISTRATOR, Role.OFFICER, Role.REQUESTOR, Role.AUDITOR  # noqa: E741 - read in a table
@@ -50,6 +51,10 @@ def _request(_: World) -> dict[str, Any]:
 
 def _operator(_: World) -> dict[str, Any]:
     return {"name": "new", "roles": ["requestor"], "serial": "08"}
+
+
+def _timestamp_client(_: World) -> dict[str, Any]:
+    return {"name": "new", "networks": ["10.0.0.0/8"]}
 
 
 def _key(_: World) -> dict[str, Any]:
@@ -165,6 +170,9 @@ CASES = [
     Case("GET", "/api/v1/operators", "/api/v1/operators", 200, {A, U}),
     Case("POST", "/api/v1/operators", "/api/v1/operators", 201, {A}, _operator),
     Case("DELETE", "/api/v1/operators/{name}", "/api/v1/operators/other", 204, {A}),
+    Case("GET", "/api/v1/timestamp-clients", "/api/v1/timestamp-clients", 200, {A, O, U}),
+    Case("POST", "/api/v1/timestamp-clients", "/api/v1/timestamp-clients", 201, {A}, _timestamp_client),
+    Case("DELETE", "/api/v1/timestamp-clients/{name}", "/api/v1/timestamp-clients/known", 204, {A, O}),
     Case("GET", "/api/v1/status", "/api/v1/status", 200, {A, U}),
     Case("GET", "/api/v1/me", "/api/v1/me", 200, {A, O, R, U}),
 ]
@@ -178,6 +186,7 @@ def _world(*roles: Role) -> World:
     world.memory.issue("somebody", der, serial=7)
     world.memory.issue("somebody", der, serial=8)
     world.memory.publish("issuing")
+    world.memory.timestamp_clients.kept["known"] = tsa_client("known")
     return world
 
 

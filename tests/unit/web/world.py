@@ -52,6 +52,7 @@ from chancery.web.app import create_app
 from fakes import START, FakeClock, FakeEntropy, Faults
 from unit.web.massmemory import MemoryMass
 from unit.web.reportmemory import MemoryReports
+from unit.web.tsaclientmemory import MemoryTimestampClients
 
 YEAR = datetime.timedelta(days=365)
 
@@ -154,6 +155,7 @@ class MemoryRegistration:
         self.crl_wishes: list[tuple[str, str]] = []
         self.mass = MemoryMass(self, self._around)
         self.reports = MemoryReports(self, self._around)
+        self.timestamp_clients = MemoryTimestampClients(self, self._around)
         self.events: list[Event] = []
         self.blocked: dict[bytes, BlockedKey] = {}
         self.profiles: list[ProfileRecord] = []
@@ -488,6 +490,7 @@ class World:
             dict(shipped_profiles()),
             self.memory.mass,
             self.memory.reports,
+            self.memory.timestamp_clients,
         )
         self.app = create_app(self.ra)
 
