@@ -46,6 +46,16 @@ class PKIError(Exception):
         return (PKIError, (self.type, self.detail))
 
 
+class StandbyError(PKIError):
+    """An `ErrorType.SYSTEM_UNAVAIL` that is no fault: another process does this work, until it ends."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(ErrorType.SYSTEM_UNAVAIL, detail)
+
+    def __reduce__(self) -> tuple[type[StandbyError], tuple[str]]:  # type: ignore[override]  # - one argument
+        return (StandbyError, (self.detail,))
+
+
 class OperatorError(Exception):
     """
     Something an operator has to put right: what it is, and the next step to take.

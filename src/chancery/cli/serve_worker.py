@@ -24,7 +24,7 @@ from chancery.cli.clock import SystemClock, SystemEntropy
 from chancery.cli.issuers import Issuers
 from chancery.cli.tokens import WorkerTokens
 from chancery.config import CRLSection, DeltaSection, WorkerConfig, token_sections
-from chancery.errors import OperatorError, PKIError
+from chancery.errors import OperatorError, PKIError, StandbyError
 from chancery.pkix.profile import Profile
 from chancery.ports import Event, EventKind, SecondOpinion
 from chancery.postgres.issuance import PgIssuanceStore
@@ -245,9 +245,10 @@ def _sequence(sequencer: Sequencer, store: PgJournalStore, stop: threading.Event
     """
     Append what waits, a few times a second; what cannot be appended now stays and is reported.
 
-    Each time costs a signature and a commit of its own, however few events it is for: they share it.
+    Each time costs a signature and a commit of its own, however few events it is for: they share it. While another
+    worker does it, this one stands by: it is well, and goes on when the other one's connection has ended.
     """
-    clock, year = SystemClock(), 0
+    clock, year, standby = SystemClock(), 0, False
     while not stop.is_set():
         try:
             if year != (now := clock.now().year):
@@ -255,8 +256,17 @@ def _sequence(sequencer: Sequencer, store: PgJournalStore, stop: threading.Event
                 year = now
             appended = sequencer.run_once()
             health.say("journal", None)
+            if standby:
+                log.info("journal taken over")
+                standby = False
             if appended < BATCH:
                 stop.wait(SEQUENCE_SECONDS)
+        except StandbyError as error:
+            health.say("journal", None)
+            if not standby:
+                log.info("journal standby", why=error.detail)
+                standby = True
+            stop.wait(RETRY_SECONDS)
         except (PKIError, OperatorError) as error:
             health.say("journal", str(error))
             log.warning("journal", error=str(error))

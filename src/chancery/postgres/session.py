@@ -21,7 +21,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
-from chancery.errors import ErrorType, OperatorError, PKIError
+from chancery.errors import ErrorType, OperatorError, PKIError, StandbyError
 
 PgConnection = psycopg.Connection[TupleRow]
 AsyncPgConnection = psycopg.AsyncConnection[TupleRow]
@@ -192,10 +192,10 @@ def worker_lock(instance: int) -> OnConnect:
 
 
 def sequencer_lock(connection: PgConnection) -> None:
-    """Hold the sequencer's lock while the connection lives; PKIError(SYSTEM_UNAVAIL) while another does."""
+    """Hold the sequencer's lock while the connection lives; StandbyError while another process does."""
     row = connection.execute("SELECT pg_try_advisory_lock(%s, 0)", (_LOCK_SEQUENCER,)).fetchone()
     if row is None or not row[0]:
-        raise PKIError(ErrorType.SYSTEM_UNAVAIL, "another process sequences the journal")
+        raise StandbyError("another process sequences the journal")
 
 
 class Session:
