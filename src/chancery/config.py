@@ -365,6 +365,7 @@ class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
     signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     access: AccessSection = AccessSection()
     https: HTTPSSection | None = None
+    page: bool = True
 
     def __post_init__(self) -> None:
         if self.time_source == "ntp" and len(set(self.ntp_servers)) < 3:

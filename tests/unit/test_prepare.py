@@ -16,6 +16,7 @@ TEST = {
     "pkcs11-tool": "opensc",
     "nginx": "nginx-light",
     "wrk": "wrk",
+    "chromium": "chromium",
     "nft": "nftables",
     "ss": "iproute2",
     "systemd-analyze": "systemd",

@@ -54,6 +54,7 @@ async def run(config: TSAConfig) -> None:
             measure_s=config.ntp_poll_s if config.time_source == "ntp" else 5.0,
             lifetime_s=3.5 * config.ntp_poll_s if config.time_source == "ntp" else 30.0,
             access=Access(_access(config.access), PgTimestampUsage(pool), clock),
+            page=config.page,
         )
         await service.start()
         try:

@@ -20,6 +20,7 @@ from chancery.tsa.authority import Authority, AuthoritySettings, Recorder
 from chancery.tsa.issuance import TokenService, refusal
 from chancery.tsa.renewal import CertificateFinder
 from chancery.tsa.timekeeping import ClockGuard, TimeSource, TimeState
+from chancery.web import tsppage
 from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
 from chancery.web.metrics import Metric, single
 from chancery.web.tspaccess import Access, AccessSettings, RefusedError
@@ -40,6 +41,7 @@ class TSAService:
     is measured against `source` every `measure_s` seconds, and a measurement holds for `lifetime_s`.
     `report(event, detail)` gets what an operator should read; `exc_info` in the detail is an exception. `access`
     says who may ask (None: anybody); its clients are read again every `access_s` seconds.
+    `page`: there is a page for browsers, too.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class TSAService:
         refresh_s: float = 60.0,
         access: Access | None = None,
         access_s: float = 2.0,
+        page: bool = True,
         actor: str = "tsa",
     ) -> None:
         settings.check()
@@ -78,6 +81,7 @@ class TSAService:
         self._measure_s, self._refresh_s = measure_s, refresh_s
         self._access = access or Access(AccessSettings(), None, clock)
         self._access_s = access_s
+        self._page = tsppage.load() if page else {}
         self._actor = actor
         self.guard = ClockGuard(
             clock,
@@ -251,6 +255,8 @@ class TSAService:
             return self._stamp(request)
         if request.method == b"POST":
             return text(404, "timestamps are made at /tsa")
+        if (page := self._page.get(request.target)) is not None:
+            return page
         if request.target == b"/healthz":
             return _as_json(200, self.health())
         if request.target == b"/readyz":

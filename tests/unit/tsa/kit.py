@@ -299,8 +299,8 @@ def service(kind="p256", **options):
 
 
 @contextlib.contextmanager
-def serving(tsa: TSAService, limits=LIMITS):
-    """Serve on loopback in a thread; gives the port."""
+def serving(tsa: TSAService, limits=LIMITS, tls=None):
+    """Serve on loopback in a thread, with `tls` (a context) over HTTPS; gives the port."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -310,7 +310,7 @@ def serving(tsa: TSAService, limits=LIMITS):
 
     try:
         act(tsa.start())
-        server = act(serve(tsa.handler, "127.0.0.1", 0, limits=limits, on_error=tsa.on_error))
+        server = act(serve(tsa.handler, "127.0.0.1", 0, limits=limits, on_error=tsa.on_error, tls=tls))
         try:
             yield server.port
         finally:
