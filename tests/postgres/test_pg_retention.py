@@ -17,13 +17,13 @@ from chancery.ca.issuance import serial_prefix
 from chancery.cli.db import app
 from chancery.errors import ErrorType, OperatorError
 from chancery.pkix.usage import CODE_SIGNING, KEPT
-from chancery.ports import CRLRecord, Event, EventKind
+from chancery.ports import CRLRecord, CRLScope, Event, EventKind
 from chancery.ports.auditing import Scope
 from chancery.postgres.auditing import PgAuditReader
 from chancery.postgres.journal import PgJournalStore, insert_events
 from chancery.postgres.migrate import migrate, migrations
 from chancery.postgres.requests import PgRequestQueue
-from chancery.postgres.retention import drop, partitions
+from chancery.postgres.retention import drop, drop_crls, old_crls, partitions
 from chancery.postgres.roles import create_database
 from chancery.postgres.session import AsyncPool, Session, connect
 from fakes import FakeClock
@@ -207,6 +207,53 @@ def test_r16_what_may_sign_code_stays_for_ten_years_revoked_or_not(office):
     assert reason == stays(office, not_after + KEPT + DAY)["certificate_2027"]
 
 
+def _crl(office, this_update, entries: int, der: bytes = b"head", shard: int = 0) -> int:
+    """Publish a large CRL in pieces of one entry, and its event."""
+    number = office.revocations.reserve_crl_number(1, [])
+    for part in range(entries):
+        office.sql("INSERT INTO chancery.crl_part VALUES (1, %s, %s, 1, %s)", number, part, b"entry")
+    times = (this_update, this_update + 7 * DAY, this_update)
+    tail = b"tail" if entries else None
+    crl = CRLRecord(1, number, *times, der, CRLScope(shard), entries=entries, size=9, tail=tail)
+    office.revocations.publish_crl(crl, [])
+    return number
+
+
+def test_r28_the_entries_of_old_crls_go_and_their_rows_stay(office):
+    office.issue(1)
+    early = LATER - 3 * 366 * DAY
+    for shard in (0, 1):
+        _crl(office, early, 3, shard=shard)
+        _crl(office, early + DAY, 0, shard=shard)
+        _crl(office, early + 2 * DAY, 2, shard=shard)
+    lately = _crl(office, LATER - 700 * DAY, 4)
+    newest = _crl(office, LATER - 699 * DAY, 1)
+    # In shard 1 the last one is the newest, however old it is.
+    owner = office.database.role("owner")
+    found = old_crls(owner, LATER)
+    assert [(0, 1, 3), (0, 3, 2), (1, 4, 3)] == [(one.shard, one.number, one.parts) for one in found]
+    assert ("issuing", 15, early + 7 * DAY) == (found[0].issuer, found[0].size, found[0].next_update)
+    assert found == drop_crls(owner, LATER, "olga")
+    assert [] == old_crls(owner, LATER)
+    left = office.sql("SELECT number, count(*) FROM chancery.crl_part GROUP BY number ORDER BY number")
+    assert [(6, 2), (lately, 4), (newest, 1)] == left
+    assert 8 == office.count("crl")
+    events = office.sql("SELECT subject, body FROM chancery.journal_event WHERE kind = 'retention.dropped'")
+    assert ["crl:issuing"] * 3 == [subject for subject, _ in events]
+    with PgAuditReader(office.database.role("auditor")) as reader:
+        assert [True, False, True, True, False, False, False, False] == [
+            one.record.tail is not None for one in reader.crls(1, None)
+        ]
+        assert 3 == len(reader.entries([EventKind.RETENTION_DROPPED]))
+    # Nobody else takes a piece away, and what excuses it counts from the owner alone.
+    with connect(owner) as connection, pytest.raises(psycopg.errors.RestrictViolation):
+        connection.execute("DELETE FROM chancery.crl_part")
+    with connect(office.database.role("ra")) as connection:
+        insert_events(connection, [Event(EventKind.RETENTION_DROPPED, LATER, "eve", "crl:issuing", {"number": 8})])
+    with PgAuditReader(office.database.role("auditor")) as reader:
+        assert 3 == len(reader.entries([EventKind.RETENTION_DROPPED]))
+
+
 class TestJournal:
     """R30 with a year of events gone: the tree is whole, and anything else that is gone is found."""
 
@@ -238,6 +285,22 @@ class TestJournal:
         journal.run_once()
         found = self.audit(office)
         assert ((), gone.rows, 10) == (found.findings, found.retired, found.head.size)
+
+    def test_what_says_what_was_dropped_outlives_its_own_year(self, office, journal):
+        owner = office.database.role("owner")
+        drop(owner, LATER, "olga")
+        journal.run_once()
+        office.sql("SELECT setval(pg_get_serial_sequence('chancery.journal_event', 'event_id'), 2037000000000000)")
+        assert ["journal_event_2026"] == [one.name for one in drop(owner, LATER + 3650 * DAY, "olga")]
+        journal.run_once()
+        told = office.sql(
+            "SELECT subject, writer FROM chancery.journal_event WHERE kind = 'retention.dropped' ORDER BY event_id"
+        )
+        assert [
+            ("partition:journal_event_before", "chancery_owner"),
+            ("partition:journal_event_2026", "chancery_owner"),
+        ] == told
+        assert () == self.audit(office).findings
 
     def test_what_goes_without_retention_is_found_beside_it(self, office, journal):
         drop(office.database.role("owner"), LATER, "olga")

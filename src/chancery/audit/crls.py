@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -19,13 +20,23 @@ from chancery.pkix.lint import MAX_CRL_VALIDITY, blocking, lint_crl
 from chancery.ports import EventKind, RevocationReason
 from chancery.ports.auditing import AuditedCRL, AuditedIssuer, AuditedRevoked, AuditReader
 
-KINDS = (EventKind.CRL_INTENT, EventKind.CRL_PUBLISHED)
+KINDS = (EventKind.CRL_INTENT, EventKind.CRL_PUBLISHED, EventKind.RETENTION_DROPPED)
+KEPT = datetime.timedelta(days=730)
+"""R28: two years at least after its nextUpdate a CRL is there as a whole."""
 LONGEST = datetime.timedelta(days=366)
 """BR 4.9.7: of a CA whose CRLs are made in a ceremony."""
 _REMOVED = 8
 """removeFromCRL (RFC 5280 5.3.1): of delta CRLs alone."""
 LATE = datetime.timedelta(hours=24)
 """R14: within 24 h of a revocation."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Retention:
+    """Up to which time it took events out of the journal (None: none), and when the entries of which CRL."""
+
+    events: datetime.datetime | None
+    entries: Mapping[int, datetime.datetime]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,13 +56,22 @@ class Issuing:
     def about(self) -> str:
         return f"crl:{self.row.record.name}"
 
+    def retention(self) -> _Retention:
+        """Return what the owner's events of retention say."""
+        dropped = trail.of(self.acts, EventKind.RETENTION_DROPPED)
+        mine = [act for act in dropped if act.subject == self.about]
+        return _Retention(
+            max(filter(None, map(_newest_dropped, dropped)), default=None),
+            {number: act.at for act in mine if isinstance(number := act.detail.get("number"), int)},
+        )
+
     def finding(self, kind: Kind, crl: AuditedCRL | None, what: str) -> Finding:
         return Finding(kind, f"{self.about} {crl.record.number}" if crl else self.about, what)
 
 
 def judge(reader: AuditReader, issuing: Issuing, since: datetime.datetime | None, found: Findings) -> int:
     """Add what is wrong with each CRL of this issuer, and then with all of them; return how many there are."""
-    published = trail.of(issuing.acts, EventKind.CRL_PUBLISHED, issuing.about)
+    published, gone = trail.of(issuing.acts, EventKind.CRL_PUBLISHED, issuing.about), issuing.retention()
     shards = reader.crl_shards(issuing.row.record.issuer_id)
     newest: dict[int, AuditedCRL] = {}
     latest: dict[int, datetime.datetime] = {}
@@ -62,14 +82,18 @@ def judge(reader: AuditReader, issuing: Issuing, since: datetime.datetime | None
         shard = crl.record.scope.shard
         told = [act for act in published if act.detail.get("number") == crl.record.number]
         seen.update(act.event_id for act in told)
-        found.extend(_one(reader, issuing, crl, told, shards.get(shard)), f"{issuing.about} {crl.record.number}")
+        about = f"{issuing.about} {crl.record.number}"
+        found.extend(_told(issuing, crl, gone, told), about)
+        if crl.record.tail is None:
+            found.extend(_one(reader, issuing, crl, shards.get(shard)), about)
         if latest.get(shard, crl.record.this_update) > crl.record.this_update + trail.SKEW:
             found.extend([issuing.finding(Kind.WRONG_ORDER, crl, "it is older than the CRL before it (R15)")])
         latest[shard] = crl.record.this_update
         if not crl.record.scope.delta:
             newest[shard] = dataclasses.replace(crl, record=dataclasses.replace(crl.record, der=b""))
     wanted = {0: newest.get(0)} | {shard: newest.get(shard) for shard in shards}
-    found.extend(_all(reader, issuing, wanted, whole=since is None), issuing.about)
+    found.extend(_numbers(reader, issuing, gone), issuing.about)
+    found.extend(_all(issuing, wanted, whole=since is None), issuing.about)
     for act in published if since is None else ():
         if act.event_id not in seen:
             what = f"event {act.event_id} published CRL {act.detail.get('number')}, which is not stored"
@@ -77,13 +101,24 @@ def judge(reader: AuditReader, issuing: Issuing, since: datetime.datetime | None
     return count
 
 
-def _one(
-    reader: AuditReader, issuing: Issuing, crl: AuditedCRL, told: Sequence[Act], url: str | None
-) -> Iterator[Finding]:
+def _told(issuing: Issuing, crl: AuditedCRL, gone: _Retention, told: Sequence[Act]) -> Iterator[Finding]:
+    """A CRL is what the journal says of it: by its hash, or, where retention took its entries, by their number."""
     record, about = crl.record, f"{issuing.about} {crl.record.number}"
-    yield from trail.once(told, EventKind.CRL_PUBLISHED, about)
+    if told or gone.events is None or record.this_update > gone.events:
+        yield from trail.once(told, EventKind.CRL_PUBLISHED, about)
+    whole = record.tail is None
+    expected = {"sha256": hashlib.sha256(record.der).hexdigest()} if whole else {"entries": record.entries}
     for act in told[:1]:
-        yield from trail.says(act, about, {"sha256": hashlib.sha256(record.der).hexdigest()})
+        yield from trail.says(act, about, expected)
+    dropped = gone.entries.get(record.number)
+    if not whole and (crl.newest or dropped is None or dropped < record.next_update + KEPT):
+        yield issuing.finding(
+            Kind.BAD_CRL, crl, "its entries are not stored, and no retention may have taken them"
+        )
+
+
+def _one(reader: AuditReader, issuing: Issuing, crl: AuditedCRL, url: str | None) -> Iterator[Finding]:
+    record = crl.record
     try:
         parsed = x509.load_der_x509_crl(record.der)
         number = parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
@@ -104,6 +139,14 @@ def _one(
         yield from _newest(reader, issuing, crl, parsed)
 
 
+def _newest_dropped(act: Act) -> datetime.datetime | None:
+    if act.detail.get("source") != "journal_event":
+        return None
+    with contextlib.suppress(ValueError):
+        return datetime.datetime.fromisoformat(str(act.detail.get("newest")))
+    return None
+
+
 def _scope(
     issuing: Issuing, crl: AuditedCRL, parsed: x509.CertificateRevocationList, url: str | None
 ) -> Iterator[Finding]:
@@ -117,13 +160,15 @@ def _scope(
         yield issuing.finding(Kind.WRONG_COLUMN, crl, "it names another base than its row")
 
 
-def _all(
-    reader: AuditReader, issuing: Issuing, newest: Mapping[int, AuditedCRL | None], *, whole: bool
-) -> Iterator[Finding]:
+def _numbers(reader: AuditReader, issuing: Issuing, gone: _Retention) -> Iterator[Finding]:
     numbers = reader.crl_numbers().get(issuing.row.record.issuer_id, 0)
     intents = len(trail.of(issuing.acts, EventKind.CRL_INTENT, issuing.about))
-    if issuing.here and numbers != intents:
+    # The intents of a year that retention took are gone; a number without one is not seen from then on.
+    if issuing.here and (numbers < intents or (numbers > intents and gone.events is None)):
         yield issuing.finding(Kind.NOT_JOURNALLED, None, f"{numbers} numbers were reserved, {intents} journalled")
+
+
+def _all(issuing: Issuing, newest: Mapping[int, AuditedCRL | None], *, whole: bool) -> Iterator[Finding]:
     for shard, crl in newest.items():
         if crl is None:
             if issuing.here and whole and issuing.row.added_at < issuing.at - LATE and not shard:

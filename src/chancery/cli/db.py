@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,11 @@ def retention(
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Drop them. Without it nothing is changed.")] = False,
 ) -> None:
-    """Say which partitions may go, with their rows and octets, and why the others stay; with --yes drop them."""
+    """
+    Say which partitions may go, with their rows and octets, and why the others stay; with --yes drop them.
+
+    So do the entries of large CRLs that were followed by others; their rows stay.
+    """
     connection = build.connection(load_checked(config, OwnerConfig).database)
     at = SystemClock().now()
     found = retain.partitions(connection, at, years)
@@ -55,6 +60,16 @@ def retention(
     for one in found:
         becomes = one.stays or ("dropped" if one.name in gone else "may go")
         rows.append((one.name, one.rows, one.size, one.newest, becomes))
+    crls = (
+        retain.drop_crls(connection, at, getpass.getuser(), years)
+        if yes
+        else retain.old_crls(connection, at, years)
+    )
+    for (issuer, shard), each in itertools.groupby(crls, key=lambda one: (one.issuer, one.shard)):
+        many = list(each)
+        name = f"entries of {len(many)} CRLs of {issuer}" + (f", shard {shard}" if shard else "")
+        size, becomes = sum(one.size for one in many), "dropped" if yes else "may go"
+        rows.append((name, sum(one.parts for one in many), size, max(one.next_update for one in many), becomes))
     show_rows(("partition", "rows", "octets", "newest", "it"), rows)
-    if not yes and any(one.stays is None for one in found):
+    if not yes and (crls or any(one.stays is None for one in found)):
         typer.echo("nothing was changed; --yes drops what may go, for good")

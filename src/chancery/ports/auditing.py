@@ -143,7 +143,8 @@ class AuditedCRL:
     """
     `before` is the thisUpdate of the complete CRL of its shard before it, None for the first.
 
-    `newest` of its scope; a delta only while its base is the newest, too.
+    `newest` of its scope; a delta only while its base is the newest, too. A record with a `tail` is of a large CRL
+    whose entries are not stored.
     """
 
     record: CRLRecord

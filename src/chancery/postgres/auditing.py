@@ -120,7 +120,10 @@ ORDER BY i.issuer_id, i.serial"""  # noqa: S608 - put together from constants
 
 _EVENTS_ABOUT = """
 SELECT event_id, body, subject FROM chancery.journal_event WHERE subject = ANY (%s::text[]) ORDER BY event_id"""
-_EVENTS_OF = "SELECT event_id, body FROM chancery.journal_event WHERE kind = ANY (%s::text[]) ORDER BY event_id"
+# What excuses that something is missing counts from the owner alone.
+_EVENTS_OF = """
+SELECT event_id, body FROM chancery.journal_event
+WHERE kind = ANY (%s::text[]) AND (kind <> 'retention.dropped' OR writer = 'chancery_owner') ORDER BY event_id"""
 _REVOCATIONS = """
 SELECT revocation_id, issuer_id, serial, reason, invalidity_date, requestor, state
 FROM chancery.revocation_request WHERE revocation_id = ANY (%s::bigint[]) ORDER BY revocation_id"""
@@ -324,7 +327,7 @@ class PgAuditReader:
         if record.tail is None:
             return record
         parts = self._fetch(rows.CRL_PARTS, (record.issuer_id, record.number))
-        return rows.joined(record, (part[0] for part in parts))
+        return rows.joined(record, (part[0] for part in parts)) if parts else record
 
     def crl_numbers(self) -> Mapping[int, int]:
         """Return how many CRLNumbers each issuer has reserved."""

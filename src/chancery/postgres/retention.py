@@ -3,7 +3,8 @@ Retention: partitions that hold only what may go, dropped whole, by the owner of
 
 A year of certificates goes with its intents, statuses and requests. A year of the journal goes when nothing that
 is stored rests on it; its leaves and checkpoints stay, so that `chancery audit verify` still computes the whole
-tree.
+tree. Of a large CRL that was followed by others the entries go; its row, its number and its SHA-256 in the journal
+stay.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from psycopg import sql
 
 from chancery.errors import OperatorError
 from chancery.pkix.usage import CODE_SIGNING, KEPT
-from chancery.ports import Event, EventKind
+from chancery.ports import Event, EventDetail, EventKind
 from chancery.postgres.journal import insert_events
 from chancery.postgres.session import Connection, PgConnection, connect, translated
 
 MIN_YEARS = 2
 """R28: at least two years after the last certificate."""
-CERTIFICATES, EVENTS, TOKENS = "certificate", "journal_event", "tsa_token"
+CERTIFICATES, EVENTS, TOKENS, CRLS = "certificate", "journal_event", "tsa_token", "crl_part"
 # What later years rest on, and the auditor asks for: how issuers, profiles and operators came in.
 _STANDING = ("ca.%", "profile.%", "operator.%")
 _LOCK = 0x43485705
@@ -72,9 +73,44 @@ _DROP_CERTIFICATES = (
     "ALTER TABLE chancery.certificate_status ENABLE TRIGGER USER",
     "ALTER TABLE chancery.request ENABLE TRIGGER USER",
 )
+# What says what was dropped is never dropped itself.
+_CARRY_ON = """
+INSERT INTO chancery.journal_event (body) SELECT body FROM {partition}
+WHERE kind = 'retention.dropped' AND writer = 'chancery_owner' ORDER BY event_id"""
+# Up to the first that was still valid then, or has no successor. Deltas are small.
+_OLD_CRLS = """
+SELECT i.name, c.issuer_id, c.shard, c.number, c.next_update, p.parts, p.size
+FROM chancery.crl AS c JOIN chancery.issuer AS i USING (issuer_id)
+CROSS JOIN LATERAL (SELECT count(*) AS parts, sum(octet_length(data))::bigint AS size
+    FROM chancery.crl_part AS p WHERE (p.issuer_id, p.number) = (c.issuer_id, c.number)) AS p
+WHERE c.tail IS NOT NULL AND c.next_update < %(since)s AND p.parts > 0 AND c.number < (
+    SELECT n.number FROM chancery.crl AS n
+    WHERE n.issuer_id = c.issuer_id AND n.shard = c.shard AND n.base_number IS NULL AND (n.next_update >= %(since)s
+        OR n.number = (SELECT max(m.number) FROM chancery.crl AS m
+            WHERE m.issuer_id = n.issuer_id AND m.shard = n.shard AND m.base_number IS NULL))
+    ORDER BY n.number LIMIT 1)
+ORDER BY c.issuer_id, c.shard, c.number"""
+_DROP_PARTS = (
+    "ALTER TABLE chancery.crl_part DISABLE TRIGGER USER",
+    "DELETE FROM chancery.crl_part WHERE issuer_id = {issuer} AND number = {number}",
+    "ALTER TABLE chancery.crl_part ENABLE TRIGGER USER",
+)
 _RETIRE = """
 INSERT INTO chancery.retired (partition, source, at_least, below, rows, newest, retired_at)
 VALUES (%s, %s, %s, %s, %s, %s, %s)"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OldCRL:
+    """A large CRL whose entries may go: its place in `chancery.crl`, its nextUpdate, pieces and their octets."""
+
+    issuer: str
+    issuer_id: int
+    shard: int
+    number: int
+    next_update: datetime.datetime
+    parts: int
+    size: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,6 +140,37 @@ def partitions(connection: Connection, at: datetime.datetime, years: int = MIN_Y
     """
     with _owner(connection, years) as owner, translated():
         return _partitions(owner, at, years)
+
+
+def old_crls(connection: Connection, at: datetime.datetime, years: int = MIN_YEARS) -> list[OldCRL]:
+    """Return the large CRLs whose entries may go, by issuer, shard and number. Errors as `partitions`."""
+    with _owner(connection, years) as owner, translated():
+        return _old_crls(owner, at, years)
+
+
+def drop_crls(connection: Connection, at: datetime.datetime, actor: str, years: int = MIN_YEARS) -> list[OldCRL]:
+    """
+    Drop the entries of every CRL that `old_crls` names, each with its event in one transaction; return them.
+
+    One at a time, so that a worker that publishes meanwhile waits for no more than one. Errors as `partitions`.
+    """
+    with _owner(connection, years) as owner, translated():
+        owner.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+        found = _old_crls(owner, at, years)
+        for one in found:
+            with owner.transaction():
+                for statement in _DROP_PARTS:
+                    values = {"issuer": sql.Literal(one.issuer_id), "number": sql.Literal(one.number)}
+                    owner.execute(sql.SQL(statement).format(**values))
+                detail: EventDetail = {"source": CRLS, "number": one.number, "rows": one.parts, "years": years}
+                about = f"crl:{one.issuer}"
+                insert_events(owner, [Event(EventKind.RETENTION_DROPPED, at, actor, about, detail)])
+    return found
+
+
+def _old_crls(owner: PgConnection, at: datetime.datetime, years: int) -> list[OldCRL]:
+    rows = owner.execute(_OLD_CRLS, {"since": _since(at, years)}).fetchall()
+    return [OldCRL(*row) for row in rows]
 
 
 def drop(connection: Connection, at: datetime.datetime, actor: str, years: int = MIN_YEARS) -> list[Partition]:
@@ -183,6 +250,8 @@ def _judge(
 
 def _drop(owner: PgConnection, found: Partition) -> None:
     statements = _DROP_CERTIFICATES if found.source == CERTIFICATES else ("DROP TABLE {partition}",)
+    if found.source == EVENTS:
+        statements = (_CARRY_ON, *statements)
     for statement in statements:
         owner.execute(sql.SQL(statement).format(**_names(found.name)))
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 
 import pytest
+from cryptography import x509
 
 import cakit
 from chancery.asn1 import crl as template
@@ -389,6 +390,48 @@ def test_r16_the_entry_of_a_code_signing_certificate_may_not_go_when_that_expire
         one for one in audit(world, world.at).findings if "kept_until" in one.what or one.kind is Kind.WRONG_CRL
     ]
     assert [Kind.WRONG_CRL] == [one.kind for one in then]
+
+
+def _two_crls(world):
+    """Make the first of two CRLs a large one whose entries are not stored."""
+    first = next(at for at, one in enumerate(world.crl_rows) if one.record.issuer_id == 2)
+    row = world.crl_rows[first]
+    assert not row.newest
+    entries = len(x509.load_der_x509_crl(row.record.der))
+    world.crl_rows[first] = dataclasses.replace(
+        row, record=dataclasses.replace(row.record, der=b"head", tail=b"tail", entries=entries)
+    )
+    return world.crl_rows[first].record
+
+
+def _dropped(world, at, **detail):
+    event = Event(EventKind.RETENTION_DROPPED, at, "owner", "crl:issuing", {"source": "crl_part", **detail})
+    world.events[max(world.events) + 1] = json.loads(event.body())
+
+
+def test_r28_retention_may_take_the_entries_of_a_crl_two_years_after_its_end(world):
+    record = _two_crls(world)
+    assert [Kind.BAD_CRL] == [one.kind for one in audit(world, world.at).findings]
+    end = record.next_update + datetime.timedelta(days=730)
+    _dropped(world, end - SECOND, number=record.number)
+    _dropped(world, end, number=record.number + 1)
+    assert [Kind.BAD_CRL] == [one.kind for one in audit(world, world.at).findings]
+    _dropped(world, end, number=record.number)
+    assert () == audit(world, world.at).findings
+    world.events[world.find("crl.published", "crl:issuing")[0]]["detail"]["entries"] = 99
+    assert [Kind.JOURNAL_DIFFERS] == [one.kind for one in audit(world, world.at).findings]
+
+
+def test_a_crl_whose_events_retention_took_is_judged_without_them(world):
+    for kind in ("crl.published", "crl.intent"):
+        world.drop(world.events[world.find(kind, "crl:issuing")[0]])
+    assert [Kind.NOT_JOURNALLED] * 2 == [one.kind for one in audit(world, world.at).findings]
+    first = next(one.record for one in world.crl_rows if one.record.issuer_id == 2)
+    detail = {"source": "journal_event", "newest": "not a time"}
+    _dropped(world, world.at, **detail)
+    assert [Kind.NOT_JOURNALLED] * 2 == [one.kind for one in audit(world, world.at).findings]
+    _dropped(world, world.at, **(detail | {"newest": first.this_update.isoformat()}))
+    assert () == audit(world, world.at).findings
 
 
 def test_a_database_that_goes_away_is_no_finding(world):
