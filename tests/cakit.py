@@ -103,7 +103,7 @@ class CA:
         self.clock = FakeClock()
         self.signer = signer or CountingSigner(KeySigner(key("issuing", kind)), self.faults)
         self.issuer = issuing_issuer(kind, self.signer)
-        self.store.issuer_ids.add(self.issuer.record.issuer_id)
+        self.store.issuers[self.issuer.record.issuer_id] = self.issuer.record.name
         self.reports: list[tuple[str, dict]] = []
         self._requests = itertools.count(1)
         self._revocations = itertools.count(1)

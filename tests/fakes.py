@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import datetime
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from chancery.asn1.crl import entry
 from chancery.asn1.signature import Signer
-from chancery.ca.crl import MemoryDraft
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import (
-    COMPLETE,
     BlockedKey,
     CertificateRecord,
     CertificateStatus,
-    CRLRecord,
-    CRLScope,
-    CRLSelection,
-    CRLStanding,
-    CRLState,
     EnrolmentRequest,
     Event,
     Intent,
@@ -33,6 +25,7 @@ from chancery.ports import (
     Standing,
     StatusState,
 )
+from crlfakes import MemoryCRLs
 
 START = datetime.datetime(2026, 11, 24, 12, 0, tzinfo=datetime.UTC)
 
@@ -131,10 +124,11 @@ class CountingSigner:
         return self._faults.around(act)
 
 
-class MemoryStore:
+class MemoryStore(MemoryCRLs):
     """Both the issuance and the revocation store, transactional, in memory; outlives a killed worker."""
 
     def __init__(self, faults: Faults | None = None) -> None:
+        super().__init__()
         self.faults = faults or Faults()
         self.requests: dict[int, EnrolmentRequest] = {}
         self.states: dict[int, RequestState] = {}
@@ -146,19 +140,12 @@ class MemoryStore:
         self.statuses: dict[tuple[int, bytes], CertificateStatus] = {}
         self.revocations: list[RevocationRequest] = []
         self.revocation_refusals: dict[int, str] = {}
-        self.crl_numbers: dict[int, int] = {}
-        self.crls: list[CRLRecord] = []
         self.may_revoke = True
         self.may_reinstate = True
         self.events: list[Event] = []
-        self.issuer_ids: set[int] = set()
         self.history: list[CertificateStatus] = []
-        self.wishes: set[int] = set()
         self.blocked_keys: dict[bytes, BlockedKey] = {}
-        # What was revoked after a CRL's entries were read is not in it, whatever the times say.
-        self.changes: dict[int, int] = {}
-        self.read_at: dict[int, int] = {}
-        self.covered: dict[int, int] = {}
+        self.inactive_profiles: set[str] = set()
 
     def add(self, request: EnrolmentRequest) -> None:
         self.requests[request.request_id] = request
@@ -173,9 +160,13 @@ class MemoryStore:
             for request_id in found:
                 self.states[request_id] = RequestState.TAKEN
                 self.taken_by[request_id] = worker
-            return [self.requests[request_id] for request_id in found]
+            return [self._as_taken(self.requests[request_id]) for request_id in found]
 
         return self.faults.around(act)
+
+    def _as_taken(self, request: EnrolmentRequest) -> EnrolmentRequest:
+        active = request.profile_active and request.profile not in self.inactive_profiles
+        return dataclasses.replace(request, profile_active=active)
 
     def holds_good(self, issuer_ids, serial, certificate) -> bool:
         def act() -> bool:
@@ -208,7 +199,9 @@ class MemoryStore:
                 assert key not in self.certificates, "a certificate stored twice"
                 assert self.states[certificate.request_id] is RequestState.TAKEN
                 self.certificates[key] = certificate
-                self._set(CertificateStatus(*key, StatusState.GOOD, certificate.not_after))
+                self._set(
+                    CertificateStatus(*key, StatusState.GOOD, certificate.not_after, shard=certificate.shard)
+                )
                 self.states[certificate.request_id] = RequestState.DONE
             self._refuse(refusals)
             self.events += events
@@ -216,6 +209,8 @@ class MemoryStore:
         self.faults.around(act)
 
     def _set(self, status: CertificateStatus) -> None:
+        self.moment += 1
+        self.changed_at[status.issuer_id, status.serial] = self.moment
         self.statuses[status.issuer_id, status.serial] = status
         self.history.append(status)
 
@@ -238,7 +233,7 @@ class MemoryStore:
             for intent in intents:
                 key = (intent.issuer_id, intent.serial)
                 assert key not in self.statuses
-                self._set(CertificateStatus(*key, StatusState.UNCONFIRMED, intent.not_after))
+                self._set(CertificateStatus(*key, StatusState.UNCONFIRMED, intent.not_after, shard=intent.shard))
             for request_id, state in self.states.items():
                 if state is RequestState.TAKEN and self.taken_by[request_id] == worker:
                     self.states[request_id] = RequestState.WAITING
@@ -295,66 +290,8 @@ class MemoryStore:
             self.blocked_keys.setdefault(one.block.spki_sha256, one.block)
         if one.status is not None:
             self._set(one.status)
-            self.changes[one.status.issuer_id] = self.changes.get(one.status.issuer_id, 0) + 1
         else:
             assert one.refusal is not None
             self.revocation_refusals[one.request.revocation_id] = one.refusal
         self.revocations.remove(one.request)
         self.events += one.events
-
-    @contextlib.contextmanager
-    def open_crl(self, selection: CRLSelection) -> Iterator[MemoryDraft]:
-        """The entries of the complete CRL."""
-
-        def act() -> MemoryDraft:
-            issuer_id = selection.issuer_id
-            self.read_at[issuer_id] = self.changes.get(issuer_id, 0)
-            revoked = [
-                one
-                for (issuer, _), one in sorted(self.statuses.items())
-                if issuer == issuer_id and one.state is StatusState.REVOKED
-            ]
-            listed = [one for one in revoked if one.listed_until >= selection.expired_since]
-            lines = [entry(one.serial, one.revoked_at, one.reason, one.invalidity_date) for one in listed]
-            released = sum(
-                one.released_at is not None for (issuer, _), one in self.statuses.items() if issuer == issuer_id
-            )
-            return MemoryDraft(tuple(lines), len(revoked) - len(listed) + released)
-
-        yield self.faults.around(act)
-
-    def crl_states(self) -> list[CRLState]:
-        def state(issuer: int) -> CRLState:
-            crl = self._latest(issuer)
-            full = crl and CRLStanding(crl.number, crl.this_update, crl.next_update, None, crl.idp, usable=True)
-            changed = crl is not None and self.changes.get(issuer, 0) > self.covered[issuer]
-            return CRLState(issuer, 0, None, full, None, changed, issuer in self.wishes, wanted_delta=False)
-
-        known = sorted(self.issuer_ids | {issuer for issuer, _ in self.statuses})
-        return self.faults.around(lambda: [state(issuer) for issuer in known])
-
-    def latest_crl(self, issuer_id: int, scope: CRLScope = COMPLETE) -> CRLRecord | None:
-        return self.faults.around(lambda: self._latest(issuer_id))
-
-    def _latest(self, issuer_id: int) -> CRLRecord | None:
-        return max((c for c in self.crls if c.issuer_id == issuer_id), key=lambda c: c.number, default=None)
-
-    def reserve_crl_number(self, issuer_id: int, events: Sequence[Event]) -> int:
-        def act() -> int:
-            self.crl_numbers[issuer_id] = self.crl_numbers.get(issuer_id, 0) + 1
-            self.events += events
-            return self.crl_numbers[issuer_id]
-
-        return self.faults.around(act)
-
-    def publish_crl(self, crl: CRLRecord, events: Sequence[Event]) -> None:
-        def act() -> None:
-            latest = self._latest(crl.issuer_id)
-            assert latest is None or crl.number > latest.number
-            assert crl.number <= self.crl_numbers[crl.issuer_id]
-            self.crls.append(crl)
-            self.covered[crl.issuer_id] = self.read_at[crl.issuer_id]
-            self.wishes.discard(crl.issuer_id)
-            self.events += events
-
-        self.faults.around(act)

@@ -57,7 +57,7 @@ class History:
         self.ca.ask_revocation(serials[which % len(serials)], reason)
 
     def wish(self) -> None:
-        self.ca.store.wishes.add(2)
+        self.ca.store.ask_crl(2)
 
     def wait(self, seconds: float) -> None:
         self.ca.clock.advance(seconds)
@@ -143,7 +143,7 @@ class WiderHistory(History):
         second = Issuer(second_record(), self.signer, URLS)
         self.issuers = {"issuing": self.ca.issuer, "second": second}
         self.ca.issuing = dataclasses.replace(self.ca.issuing, issuers=self.issuers)
-        self.ca.store.issuer_ids.add(3)
+        self.ca.store.issuers[3] = "second"
         self.worker = self.ca.worker(batch=2)
         self.numbers = iter(range(1000, 10**6))
         self.journal = MemoryJournal(Faults())

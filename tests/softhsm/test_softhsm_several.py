@@ -65,7 +65,7 @@ def _settle(ca: CA, worker: Worker) -> None:
 def test_issuers_in_the_other_token_go_on(scratch, tokens):
     real, soft = _issuer(tokens, scratch.label, 2, "real"), _issuer(tokens, "soft", SOFT_ID, "soft")
     ca = CA(issuers={"real": real, "soft": soft}, default_issuer="real")
-    ca.store.issuer_ids |= {2, SOFT_ID}
+    ca.store.issuers |= {2: "real", SOFT_ID: "soft"}
     worker = Worker(ca.issuing, ca.store, WorkerSettings(), lambda *_: None, tokens.reach)
     _settle(ca, worker)
     (scratch.directory / "tokens").rename(scratch.directory / "elsewhere")

@@ -297,7 +297,7 @@ def test_r14_due_at_first_after_a_revocation_and_before_the_end():
     assert 0 == due()
     ca.clock.advance(1)
     assert [1, 0] == [due(), due()]
-    ca.store.wishes.add(2)
+    ca.store.ask_crl(2)
     assert [1, 0] == [due(), due()]
     assert [] == problems(account_of(ca.store), {2: ca.signer.signed}, {2: ca.issuer.certificate})
 

@@ -46,7 +46,7 @@ class Two:
         self.ca.issuing = dataclasses.replace(
             self.ca.issuing, issuers={"issuing": self.ca.issuer, "other": other}, **issuing
         )
-        self.ca.store.issuer_ids.add(OTHER_ID)
+        self.ca.store.issuers[OTHER_ID] = "other"
         self.reached: list[str] = []
         self.worker = Worker(
             self.ca.issuing,
@@ -128,7 +128,8 @@ def test_crls_of_the_others_are_published():
     two = Two()
     two.second.away = True
     before = {one: two.ca.store.latest_crl(one).number for one in (2, OTHER_ID)}
-    two.ca.store.wishes |= {2, OTHER_ID}
+    for one in (2, OTHER_ID):
+        two.ca.store.ask_crl(one)
     two.settle()
     assert before[2] + 1 == two.ca.store.latest_crl(2).number
     assert before[OTHER_ID] == two.ca.store.latest_crl(OTHER_ID).number

@@ -177,7 +177,7 @@ def test_crls_leave_time_for_certificates():
     ca.issuer.signer = Slow(KeySigner(key("issuing")))
     worker = ca.worker()
     assert worker.run_once()
-    ca.store.wishes.add(2)
+    ca.store.ask_crl(2)
     assert not worker.run_once()
     ca.clock.advance(2 * CRL_SHARE)
     assert worker.run_once()
