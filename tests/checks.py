@@ -1,5 +1,5 @@
 """
-The independent checker: accounts for every signature, serial, certificate, status and CRL.
+The independent checker: accounts for every signature, serial, certificate, status, key and CRL.
 
 It knows the ports' values and RFC 5280, and nothing of how the CA works. `account` may come from the memory
 store or be read from a database.
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import datetime
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from chancery.asn1 import x509 as template
 from chancery.ports import (
     CertificateRecord,
     CertificateStatus,
@@ -27,11 +28,17 @@ from chancery.ports import (
     RequestState,
     StatusState,
 )
+from crlchecks import crl_problems, purposes, said, serves_tls
 
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """Everything that remains, `crls` in the order of their publication, `history` of status changes in theirs."""
+    """
+    Everything that remains, `crls` in the order of their publication, `history` of status changes in theirs.
+
+    `names` are the issuers' by id; `read` says by (issuer, number) which changes of the history the entries of a
+    CRL were read after.
+    """
 
     intents: Sequence[Intent]
     certificates: Sequence[CertificateRecord]
@@ -41,6 +48,9 @@ class Account:
     crls: Sequence[CRLRecord]
     crl_numbers: Mapping[int, int]
     events: Sequence[Event]
+    names: Mapping[int, str]
+    read: Mapping[tuple[int, int], Container[int]]
+    blocked: Collection[bytes]
 
 
 def account_of(store) -> Account:
@@ -54,6 +64,9 @@ def account_of(store) -> Account:
         crls=store.crls,
         crl_numbers=store.crl_numbers,
         events=store.events,
+        names=store.issuers,
+        read={key: range(length) for key, (_, length) in store.read.items()},
+        blocked=store.blocked_keys,
     )
 
 
@@ -68,7 +81,8 @@ def problems(
         *_statuses(account),
         *_deactivated(account),
         *_requests(account),
-        *_crls(account, issuers),
+        *_blocked(account),
+        *crl_problems(account, issuers),
     ]
 
 
@@ -99,11 +113,13 @@ def _signatures(account: Account, signed: Mapping[int, Sequence[bytes]]):
             yield f"issuer {issuer_id}: a TBSCertificate was signed twice"
         if set(certificates) - intents:
             yield f"issuer {issuer_id}: a signature that no intent names"
+        serials = collections.Counter(said(tbs).serial_number for tbs in set(certificates) & intents)
+        yield from (
+            f"issuer {issuer_id}: {n} signatures under {one:x} (R1)" for one, n in serials.items() if n > 1
+        )
         crls = len(signatures) - len(certificates)
         if crls > account.crl_numbers.get(issuer_id, 0):
             yield f"issuer {issuer_id}: {crls} CRLs signed, more than numbers reserved"
-    if sum(account.crl_numbers.values()) != sum(_named(account, EventKind.CRL_INTENT).values()):
-        yield "CRL numbers and CRL intents differ"
 
 
 def _serials(account: Account):
@@ -188,6 +204,10 @@ def _statuses(account: Account):
             yield f"{key}: an intent without a status"
             continue
         way = ways[key]
+        if since.get(key) not in {None, statuses[key]}:
+            yield f"{key}: the status is not what its last change made it"
+        if HELD in way and serves_tls(intent.tbs):
+            yield f"{key}: a certificate that may serve TLS was suspended (R15)"
         legal = way[:1] == [first] and all(to in _FORWARDS[at] for at, to in itertools.pairwise(way))
         if not legal or way[-1] != _place(statuses[key]):
             yield f"{key}: the status went {way}"
@@ -204,22 +224,53 @@ def _statuses(account: Account):
     )
 
 
+_OFF = {EventKind.CA_DEACTIVATED, EventKind.PROFILE_DEACTIVATED}
+_ON = {EventKind.CA_ACTIVATED, EventKind.PROFILE_ACTIVATED}
+
+
 def _deactivated(account: Account):
-    """By the order of events, nothing is intended of an issuer (`detail.issuer_id`) or profile while it is off."""
+    """
+    By the order of events, nothing is intended of an issuer or a profile while it is deactivated.
+
+    An issuer's own OCSP delegates go on: somebody has to answer for what it issued.
+    """
     off: set[str] = set()
     intents = {_subject(one): one for one in account.intents}
     for event in account.events:
-        if event.kind in {EventKind.CA_DEACTIVATED, EventKind.PROFILE_DEACTIVATED}:
-            off.add(_switched(event))
-        elif event.kind in {EventKind.CA_ACTIVATED, EventKind.PROFILE_ACTIVATED}:
-            off.discard(_switched(event))
-        elif event.kind is EventKind.INTENT_RECORDED and (intent := intents.get(event.subject)) is not None:
-            for gone in sorted(off & {f"issuer:{intent.issuer_id}", f"profile:{intent.profile}"}):
+        if event.kind in _OFF:
+            off.add(event.subject)
+        elif event.kind in _ON:
+            off.discard(event.subject)
+        elif (
+            event.kind is EventKind.INTENT_RECORDED and off and (intent := intents.get(event.subject)) is not None
+        ):
+            about = {f"profile:{intent.profile}"}
+            if ExtendedKeyUsageOID.OCSP_SIGNING not in purposes(intent.tbs):
+                about.add(f"issuer:{account.names[intent.issuer_id]}")
+            for gone in sorted(off & about):
                 yield f"{_key(intent)}: an intent of {gone} after its deactivation"
 
 
-def _switched(event: Event) -> str:
-    return f"issuer:{event.detail['issuer_id']}" if "issuer_id" in event.detail else event.subject
+def _blocked(account: Account):
+    """R5: the key of whatever was revoked as compromised is blocked, with one event, and certified no more."""
+    keys = {_key(one): hashlib.sha256(template.subject_fields_of(one.tbs)[1]).digest() for one in account.intents}
+    told = _named(account, EventKind.KEY_BLOCKED)
+    for status in account.statuses:
+        if (
+            status.reason is not None
+            and status.reason.compromised
+            and keys.get(_key(status)) not in account.blocked
+        ):
+            yield f"{_key(status)}: compromised, and its key is not blocked (R5)"
+    if told != collections.Counter(f"key:{one.hex()}" for one in account.blocked):
+        yield f"{len(account.blocked)} keys are blocked, {told.total()} events say so"
+    subjects = {_subject(one): f"key:{keys[_key(one)].hex()}" for one in account.intents}
+    gone: set[str] = set()
+    for event in account.events:
+        if event.kind is EventKind.KEY_BLOCKED:
+            gone.add(event.subject)
+        elif event.kind is EventKind.INTENT_RECORDED and subjects.get(event.subject) in gone:
+            yield f"{event.subject}: an intent for a key that was blocked before (R5)"
 
 
 def _requests(account: Account):
@@ -231,51 +282,3 @@ def _requests(account: Account):
             yield f"request {request_id}: {state.value} with {made[request_id]} certificates"
         if refused[f"request:{request_id}"] != (state is RequestState.REFUSED):
             yield f"request {request_id}: {state.value} with {refused[f'request:{request_id}']} refusals"
-
-
-def _crls(account: Account, issuers: Mapping[int, x509.Certificate]):
-    """R14-R16: numbers rise, each CRL is its CA's, the latest lists exactly what is revoked."""
-    published = _named(account, EventKind.CRL_PUBLISHED)
-    if sum(published.values()) != len(account.crls):
-        yield f"{len(account.crls)} CRLs and {sum(published.values())} events"
-    by_issuer: dict[int, list[CRLRecord]] = collections.defaultdict(list)
-    for record in account.crls:
-        by_issuer[record.issuer_id].append(record)
-    for issuer_id, records in by_issuer.items():
-        numbers = [one.number for one in records]
-        if numbers != sorted(set(numbers)) or numbers[-1] > account.crl_numbers[issuer_id]:
-            yield f"issuer {issuer_id}: CRL numbers {numbers}"
-        for record in records:
-            yield from _one_crl(record, issuers[issuer_id])
-        yield from _latest_crl(account, records)
-
-
-def _one_crl(record: CRLRecord, issuer: x509.Certificate):
-    crl = x509.load_der_x509_crl(record.der)
-    if not crl.is_signature_valid(issuer.public_key()) or crl.issuer != issuer.subject:
-        yield f"CRL {record.number}: not signed by its issuer"
-    if crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number != record.number:
-        yield f"CRL {record.number}: numbered otherwise inside"
-    if (crl.last_update_utc, crl.next_update_utc) != (record.this_update, record.next_update):
-        yield f"CRL {record.number}: other times inside"
-
-
-def _latest_crl(account: Account, records: Sequence[CRLRecord]):
-    latest = records[-1]
-    before = records[-2].this_update if len(records) > 1 else datetime.datetime.min.replace(tzinfo=datetime.UTC)
-    listed = {one.serial_number: one for one in x509.load_der_x509_crl(latest.der)}
-    revoked = {
-        int.from_bytes(one.serial, "big"): one
-        for one in account.statuses
-        if one.issuer_id == latest.issuer_id and one.state is StatusState.REVOKED
-    }
-    for serial in listed.keys() - revoked.keys():
-        yield f"CRL {latest.number} lists {serial:x}, which is not revoked"
-    for serial, status in revoked.items():
-        if serial not in listed:
-            if status.listed_until >= before:
-                yield f"CRL {latest.number} does not list {serial:x}"
-            continue
-        entry = listed[serial]
-        if entry.revocation_date_utc != status.revoked_at:
-            yield f"CRL {latest.number}: {serial:x} was revoked at another time"

@@ -183,7 +183,7 @@ class Choosy(MemoryStore):
 def test_what_the_store_refuses_is_refused_alone_and_never_signed_again(at, unconfirmed):
     ca = CA(store=Choosy())
     ca.store = ca.issuing.store
-    ca.store.at = at
+    ca.store.at, ca.store.issuers = at, {2: "issuing"}
     for _ in range(3):
         ca.ask()
     ca.ask(make_csr("CN=no name"))
@@ -204,7 +204,7 @@ def test_what_the_store_refuses_is_refused_alone_and_never_signed_again(at, unco
 def test_a_store_that_does_not_answer_refuses_nothing(at):
     ca = CA(store=Choosy(ErrorType.SYSTEM_UNAVAIL))
     ca.store = ca.issuing.store
-    ca.store.at = at
+    ca.store.at, ca.store.issuers = at, {2: "issuing"}
     for _ in range(2):
         ca.ask()
     with pytest.raises(PKIError):
