@@ -9,6 +9,7 @@ to do, and says how it ended. A life whose trip is `kill` ends by SIGKILL, so it
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import signal
 import socket
@@ -27,28 +28,35 @@ import pg
 from chancery.asn1.signature import KeySigner
 from chancery.audit.log import Sequencer
 from chancery.audit.memory import CheckpointFile
+from chancery.ca.crl import CRLSettings, Timing
+from chancery.ca.hierarchy import Hierarchy, look
 from chancery.ca.issuance import Issuing
-from chancery.ca.issuer import Issuer, IssuerURLs
+from chancery.ca.issuer import Issuer, IssuerURLs, shard_url
+from chancery.ca.mass import MassSettings
 from chancery.ca.worker import Worker, WorkerSettings
 from chancery.cli.clock import SystemClock, SystemEntropy
 from chancery.errors import PKIError
 from chancery.pkcs11 import TokenSettings, open_token
 from chancery.pkix.name import parse_name
 from chancery.pkix.profile import shipped_profiles
+from chancery.ports import IssuerRecord
 from chancery.postgres.embedded import PORT
 from chancery.postgres.issuance import PgIssuanceStore
 from chancery.postgres.issuers import PgIssuerStore
 from chancery.postgres.journal import PgJournalStore
+from chancery.postgres.mass import PgJobStore
 from chancery.postgres.revocation import PgRevocationStore
 from chancery.postgres.session import Connection, Session, sequencer_lock, worker_lock
 from softhsm.softhsmkit import LIBRARY, PIN
 
 ORIGIN = "chancery.example/crash"
-KEYS = {"issuing": "ec-p256", "journal": "ed25519"}
-URLS = IssuerURLs("http://ocsp.example.org/ocsp", "http://pki.example.org/crl/issuing.crl", None)
+ISSUERS = ("issuing", "second")
+KEYS = {**dict.fromkeys(ISSUERS, "ec-p256"), "journal": "ed25519"}
 PROFILES = shipped_profiles()
 IDLE = 3600.0
 """Seconds; told from a pause by its length."""
+HASTE = 10
+DELTAS = Timing(datetime.timedelta(hours=36))
 
 
 class Trip(msgspec.Struct, frozen=True):
@@ -75,6 +83,9 @@ class Order(msgspec.Struct, frozen=True):
     checkpoint: str = ""
     instance: int = 1
     batch: int = 8
+    shards: int = 0
+    deltas: bool = False
+    two_persons_above: int = 100
     threads: int = 0
     lock_timeout: float = 5.0
     alarm: float = 0.0
@@ -115,7 +126,7 @@ class Wire:
 
     def around(self, name, call, *arguments):
         # How often it looks depends on how long a CRL took; a look changes nothing.
-        if name == "crl_states":
+        if name in {"crl_states", "due"}:
             return call(*arguments)
         self.calls.append(name)
         trip = self._trip
@@ -156,8 +167,9 @@ class CountingSigner:
     its signatures wherever the process dies.
     """
 
-    def __init__(self, signer: KeySigner, path: str, wire: Wire) -> None:
+    def __init__(self, signer: KeySigner, issuer: str, path: str, wire: Wire) -> None:
         self._signer = signer
+        self._issuer = issuer
         self._wire = wire
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -180,8 +192,15 @@ class CountingSigner:
 
     def _count(self, what: str, data: bytes) -> None:
         # One write to a file opened for appending: lines of several threads and processes do not mix.
-        os.write(self._file, f"{what} {data.hex()}\n".encode())
+        os.write(self._file, f"{what} {self._issuer} {data.hex()}\n".encode())
         os.fsync(self._file)
+
+
+class HastyClock(SystemClock):
+    """Pauses and periods go by faster; what time it is stays."""
+
+    def monotonic(self) -> float:
+        return HASTE * super().monotonic()
 
 
 class Life:
@@ -190,9 +209,10 @@ class Life:
     def __init__(self, order: Order, channel: Channel, stack: contextlib.ExitStack) -> None:
         self.channel = channel
         self.wire = Wire(order.trip, channel)
-        self.clock = SystemClock()
+        self.clock = HastyClock()
         self.stopping = False
-        token = stack.enter_context(open_token(token_settings(order)))
+        self.order = order
+        self.token = token = stack.enter_context(open_token(token_settings(order)))
         settings = Connection(
             order.host,
             PORT,
@@ -207,14 +227,18 @@ class Life:
         journal = Session(settings, [sequencer_lock])
         stack.callback(journal.close)
         self.revocations = PgRevocationStore(session)
-        [record] = [one for one in PgIssuerStore(session).issuers() if one.key_label is not None]
-        self.issuer_id = record.issuer_id
-        signer = CountingSigner(KeySigner(token.find_key(record.key_label)), order.signed, self.wire)
+        self.jobs = PgJobStore(session)
+        self.store = PgIssuerStore(session)
+        self.made: dict[str, Issuer] = {}
+        self.seen: list[IssuerRecord] = []
+        self.crl = CRLSettings(delta=DELTAS if order.deltas else None)
+        hierarchy = self._look()
         self.worker = Worker(
             Issuing(
                 store=Wired(PgIssuanceStore(session), self.wire),
-                issuers={record.name: Issuer(record, signer, URLS)},
-                default_issuer=record.name,
+                issuers=hierarchy.issuers,
+                default_issuer=hierarchy.default,
+                inactive=hierarchy.inactive,
                 profiles=PROFILES,
                 clock=self.clock,
                 entropy=SystemEntropy(),
@@ -223,8 +247,10 @@ class Life:
                 signers=stack.enter_context(ThreadPoolExecutor(order.threads)) if order.threads else None,
             ),
             Wired(self.revocations, self.wire),
-            WorkerSettings(batch=order.batch, idle=IDLE),
+            WorkerSettings(batch=order.batch, idle=IDLE, crl=self.crl, mass=MassSettings(order.two_persons_above)),
             lambda event, values: channel.say(Word("report", f"{event} {dict(values)}")),
+            look=self._look,
+            jobs=Wired(self.jobs, self.wire),
         )
         self.sequencer = Sequencer(
             Wired(PgJournalStore(journal), self.wire),
@@ -234,6 +260,28 @@ class Life:
             remember=Wired(CheckpointFile(Path(order.checkpoint)), self.wire),
         )
 
+    def _look(self) -> Hierarchy | None:
+        """As `cli.issuers.Issuers` does."""
+        records = self.store.issuers()
+        if records == self.seen:
+            return None
+        found, problems = look(records, lambda one: one.key_label is not None, "issuing", self._make)
+        assert {} == problems
+        self.seen = records
+        return found
+
+    def _make(self, record: IssuerRecord, above: tuple[x509.Certificate, ...]) -> Issuer:
+        if record.name not in self.made:
+            order, base = self.order, f"http://pki.example.org/crl/{record.name}.crl"
+            shards = self.store.open_shards(
+                record, lambda number: shard_url(base, number), order.shards, self.clock.now()
+            )
+            urls = IssuerURLs("http://ocsp.example.org/ocsp", base, None, order.deltas, tuple(shards))
+            key = KeySigner(self.token.find_key(record.key_label))
+            signer = CountingSigner(key, record.name, order.signed, self.wire)
+            self.made[record.name] = Issuer(record, signer, urls, above)
+        return self.made[record.name]
+
     def live(self) -> None:
         self.worker.run(self._wait, lambda: self.stopping)
         self._sequence()
@@ -242,9 +290,11 @@ class Life:
         if seconds < IDLE:
             time.sleep(min(seconds, 0.05))
             return
-        # A CRL may be due and held back for the sake of certificates.
+        # A CRL may be due and held back for the sake of certificates, and a job until it is looked for again.
         with contextlib.suppress(PKIError):
-            self.stopping = self.issuer_id not in pg.crls_due(self.revocations, self.clock.now())
+            ours = {issuer.record.issuer_id for issuer in self.made.values()}
+            crls = ours & set(pg.crls_due(self.revocations, self.clock.now(), self.crl))
+            self.stopping = not crls and not self.jobs.due()
         time.sleep(0 if self.stopping else 0.01)
 
     def _sequence(self) -> None:
@@ -264,13 +314,16 @@ def token_settings(order: Order) -> TokenSettings:
 
 
 def make_keys(order: Order) -> Word:
-    """Generate the worker's keys; say the issuing key's CSR and the journal's public key."""
+    """Generate the worker's keys; say the CSRs of the issuers' and the journal's public key."""
     with open_token(token_settings(order)) as token:
         keys = {label: token.generate_key(label, kind) for label, kind in KEYS.items()}
-        builder = x509.CertificateSigningRequestBuilder().subject_name(parse_name("CN=Issuing,O=Example,C=XX"))
-        csr = builder.sign(keys["issuing"], hashes.SHA256()).public_bytes(Encoding.DER)
+        said = {}
+        for name in ISSUERS:
+            subject = parse_name(f"CN={name.capitalize()},O=Example,C=XX")
+            builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+            said[name] = builder.sign(keys[name], hashes.SHA256()).public_bytes(Encoding.DER).hex()
         journal = keys["journal"].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return Word("keys", keys={"csr": csr.hex(), "journal": journal.hex()})
+    return Word("keys", keys={**said, "journal": journal.hex()})
 
 
 def serve(connection: socket.socket) -> None:

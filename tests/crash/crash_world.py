@@ -1,17 +1,15 @@
 """
 What the crash tests stand on: one server, one token, lives of workers in processes of their own, and the account.
 
-The account is read with plain SQL by a superuser, after the fact; `checks.problems` and `NOTHING` judge it.
+`crash_account` judges what they leave behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import shutil
 import socket
@@ -19,17 +17,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import crash_account
 import msgspec
-from crash_life import ORIGIN, PROFILES, Order, Word
-from cryptography import x509
+from crash_life import ISSUERS, ORIGIN, PROFILES, Order, Word
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from psycopg import sql
 
 import cakit
-import checks
 import pg
-from chancery.asn1 import x509 as template
 from chancery.asn1.signature import KeySigner
 from chancery.audit.memory import CheckpointFile
 from chancery.audit.verify import verify
@@ -40,21 +36,15 @@ from chancery.pkcs11 import prepare_softhsm
 from chancery.pkix.name import parse_name
 from chancery.pkix.profile import grant, requested
 from chancery.ports import (
-    CertificateRecord,
-    CertificateStatus,
-    CRLRecord,
     Event,
     EventKind,
-    Intent,
     IssuerRecord,
     NewIssuer,
     NewRequest,
     NewRevocation,
     Operator,
-    RequestState,
     RevocationReason,
     Role,
-    StatusState,
 )
 from chancery.postgres.directory import PgDirectory
 from chancery.postgres.issuers import PgIssuerStore
@@ -69,34 +59,6 @@ CLOCK = SystemClock()
 HERE = Path(__file__).parent
 OFFICER = "olga"
 BAD = cakit.make_csr("CN=no names")
-
-ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
-
-# Each must return no rows.
-NOTHING = {
-    "an intent without certificate or mark": """
-        SELECT i.serial FROM chancery.intent i
-        LEFT JOIN chancery.certificate c USING (issuer_id, serial)
-        LEFT JOIN chancery.certificate_status s USING (issuer_id, serial)
-        WHERE c.serial IS NULL AND coalesce(s.state, 'good') NOT IN ('unconfirmed', 'revoked')""",
-    "a request with two certificates": """
-        SELECT request_id FROM chancery.certificate GROUP BY request_id HAVING count(*) > 1""",
-    "a request that was never settled": """
-        SELECT request_id FROM chancery.request WHERE state NOT IN ('done', 'refused')""",
-    "a revocation that was never settled": """
-        SELECT revocation_id FROM chancery.revocation_request WHERE state = 'waiting'""",
-    "an intent under a profile whose text is not kept": """
-        SELECT i.serial FROM chancery.intent i LEFT JOIN chancery.profile p
-        ON (p.name, p.version, p.sha256) = (i.profile, i.profile_version, i.profile_sha256)
-        WHERE p.name IS NULL""",
-    "a gap in the CRL numbers": """
-        SELECT issuer_id FROM chancery.crl_number GROUP BY issuer_id HAVING count(*) <> max(number)""",
-    "an event without its leaf": """
-        SELECT e.event_id FROM chancery.journal_event e LEFT JOIN chancery.journal_leaf l USING (event_id)
-        WHERE l.event_id IS NULL""",
-    "an event written as somebody else": """
-        SELECT event_id FROM chancery.journal_event WHERE writer NOT IN ('chancery_ra', 'chancery_worker')""",
-}
 
 
 class Life:
@@ -182,7 +144,7 @@ class World:
             process.wait()
 
     def _make_issuer(self) -> None:
-        """A root in software, an issuing CA whose key is in the token."""
+        """A root in software, two issuing CAs whose keys are in the token."""
         keys = Life(self.zygote, Order(TOKEN, str(self.conf))).outcome().keys
         self.journal_key = load_der_public_key(bytes.fromhex(keys["journal"]))
         at = CLOCK.now().replace(microsecond=0)
@@ -191,8 +153,10 @@ class World:
         entropy = SystemEntropy()
         self.root = root.issue(root.prepare(PROFILES["root-ca"], make_serial(127, entropy), at))
         issuer = Issuer(IssuerRecord(1, "root", self.root, None, None, None), key, IssuerURLs(None, None, None))
-        granted = grant(PROFILES["sub-ca"], requested(bytes.fromhex(keys["csr"])), issuer.limits, at)
-        self.issuing = issuer.issue(issuer.prepare(granted, make_serial(127, entropy)))
+        self.issuing: dict[str, bytes] = {}
+        for name in ISSUERS:
+            granted = grant(PROFILES["sub-ca"], requested(bytes.fromhex(keys[name])), issuer.limits, at)
+            self.issuing[name] = issuer.issue(issuer.prepare(granted, make_serial(127, entropy)))
 
     @contextlib.contextmanager
     def case(self, before: Case | None = None):
@@ -244,7 +208,8 @@ class Case:
         at = CLOCK.now()
         event = Event(EventKind.CA_IMPORTED, at, "crash", "issuer")
         store.add_issuer(NewIssuer("root", self.world.root, None, None, None), at, [event])
-        store.add_issuer(NewIssuer("issuing", self.world.issuing, "root", TOKEN, "issuing"), at, [event])
+        for name, certificate in self.world.issuing.items():
+            store.add_issuer(NewIssuer(name, certificate, "root", TOKEN, name), at, [event])
         for profile in PROFILES.values():
             store.add_profile(profile.name, profile.version, profile.sha256, profile.source, at)
         session.close()
@@ -268,14 +233,19 @@ class Case:
 
         return self._asked(act)
 
-    def revoke(self, *serials: bytes, ask_crl: bool = False) -> None:
+    def revoke(
+        self,
+        *serials: bytes,
+        reason: RevocationReason = RevocationReason.KEY_COMPROMISE,
+        ask_crl: bool = False,
+    ) -> None:
         async def act(pool):
             queue = PgRequestQueue(pool)
             at = CLOCK.now()
-            reason = RevocationReason.KEY_COMPROMISE
             for serial in serials:
+                [(issuer,)] = self.sql(_ISSUER, serial)
                 event = Event(EventKind.REVOCATION_REQUESTED, at, OFFICER, serial.hex())
-                await queue.submit_revocation(NewRevocation("issuing", serial, reason, None, OFFICER, at), [event])
+                await queue.submit_revocation(NewRevocation(issuer, serial, reason, None, OFFICER, at), [event])
             if ask_crl:
                 await queue.ask_crl("issuing", OFFICER, at, [Event(EventKind.CRL_REQUESTED, at, OFFICER, "crl")])
             await queue.close()
@@ -339,24 +309,24 @@ class Case:
     def count(self, rows: str) -> int:
         return self.sql(f"SELECT count(*) FROM chancery.{rows}")[0][0]
 
+    def counted_by(self, what: str) -> dict[str, list[bytes]]:
+        """What the keys of the issuers, by name, were `asked` to sign, or `signed`, in order."""
+        found: dict[str, list[bytes]] = {name: [] for name in ISSUERS}
+        for line in (self.files / "signed").read_text().splitlines():
+            kind, issuer, data = line.split()
+            if kind == what:
+                found[issuer].append(bytes.fromhex(data))
+        return found
+
     def counted(self, what: str) -> list[bytes]:
-        """What the token was `asked` to sign, or `signed`, in order."""
-        lines = (self.files / "signed").read_text().splitlines()
-        return [bytes.fromhex(data) for kind, data in map(str.split, lines) if kind == what]
+        return self.counted_by(what)["issuing"]
 
     def unconfirmed(self) -> list[bytes]:
         return [row[0] for row in self.sql(_UNCONFIRMED)]
 
     def problems(self) -> list[str]:
         """Everything that is wrong after the lives have come to rest."""
-        issuer_id, account = _account(self.sql)
-        found = [what for what, query in NOTHING.items() if self.sql(query)]
-        asked, signed = self.counted("asked"), self.counted("signed")
-        issuer = x509.load_der_x509_certificate(self.world.issuing)
-        found += checks.problems(account, {issuer_id: asked}, {issuer_id: issuer})
-        found += _counting(account, asked, signed)
-        found += _blocked(account, [row[0] for row in self.sql("SELECT spki_sha256 FROM chancery.blocked_key")])
-        return found + self._journal()
+        return crash_account.problems(self.sql, self.counted_by, self.world.issuing) + self._journal()
 
     def _journal(self) -> list[str]:
         session = Session(self.database.role("auditor"))
@@ -419,96 +389,4 @@ class Round:
 
 
 _UNCONFIRMED = "SELECT serial FROM chancery.certificate_status WHERE state = 'unconfirmed' ORDER BY serial"
-_INTENTS = """
-SELECT request_id, issuer_id, serial, tbs, not_after, profile, profile_version, profile_sha256, recorded_at
-FROM chancery.intent ORDER BY recorded_at"""
-_CERTIFICATES = """
-SELECT request_id, issuer_id, serial, der, subject, names, spki_sha256, not_before, not_after, profile, issued_at
-FROM chancery.certificate ORDER BY certificate_id"""
-_STATUSES = """
-SELECT issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date FROM chancery.certificate_status"""
-_CRLS = """
-SELECT issuer_id, number, this_update, next_update, covers, der FROM chancery.crl ORDER BY number"""
-_CHANGES = {
-    EventKind.CERTIFICATE_ISSUED: StatusState.GOOD,
-    EventKind.INTENT_UNCONFIRMED: StatusState.UNCONFIRMED,
-    EventKind.CERTIFICATE_REVOKED: StatusState.REVOKED,
-}
-
-
-def _account(rows) -> tuple[int, checks.Account]:
-    """The issuing CA's id and everything stored; the history of a status is what the journal says of it."""
-
-    [(issuer_id,)] = rows("SELECT issuer_id FROM chancery.issuer WHERE key_label IS NOT NULL")
-    statuses = [
-        CertificateStatus(
-            r[0], r[1], StatusState(r[2]), r[3], r[4], None if r[5] is None else RevocationReason(r[5])
-        )
-        for r in rows(_STATUSES)
-    ]
-    events = [_event(body) for (body,) in rows("SELECT body FROM chancery.journal_event ORDER BY event_id")]
-    by_subject = {f"{one.issuer_id}:{one.serial.hex()}": one for one in statuses}
-    return issuer_id, checks.Account(
-        intents=[Intent(*row) for row in rows(_INTENTS)],
-        certificates=[CertificateRecord(*row) for row in rows(_CERTIFICATES)],
-        statuses=statuses,
-        history=[
-            dataclasses.replace(by_subject[one.subject], state=_CHANGES[one.kind])
-            for one in events
-            if one.kind in _CHANGES and one.subject in by_subject
-        ],
-        requests={row[0]: RequestState(row[1]) for row in rows("SELECT request_id, state FROM chancery.request")},
-        crls=[CRLRecord(*row) for row in rows(_CRLS)],
-        crl_numbers=dict(rows("SELECT issuer_id, max(number) FROM chancery.crl_number GROUP BY issuer_id")),
-        events=events,
-    )
-
-
-def _event(body: str) -> Event:
-    value = json.loads(body)
-    return Event(EventKind(value["kind"]), value["at"], value["actor"], value["subject"], value["detail"])
-
-
-def _counting(account: checks.Account, asked: list[bytes], signed: list[bytes]):
-    """The other way round: nothing is stored that was not counted; each CRL was signed under its own number."""
-    stored = [x509.load_der_x509_certificate(one.der).tbs_certificate_bytes for one in account.certificates]
-    if set(stored) - set(signed):
-        yield "a certificate whose signature was not counted"
-    by_tbs = {intent.tbs for intent in account.intents}
-    published = {one.number: x509.load_der_x509_crl(one.der).tbs_certlist_bytes for one in account.crls}
-    numbers = []
-    for tbs in asked:
-        if tbs in by_tbs:
-            continue
-        try:
-            numbers.append(number := _crl_number(tbs))
-        except ValueError:
-            yield "a signature over nothing that is known"
-            continue
-        if published.get(number, tbs) != tbs:
-            yield f"CRL {number} is not the one that was signed"
-    if len(numbers) != len(set(numbers)):
-        yield f"a CRL number was signed twice: {numbers}"
-    if not set(published) <= set(numbers) <= set(range(1, sum(account.crl_numbers.values()) + 1)):
-        yield f"CRLs {sorted(published)} published, {numbers} signed, {account.crl_numbers} reserved"
-
-
-def _blocked(account: checks.Account, blocked: list[bytes]):
-    """R5: the key of everything that was revoked as compromised is blocked, no other is, and one event says so."""
-    tbs = {(one.issuer_id, one.serial): one.tbs for one in account.intents}
-    keys = {
-        hashlib.sha256(template.subject_fields_of(tbs[one.issuer_id, one.serial])[1]).digest()
-        for one in account.statuses
-        if one.state is StatusState.REVOKED
-    }
-    if keys != set(blocked):
-        yield f"{len(keys)} keys were compromised and {len(blocked)} are blocked"
-    events = sorted(event.subject for event in account.events if event.kind is EventKind.KEY_BLOCKED)
-    if events != sorted(f"key:{key.hex()}" for key in keys):
-        yield f"{len(keys)} keys were compromised, {len(events)} events say so"
-
-
-def _crl_number(tbs: bytes) -> int:
-    # Only its form matters here: any signature makes a CRL of it that can be read.
-    crl = x509.load_der_x509_crl(template.signed(tbs, ECDSA_SHA256, b"\x30\x06\x02\x01\x01\x02\x01\x01"))
-    return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+_ISSUER = "SELECT name FROM chancery.issuer JOIN chancery.intent USING (issuer_id) WHERE serial = %s"

@@ -103,7 +103,7 @@ def test_the_account_shows_what_it_is_there_for(case):
 def test_the_account_shows_a_signature_of_which_the_database_knows_nothing(case):
     case.work()
     with (case.files / "signed").open("a") as file:
-        file.write(f"asked {case.counted('asked')[0][:-1].hex()}00\n")
+        file.write(f"asked issuing {case.counted('asked')[0][:-1].hex()}00\n")
     assert ["a signature that no intent names", "a signature over nothing that is known"] == [
         found.partition(": ")[2] or found for found in case.problems()
     ]
