@@ -125,7 +125,9 @@ class _Issuer:
         self.records: Sequence[CRLRecord] = [one for one in account.crls if one.issuer_id == issuer_id]
         self.read = account.read
         self.tbs = {one.serial: one.tbs for one in account.intents if one.issuer_id == issuer_id}
-        self.history = [(n, self._listed(one)) for n, one in enumerate(account.history) if one.issuer_id == issuer_id]
+        self.history = [
+            (n, self._listed(one)) for n, one in enumerate(account.history) if one.issuer_id == issuer_id
+        ]
         self.full: dict[str | None, CRLRecord] = {}
         self.by_number = {one.number: one for one in self.records}
 

@@ -101,7 +101,9 @@ class MemoryCRLs:
         expired = self._expired(selection, base.expired_since or selection.expired_since)
         seen, _ = self.read[base.issuer_id, base.number]
         for one in self._in_scope(selection):
-            since = self.changed_at[one.issuer_id, one.serial] > seen and one.listed_until >= selection.expired_since
+            since = (
+                self.changed_at[one.issuer_id, one.serial] > seen and one.listed_until >= selection.expired_since
+            )
             if since and one.state is StatusState.REVOKED:
                 yield _entry(one)
             elif since and _released(one):

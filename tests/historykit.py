@@ -107,9 +107,10 @@ class History:
             self.store.issuers[record.issuer_id] = record.name
             self.store.shards[record.issuer_id] = {one.number: one.url for one in cut}
         self.ca.issuing = dataclasses.replace(self.ca.issuing, issuers=self.issuers)
-        self.registration = RegistrationAuthority(
-            None, Switches(self.store), self.ca.clock, FakeEntropy(), PROFILES, None, None
-        )
+        # Switching a profile needs no more of it.
+        nothing = dict.fromkeys(field.name for field in dataclasses.fields(RegistrationAuthority))
+        known = {"directory": Switches(self.store), "clock": self.ca.clock, "profiles": PROFILES}
+        self.registration = RegistrationAuthority(**{**nothing, **known})
         self._start()
         self.numbers = iter(range(1000, FOREVER))
         self.journal = MemoryJournal(Faults())
@@ -135,7 +136,11 @@ class History:
 
     def suspend(self, which: int) -> None:
         """Ask for the suspension of one of those that are good and may be suspended."""
-        holdable = {key for key, one in self.store.certificates.items() if one.profile in {"tls-client", "smime", "code-signing"}}
+        holdable = {
+            key
+            for key, one in self.store.certificates.items()
+            if one.profile in {"tls-client", "smime", "code-signing"}
+        }
         good = [key for key in self._keys(StatusState.GOOD) if key in holdable]
         self._change_some(good, which, RevocationReason.CERTIFICATE_HOLD)
 

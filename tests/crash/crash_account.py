@@ -72,7 +72,8 @@ _CERTIFICATES = """
 SELECT request_id, issuer_id, serial, der, subject, names, spki_sha256, not_before, not_after, profile, issued_at
 FROM chancery.certificate ORDER BY certificate_id"""
 _STATUSES = """
-SELECT issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at, shard
+SELECT issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at, shard,
+    kept_until
 FROM chancery.certificate_status"""
 _CRLS = """
 SELECT issuer_id, number, this_update, next_update, covers, der, shard, base_number, snapshot::text
@@ -138,7 +139,7 @@ def _after(row: CertificateStatus, before: CertificateStatus | None, event: Even
     state = _CHANGES[event.kind]
     bare = CertificateStatus(row.issuer_id, row.serial, state, row.not_after, shard=row.shard)
     if event.kind is EventKind.CERTIFICATE_REINSTATED:
-        return dataclasses.replace(bare, released_at=event.at)
+        return dataclasses.replace(bare, released_at=event.at, kept_until=row.kept_until)
     if state is not StatusState.REVOKED:
         return bare
     held = before is not None and before.held
@@ -148,6 +149,7 @@ def _after(row: CertificateStatus, before: CertificateStatus | None, event: Even
         reason=RevocationReason[event.detail["reason"].upper()],
         invalidity_date=row.invalidity_date,
         released_at=before.released_at if before else None,
+        kept_until=row.kept_until,
     )
 
 
