@@ -19,139 +19,45 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / "src"), str(HERE.parent)]
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from lint_case_crls import CRLS
+from lint_case_parts import (
+    CA,
+    CA_NAME,
+    DAY,
+    ECDSA,
+    ED,
+    EKU,
+    END,
+    FRESHEST,
+    ML_DSA,
+    ML_KEM,
+    MODULUS,
+    MUST_STAPLE,
+    POINT,
+    RSA,
+    SAN,
+    SECP256K1,
+    START,
+    SUBJECT,
+    A,
+    attr,
+    both,
+    cert,
+    constraints,
+    ext,
+    mappings,
+    no_extensions,
+    other_name,
+    policies,
+    policy,
+    rsa_spki,
+    san_of,
+    statements,
+)
 
-from chancery.asn1 import crl as crl_template
 from chancery.asn1 import der, extensions, oids
 from chancery.asn1 import x509 as t
-from chancery.asn1.signature import ALGORITHMS
-from chancery.pkix.key import spki_der
 from chancery.pkix.lint import lint, lint_crl
-from chancery.pkix.trial import sample_key
-
-START = datetime.datetime(2026, 11, 24, 12, 0, tzinfo=datetime.UTC)
-END = START + datetime.timedelta(days=199, seconds=-1)
-DAY = datetime.timedelta(days=1)
-ED25519 = ALGORITHMS["Ed25519"].identifier
-ECDSA = ALGORITHMS["ecdsa-with-SHA256"].identifier
-A = oids.ATTRIBUTES
-EKU = oids.EXTENDED_KEY_USAGES
-ISSUER = t.name(((A["C"], "XX"), (A["CN"], "Issuing")))
-SUBJECT = t.name(((A["CN"], "www.example.org"),))
-SPKI = spki_der(sample_key("ec-p256"))
-
-
-def policies(*oids_: str) -> bytes:
-    return extensions.certificate_policies([(one, None, None) for one in oids_], critical=False)
-
-
-SAN = t.subject_alt_name(("dns:www.example.org",), critical=False)
-BASE = {
-    "bc": t.basic_constraints(ca=False, path_length=None),
-    "ku": t.key_usage((0,)),
-    "eku": t.extended_key_usage((EKU["serverAuth"],), critical=False),
-    "san": SAN,
-    "ski": t.subject_key_identifier(t.key_identifier(SPKI)),
-    "aki": t.authority_key_identifier(b"\x11" * 20),
-    "aia": t.authority_info_access("http://pki.example.org/ocsp", "http://pki.example.org/ca.cer"),
-    "cdp": t.crl_distribution_points("http://pki.example.org/a.crl"),
-    "policies": policies("2.23.140.1.2.1"),
-}
-CA_NAME = t.name(((A["C"], "XX"), (A["O"], "Example"), (A["CN"], "Sub")))
-CA = {
-    "subject": CA_NAME,
-    "bc": t.basic_constraints(ca=True, path_length=0),
-    "ku": t.key_usage((5, 6)),
-    "eku": None,
-    "san": None,
-    "policies": None,
-}
-
-
-def tbs(
-    *,
-    version=b"\xa0\x03\x02\x01\x02",
-    serial=b"\x01" + b"\x22" * 16,
-    inner=ED25519,
-    issuer=ISSUER,
-    validity=None,
-    subject=SUBJECT,
-    spki=SPKI,
-    unique=b"",
-    extra=(),
-    **extensions,
-):
-    found = [one for one in {**BASE, **extensions}.values() if one is not None] + list(extra)
-    validity = validity or der.sequence(der.time(START), der.time(END))
-    tail = der.explicit(3, der.sequence(*found)) if found else b""
-    return der.sequence(version, der.tlv(2, serial), inner, issuer, validity, subject, spki, unique, tail)
-
-
-def cert(outer=ED25519, **rest):
-    return t.signed(tbs(**rest), outer, bytes(64))
-
-
-def both(algorithm):
-    return cert(inner=algorithm, outer=algorithm)
-
-
-def ext(oid, value, critical=False):
-    return t.extension(oid, value, critical=critical)
-
-
-def no_extensions():
-    return dict.fromkeys(BASE)
-
-
-def attr(oid, tag, value):
-    return der.sequence(der.tlv(der.SET, der.sequence(der.oid(oid), der.tlv(tag, value))))
-
-
-def utctime(text):
-    return der.tlv(der.UTC_TIME, text)
-
-
-def rsa_spki(n, e=65537):
-    key = der.sequence(der.integer(n), der.integer(e))
-    algorithm = der.sequence(der.oid("1.2.840.113549.1.1.1"), der.null())
-    return der.sequence(algorithm, der.bit_string(key))
-
-
-def policy(qualifier_oid, value):
-    information = der.sequence(der.oid("1.2.3"), der.sequence(der.sequence(der.oid(qualifier_oid), value)))
-    return ext(oids.CERTIFICATE_POLICIES, der.sequence(information))
-
-
-def mappings(*pairs, critical=True):
-    encoded = [der.sequence(der.oid(issuers), der.oid(subjects)) for issuers, subjects in pairs]
-    return ext(oids.POLICY_MAPPINGS, der.sequence(*encoded), critical=critical)
-
-
-def statements(*found, critical=False):
-    return ext(oids.QC_STATEMENTS, der.sequence(*(der.sequence(der.oid(one)) for one in found)), critical=critical)
-
-
-def san_of(*names):
-    return ext(oids.SUBJECT_ALT_NAME, der.sequence(t.general_name("dns:www.example.org"), *names))
-
-
-def other_name(oid, value):
-    return der.tlv(0xA0, der.oid(oid) + der.tlv(0xA0, value))
-
-
-MUST_STAPLE = der.sequence(der.integer(5))
-FRESHEST = der.sequence(der.sequence(der.tlv(0xA0, der.tlv(0xA0, t.general_name("uri:http://a.example/d.crl")))))
-MODULUS = sample_key("rsa-2048").public_numbers().n
-RSA = spki_der(sample_key("rsa-2048"))
-SECP256K1 = (
-    ec.derive_private_key(3, ec.SECP256K1())
-    .public_key()
-    .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-)
-ED = spki_der(sample_key("ed25519"))
-ML_DSA = spki_der(sample_key("ml-dsa-44"))
-ML_KEM = spki_der(sample_key("ml-kem-512"))
 
 CERTIFICATES = {
     "clean_tls_server": cert,
@@ -369,6 +275,125 @@ CERTIFICATES = {
     "san_utf8_mailbox_ascii": lambda: cert(
         san=san_of(other_name(oids.SMTP_UTF8_MAILBOX, der.utf8_string("olga@example.org")))
     ),
+    "san_utf8_mailbox_domain": lambda: cert(
+        san=san_of(other_name(oids.SMTP_UTF8_MAILBOX, der.utf8_string("öl@EXÄMPLE.org")))
+    ),
+    "san_directory_name": lambda: cert(san=san_of(der.tlv(0xA4, t.name(((A["C"], "XX"), (A["CN"], "x")))))),
+    "san_directory_name_empty": lambda: cert(san=san_of(b"\xa4\x02\x30\x00")),
+    "san_directory_name_long": lambda: cert(san=san_of(der.tlv(0xA4, attr(A["O"], der.UTF8_STRING, b"x" * 65)))),
+    "san_directory_name_not_ascii": lambda: cert(
+        san=san_of(der.tlv(0xA4, attr(A["DC"], der.IA5_STRING, "ä".encode())))
+    ),
+    "san_critical": lambda: cert(san=t.subject_alt_name(("dns:www.example.org",), critical=True)),
+    "organisation_with_null": lambda: cert(subject=attr(A["O"], der.UTF8_STRING, b"a\0b"), eku=None),
+    "organisation_with_override": lambda: cert(
+        subject=attr(A["O"], der.UTF8_STRING, "a\u202eb".encode()), eku=None
+    ),
+    "organisation_with_spaces": lambda: cert(subject=attr(A["O"], der.UTF8_STRING, b" a "), eku=None),
+    "mail_attribute_no_mailbox": lambda: cert(subject=attr(A["emailAddress"], der.IA5_STRING, b"olga"), eku=None),
+    "domain_component": lambda: cert(subject=t.name(((A["DC"], "org"), (A["DC"], "ex-1"))), eku=None),
+    "domain_component_of_two": lambda: cert(subject=attr(A["DC"], der.IA5_STRING, b"a.b"), eku=None),
+    "key_usage_of_nine_bits": lambda: cert(ku=t.key_usage((0, 4, 8))),
+    "key_usage_trailing_zeros": lambda: cert(ku=ext(oids.KEY_USAGE, b"\x03\x02\x00\x80", critical=True)),
+    "key_usage_tenth_bit": lambda: cert(ku=ext(oids.KEY_USAGE, b"\x03\x03\x06\x80\x40", critical=True)),
+    "key_usage_encipher_only_alone": lambda: cert(ku=t.key_usage((0, 7))),
+    "crl_sign_without_ca": lambda: cert(ku=t.key_usage((0, 6))),
+    "rsa_without_parameters": lambda: cert(
+        spki=der.sequence(der.sequence(der.oid("1.2.840.113549.1.1.1")), der.elements(RSA)[1][1])
+    ),
+    "key_period_critical": lambda: cert(
+        extra=[
+            ext(oids.PRIVATE_KEY_USAGE_PERIOD, der.sequence(der.implicit(0, b"20261124120000Z")), critical=True)
+        ]
+    ),
+    "empty_extensions": lambda: cert(
+        policies=ext(oids.CERTIFICATE_POLICIES, b"\x30\x00"),
+        aia=ext(oids.AUTHORITY_INFO_ACCESS, b"\x30\x00"),
+        cdp=ext(oids.CRL_DISTRIBUTION_POINTS, b"\x30\x00"),
+        extra=[
+            ext(oids.ISSUER_ALT_NAME, b"\x30\x00"),
+            ext(oids.FRESHEST_CRL, b"\x30\x00"),
+            ext(oids.SUBJECT_INFO_ACCESS, b"\x30\x00"),
+            ext(oids.SUBJECT_DIRECTORY_ATTRIBUTES, b"\x30\x00"),
+        ],
+    ),
+    "directory_attributes": lambda: cert(
+        extra=[extensions.subject_directory_attributes([("1.3.6.1.5.5.7.9.4", [der.printable_string("XX")])])]
+    ),
+    "directory_attributes_malformed": lambda: cert(extra=[ext(oids.SUBJECT_DIRECTORY_ATTRIBUTES, der.null())]),
+    "name_constraints_clean": lambda: cert(
+        **CA,
+        extra=[
+            constraints(
+                t.general_name("dns:example.org"),
+                b"\x81\x0bexample.org",
+                b"\x81\x05.a.bc",
+                b"\x81\x05a@b.c",
+                b"\x86\x05.a.bc",
+                b"\x82\x00",
+                b"\x87\x08\x0a\0\0\0\xff\0\0\0",
+                der.tlv(0xA4, SUBJECT),
+            )
+        ],
+    ),
+    "name_constraints_minimum": lambda: cert(**CA, extra=[constraints(b"\x82\x03a.b" + b"\x80\x01\x01")]),
+    "name_constraints_uri_with_scheme": lambda: cert(**CA, extra=[constraints(b"\x86\x0ahttp://a.b")]),
+    "name_constraints_wildcard": lambda: cert(**CA, extra=[constraints(b"\x82\x05*.a.b")]),
+    "name_constraints_u_label": lambda: cert(**CA, extra=[constraints(der.tlv(0x82, "ä.example".encode()))]),
+    "name_constraints_dot": lambda: cert(**CA, extra=[constraints(b"\x82\x04.a.b")]),
+    "name_constraints_registered": lambda: cert(**CA, extra=[constraints(b"\x88\x02\x2a\x03")]),
+    "name_constraints_mask": lambda: cert(**CA, extra=[constraints(b"\x87\x08\x0a\0\0\0\xff\0\xff\0")]),
+    "name_constraints_of_one_host": lambda: cert(**CA, extra=[constraints(b"\x87\x04\x0a\0\0\0")]),
+    "cdp_critical": lambda: cert(cdp=ext(oids.CRL_DISTRIBUTION_POINTS, FRESHEST, critical=True)),
+    "cdp_some_reasons": lambda: cert(
+        cdp=ext(oids.CRL_DISTRIBUTION_POINTS, der.sequence(der.sequence(POINT, b"\x81\x02\x06\x40")))
+    ),
+    "cdp_indirect": lambda: cert(
+        cdp=ext(
+            oids.CRL_DISTRIBUTION_POINTS, der.sequence(der.sequence(POINT, der.tlv(0xA2, der.tlv(0xA4, SUBJECT))))
+        )
+    ),
+    "cdp_relative": lambda: cert(
+        cdp=ext(
+            oids.CRL_DISTRIBUTION_POINTS,
+            der.sequence(
+                der.sequence(der.tlv(0xA0, der.tlv(0xA1, der.sequence(der.oid(A["CN"]), der.utf8_string("x")))))
+            ),
+        )
+    ),
+    "cdp_ldap_without_host": lambda: cert(cdp=t.crl_distribution_points("ldap:///CN=x?crl")),
+    "cdp_without_host": lambda: cert(cdp=t.crl_distribution_points("http:///a.crl")),
+    "policy_qualifiers_empty": lambda: cert(
+        policies=ext(oids.CERTIFICATE_POLICIES, der.sequence(der.sequence(der.oid("1.2.3"), der.sequence())))
+    ),
+    "policy_notice_ia5": lambda: cert(
+        policies=policy(oids.QT_NOTICE, der.sequence(der.tlv(der.IA5_STRING, b"x")))
+    ),
+    "policy_notice_bmp": lambda: cert(
+        policies=policy(oids.QT_NOTICE, der.sequence(der.tlv(der.BMP_STRING, b"\0x")))
+    ),
+    "policy_notice_not_nfc": lambda: cert(
+        policies=policy(oids.QT_NOTICE, der.sequence(der.utf8_string("a\u0308")))
+    ),
+    "policy_notice_line_feed": lambda: cert(
+        policies=policy(oids.QT_NOTICE, der.sequence(der.utf8_string("a\nb")))
+    ),
+    "policy_notice_reference": lambda: cert(
+        policies=policy(
+            oids.QT_NOTICE, der.sequence(der.sequence(der.utf8_string("x"), der.sequence(der.integer(1))))
+        )
+    ),
+    "policy_cps_without_host": lambda: cert(policies=policy(oids.QT_CPS, der.tlv(der.IA5_STRING, b"http:///x"))),
+    "ocsp_nocheck_critical": lambda: cert(
+        eku=t.extended_key_usage((EKU["OCSPSigning"],), critical=False),
+        san=None,
+        extra=[ext(oids.OCSP_NOCHECK, der.null(), critical=True)],
+    ),
+    "tls_feature_empty": lambda: cert(extra=[ext(oids.TLS_FEATURE, b"\x30\x00")]),
+    "br_organizational_unit_twice": lambda: cert(
+        subject=t.name(((A["OU"], "a"), (A["OU"], "a"), (A["CN"], "www.example.org")))
+    ),
+    "br_ca_key_usage": lambda: cert(**{**CA, "ku": t.key_usage((2, 5))}, spki=RSA),
     "br_internal_name": lambda: cert(
         san=t.subject_alt_name(("dns:www.example.org", "dns:intranet", "ip:10.0.0.1"), critical=False)
     ),
@@ -382,93 +407,6 @@ CERTIFICATES = {
     ),
     "br_key_type": lambda: cert(spki=ED),
     "br_ca_subject": lambda: cert(**{**CA, "subject": SUBJECT}),
-}
-
-AKI = t.authority_key_identifier(b"\x11" * 20)
-NUMBER = crl_template.crl_number(7)
-ENTRIES = (crl_template.entry(b"\x01" * 17, START - DAY, 4),)
-
-
-def crl(
-    *,
-    version=b"\x02\x01\x01",
-    inner=ED25519,
-    outer=ED25519,
-    issuer=ISSUER,
-    times=None,
-    entries=ENTRIES,
-    revoked=None,
-    extensions=(AKI, NUMBER),
-):
-    times = times if times is not None else der.time(START) + der.time(START + 7 * DAY)
-    if revoked is None:
-        revoked = der.sequence(*entries) if entries else b""
-    tail = der.explicit(0, der.sequence(*extensions)) if extensions else b""
-    return t.signed(der.sequence(version, inner, issuer, times, revoked, tail), outer, bytes(64))
-
-
-def entry(*extensions):
-    return der.sequence(der.tlv(2, b"\x02" * 17), der.time(START - DAY), der.sequence(*extensions))
-
-
-CRLS = {
-    "crl_clean": crl,
-    "crl_clean_empty": lambda: crl(entries=()),
-    "crl_clean_invalidity_date": lambda: crl(
-        entries=(crl_template.entry(b"\x01" * 17, START, 1, START - 9 * DAY),)
-    ),
-    "crl_clean_partitioned_r15": lambda: crl(
-        extensions=(AKI, NUMBER, crl_template.issuing_distribution_point("http://pki.example.org/a.crl"))
-    ),
-    "crl_version_1": lambda: crl(version=b"", extensions=()),
-    "crl_algorithms_differ": lambda: crl(inner=ECDSA),
-    "crl_issuer_empty": lambda: crl(issuer=b"\x30\x00"),
-    "crl_generalized_before_2050": lambda: crl(times=der.generalized_time(START) + der.time(START + DAY)),
-    "crl_without_next_update": lambda: crl(times=der.time(START)),
-    "crl_next_update_reversed": lambda: crl(times=der.time(START) + der.time(START - DAY)),
-    "crl_next_update_11_days_r15": lambda: crl(times=der.time(START) + der.time(START + 11 * DAY)),
-    "crl_next_update_10_days_r15": lambda: crl(times=der.time(START) + der.time(START + 10 * DAY)),
-    "crl_without_number": lambda: crl(extensions=(AKI,)),
-    "crl_number_critical": lambda: crl(extensions=(AKI, ext(oids.CRL_NUMBER, der.integer(7), critical=True))),
-    "crl_number_negative": lambda: crl(extensions=(AKI, ext(oids.CRL_NUMBER, der.integer(-7)))),
-    "crl_number_21_octets": lambda: crl(extensions=(AKI, ext(oids.CRL_NUMBER, der.integer(1 << 161)))),
-    "crl_without_aki": lambda: crl(extensions=(NUMBER,)),
-    "crl_aki_without_key": lambda: crl(extensions=(ext(oids.AUTHORITY_KEY_IDENTIFIER, b"\x30\x00"), NUMBER)),
-    "crl_duplicate_extension": lambda: crl(extensions=(AKI, NUMBER, NUMBER)),
-    "crl_unknown_critical": lambda: crl(extensions=(AKI, NUMBER, ext("1.2.3.4", der.null(), critical=True))),
-    "crl_idp_not_critical": lambda: crl(
-        extensions=(AKI, NUMBER, ext(oids.ISSUING_DISTRIBUTION_POINT, der.sequence(b"\x81\x01\xff")))
-    ),
-    "crl_empty_list": lambda: crl(revoked=b"\x30\x00"),
-    "crl_serial_twice": lambda: crl(entries=(crl_template.entry(b"\x01" * 17, START, 4),) * 2),
-    "crl_revoked_later": lambda: crl(entries=(crl_template.entry(b"\x01" * 17, START + DAY, 4),)),
-    "crl_revocation_date_generalized": lambda: crl(
-        entries=(der.sequence(der.tlv(2, b"\x01" * 17), der.generalized_time(START)),)
-    ),
-    "crl_reason_unspecified_r15": lambda: crl(entries=(entry(ext(oids.CRL_REASON, der.enumerated(0))),)),
-    "crl_reason_unknown": lambda: crl(entries=(entry(ext(oids.CRL_REASON, der.enumerated(7))),)),
-    "crl_reason_removed": lambda: crl(entries=(entry(ext(oids.CRL_REASON, der.enumerated(8))),)),
-    "crl_clean_delta": lambda: crl(
-        entries=(entry(ext(oids.CRL_REASON, der.enumerated(8))),),
-        extensions=(AKI, crl_template.crl_number(1000), crl_template.delta_crl_indicator(999)),
-    ),
-    "crl_delta_number": lambda: crl(
-        extensions=(AKI, crl_template.crl_number(1000), crl_template.delta_crl_indicator(1000))
-    ),
-    "crl_delta_freshest": lambda: crl(
-        extensions=(
-            AKI,
-            crl_template.crl_number(1000),
-            crl_template.delta_crl_indicator(999),
-            crl_template.freshest_crl("http://pki.example.org/delta.crl"),
-        )
-    ),
-    "crl_reason_critical": lambda: crl(entries=(entry(ext(oids.CRL_REASON, der.enumerated(1), critical=True)),)),
-    "crl_invalidity_date_fraction": lambda: crl(
-        entries=(entry(ext(oids.INVALIDITY_DATE, der.tlv(der.GENERALIZED_TIME, b"20261101000000.5Z"))),)
-    ),
-    "crl_truncated": lambda: crl()[:-1],
-    "crl_trailing": lambda: crl() + b"\x00",
 }
 
 

@@ -20,6 +20,7 @@ from chancery.pkix.granting import Profile
 from chancery.pkix.lint import blocking, lint
 from chancery.pkix.path import limits, same_key
 from chancery.pkix.profile import parse_profile
+from chancery.pkix.usage import UNREADABLE
 from chancery.ports import EventKind, ProfileRecord, ProfileSwitch
 from chancery.ports.auditing import AuditedIssuer, AuditedOperator
 
@@ -49,7 +50,7 @@ def grounds(issuers: Sequence[AuditedIssuer]) -> dict[int, Ground]:
             certificate = x509.load_der_x509_certificate(issuer.record.certificate)
             values = {type(one.value): one.value for one in certificate.extensions}
             certificate.public_key()
-        except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm):
+        except (*UNREADABLE, x509.InvalidVersion, UnsupportedAlgorithm):
             continue
         ski = values.get(x509.SubjectKeyIdentifier)
         renewed = [one for one in issuer.further if one.kind == "renewal"]

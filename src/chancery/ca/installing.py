@@ -22,6 +22,7 @@ from chancery.pkix.key import spki_der
 from chancery.pkix.lint import Finding, blocking, lint, lint_crl
 from chancery.pkix.name import name_text
 from chancery.pkix.path import check_path, check_signed, is_self_signed, order, read_certificate, same_key
+from chancery.pkix.usage import UNREADABLE
 from chancery.ports import (
     Act,
     CertificateKind,
@@ -303,7 +304,7 @@ def take_over(
             _check_crl(crl, certificate, at)
             numbers.append(crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number)
             entries = [_entry(one) for one in crl]
-        except (ValueError, x509.ExtensionNotFound) as error:
+        except (*UNREADABLE, x509.ExtensionNotFound) as error:
             raise _refuse(f"the CRL cannot be read: {error}") from None
         for entry in entries:
             if revoked.setdefault(entry.serial, entry) != entry:

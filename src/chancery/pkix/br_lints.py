@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterator
 
+from cryptography import x509
+
 from chancery.asn1 import oids
 from chancery.asn1.oids import ATTRIBUTES, EXTENDED_KEY_USAGES
 from chancery.pkix.finding import Finding, Severity
@@ -70,6 +72,29 @@ def server_key(cert: CertificateView) -> Iterator[Finding]:
         yield _notice("key_type", "a key of another type than RSA or ECDSA", "BR 7.1.3.1")
 
 
+def server_subject(cert: CertificateView) -> Iterator[Finding]:
+    """BR 7.1.2.7.2, 7.1.4.1: a server has no OU, and no attribute stands twice with one value."""
+    if not _server(cert):
+        return
+    found = [one[::2] for one in cert.subject]
+    if len(set(found)) != len(found):
+        yield _notice("attribute_repeated", "an attribute stands twice with one value", "BR 7.1.4.1")
+    if any(one.type == ATTRIBUTES["OU"] for one in cert.subject):
+        yield _notice("organizational_unit", "a server with an OU in its name", "BR 7.1.2.7.2")
+
+
+def ca_key_usage(cert: CertificateView) -> Iterator[Finding]:
+    """BR 7.1.2.10.7: a CA signs certificates and CRLs, perhaps OCSP responses, and nothing else."""
+    usage = cert.value(x509.KeyUsage) if cert.is_ca else None
+    if usage is None:
+        return
+    if not usage.crl_sign:
+        yield _notice("ca_without_crl_sign", "a CA that may not sign CRLs", "BR 7.1.2.10.7")
+    others = (usage.content_commitment, usage.key_encipherment, usage.data_encipherment, usage.key_agreement)
+    if any(others):
+        yield _notice("ca_key_usage", "a CA's key with another usage", "BR 7.1.2.10.7")
+
+
 def ca_subject(cert: CertificateView) -> Iterator[Finding]:
     """BR 7.1.2.10.2: a CA is named by its country, its organisation and a common name."""
     found = {one.type for one in cert.subject} if cert.is_ca else frozenset(ATTRIBUTES.values())
@@ -83,5 +108,7 @@ LINTS: tuple[Callable[[CertificateView], Iterator[Finding]], ...] = (
     server_status,
     server_purposes,
     server_key,
+    server_subject,
+    ca_key_usage,
     ca_subject,
 )

@@ -18,6 +18,7 @@ from cryptography import x509
 from chancery.asn1.oids import ATTRIBUTES, SMTP_UTF8_MAILBOX
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.name import attributes_of, parse_name, prepared
+from chancery.pkix.usage import UNREADABLE
 
 Attributes = tuple[tuple[str, str], ...]
 """(Dotted attribute type, value), most significant first."""
@@ -129,7 +130,7 @@ def name_constraints(certificate: x509.Certificate) -> NameConstraints | None:
         found = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
     except x509.ExtensionNotFound:
         return None
-    except ValueError as error:
+    except UNREADABLE as error:
         raise PKIError(ErrorType.BAD_REQUEST, f"the name constraints cannot be read: {error}") from None
     return NameConstraints(tuple(found.permitted_subtrees or ()), tuple(found.excluded_subtrees or ()))
 

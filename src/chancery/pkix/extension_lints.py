@@ -9,6 +9,7 @@ from cryptography import x509
 from chancery.asn1 import der, oids
 from chancery.errors import PKIError
 from chancery.pkix.finding import Finding, Severity
+from chancery.pkix.name import absolute_uri, smtp_utf8_mailbox
 from chancery.pkix.view import OTHER_NAME, CertificateView
 
 _CA_ONLY = {
@@ -93,10 +94,17 @@ def policy_notice(cert: CertificateView) -> Iterator[Finding]:
     for policy in cert.value(x509.CertificatePolicies) or ():
         for one in policy.policy_qualifiers or ():
             if isinstance(one, str):
-                if ":" not in one:
+                if not _is_uri(one):
                     yield _error("cps_not_uri", f"the CPS pointer {one[:80]!r} is no URI", "RFC 5280 4.2.1.4")
             elif one.explicit_text is not None and (length := len(one.explicit_text)) > MAX_NOTICE:
                 yield _error("notice_too_long", f"an explicitText of {length} characters", "RFC 5280 4.2.1.4")
+
+
+def _is_uri(text: str) -> bool:
+    try:
+        return absolute_uri(text) == text
+    except PKIError:
+        return False
 
 
 def freshest_crl(cert: CertificateView) -> Iterator[Finding]:
@@ -189,6 +197,15 @@ def other_names(cert: CertificateView) -> Iterator[Finding]:
             continue
         if oid == oids.SMTP_UTF8_MAILBOX and text.partition("@")[0].isascii():
             yield _error("mailbox_ascii", "an ASCII local part belongs into an rfc822Name", "RFC 9598 3")
+        elif oid == oids.SMTP_UTF8_MAILBOX and not _is_mailbox(text):
+            yield _error("mailbox_form", f"{text[:80]!r}: NFC, and a domain in small A-labels", "RFC 9598 3")
+
+
+def _is_mailbox(text: str) -> bool:
+    try:
+        return smtp_utf8_mailbox(text) == text
+    except PKIError:
+        return False
 
 
 def _utf8(value: bytes) -> str:

@@ -36,6 +36,7 @@ IN_FRAME = frozenset(
         "issuer_name",
         "unique_identifiers",
         "key_algorithm",
+        "key_identifier",
         "issuer",
         "heads",
         "critical",

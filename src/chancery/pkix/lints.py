@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from chancery.asn1 import oids
+from chancery.asn1 import der, oids
 from chancery.asn1.signature import BY_IDENTIFIER
+from chancery.asn1.x509 import read_name
 from chancery.errors import PKIError
-from chancery.pkix import br_lints, extension_lints, name_lints, purpose_lints
+from chancery.pkix import br_lints, extension_lints, form_lints, general_name, name_lints, purpose_lints
+from chancery.pkix.constraints import check_names
 from chancery.pkix.finding import Finding, Severity
 from chancery.pkix.key import KINDS, check_key
 from chancery.pkix.view import CertificateView, der_problem
@@ -48,13 +50,15 @@ _KNOWN = frozenset(
     }
 )
 _NEVER_CRITICAL = {
-    oids.SUBJECT_KEY_IDENTIFIER: "4.2.1.2",
-    oids.AUTHORITY_KEY_IDENTIFIER: "4.2.1.1",
-    oids.AUTHORITY_INFO_ACCESS: "4.2.2.1",
-    oids.SUBJECT_DIRECTORY_ATTRIBUTES: "4.2.1.8",
-    oids.FRESHEST_CRL: "4.2.1.15",
-    oids.SUBJECT_INFO_ACCESS: "4.2.2.2",
+    oids.SUBJECT_KEY_IDENTIFIER: "RFC 5280 4.2.1.2",
+    oids.AUTHORITY_KEY_IDENTIFIER: "RFC 5280 4.2.1.1",
+    oids.AUTHORITY_INFO_ACCESS: "RFC 5280 4.2.2.1",
+    oids.SUBJECT_DIRECTORY_ATTRIBUTES: "RFC 5280 4.2.1.8",
+    oids.FRESHEST_CRL: "RFC 5280 4.2.1.15",
+    oids.SUBJECT_INFO_ACCESS: "RFC 5280 4.2.2.2",
+    oids.PRIVATE_KEY_USAGE_PERIOD: "RFC 3280 4.2.1.4",
 }
+_RSA = "1.2.840.113549.1.1.1"
 _ALWAYS_CRITICAL = {
     oids.NAME_CONSTRAINTS: "4.2.1.10",
     oids.POLICY_CONSTRAINTS: "4.2.1.11",
@@ -186,7 +190,7 @@ def criticality(cert: CertificateView) -> Iterator[Finding]:
     """RFC 5280 4.2.1.1, .2, .8, .10, .11, .14, .15, 4.2.2: what must and must not be critical."""
     for oid, critical in cert.heads:
         if critical and oid in _NEVER_CRITICAL:
-            yield _error("extension_critical", f"{oid} is critical", f"RFC 5280 {_NEVER_CRITICAL[oid]}")
+            yield _error("extension_critical", f"{oid} is critical", _NEVER_CRITICAL[oid])
         if not critical and oid in _ALWAYS_CRITICAL:
             yield _error("extension_not_critical", f"{oid} is not critical", f"RFC 5280 {_ALWAYS_CRITICAL[oid]}")
 
@@ -222,6 +226,30 @@ def key_usage(cert: CertificateView) -> Iterator[Finding]:
         yield _error("key_usage_empty", "no bit of keyUsage is set", "RFC 5280 4.2.1.3")
 
 
+def key_usage_form(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 4.2.1.3, X.690 11.2.2: nine named bits, those of zero at the end left out."""
+    raw = cert.raw(oids.KEY_USAGE)
+    if raw is None or not cert.readable or not (bits := raw.value[3:]):
+        return
+    if not bits[-1] >> raw.value[2] & 1:
+        yield _error("key_usage_encoding", "keyUsage ends in bits that are zero", "X.690 11.2.2")
+    if int.from_bytes(bits[:4].ljust(4, b"\0")) & ~(0x1FF << 23) or len(bits) > 2:
+        yield _error("key_usage_unknown_bit", "keyUsage has a bit that means nothing", "RFC 5280 4.2.1.3")
+
+
+def crl_signing(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 6.3.3 (f), BR 7.1.2.7.11: who may sign CRLs and is no CA could sign those of a CA of its name."""
+    usage = cert.value(x509.KeyUsage)
+    if usage is not None and usage.crl_sign and not cert.is_ca:
+        yield _warning("crl_sign_without_ca", "cRLSign in what is no CA", "BR 7.1.2.7.11")
+
+
+def key_parameters(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 3279 2.3.1: the parameters of an RSA key are NULL."""
+    if cert.key_algorithm == _RSA and cert.key_identifier != der.sequence(der.oid(_RSA), der.null()):
+        yield _error("key_parameters", "the parameters of the RSA key are not NULL", "RFC 3279 2.3.1")
+
+
 def _only_enciphers_keys(usage: x509.KeyUsage) -> bool:
     others = (usage.digital_signature, usage.content_commitment, usage.data_encipherment, usage.key_agreement)
     return usage.key_encipherment and not any((*others, usage.key_cert_sign, usage.crl_sign))
@@ -242,7 +270,7 @@ def key_usage_of_key(cert: CertificateView) -> Iterator[Finding]:
         yield _error("key_usage_of_ml_dsa_key", "an ML-DSA key only signs", "RFC 9881 3")
     if algorithm in oids.ML_KEM.values() and not _only_enciphers_keys(usage):
         yield _error("key_usage_of_ml_kem_key", "an ML-KEM key only enciphers keys", "RFC 9935 5")
-    if algorithm == "1.2.840.113549.1.1.1" and usage.key_agreement:
+    if algorithm == _RSA and usage.key_agreement:
         yield _error("key_usage_of_rsa_key", "an RSA key does not agree on keys", "RFC 3279 2.3.1")
 
 
@@ -271,17 +299,31 @@ def authority_key_identifier(cert: CertificateView) -> Iterator[Finding]:
 
 
 def under_its_issuer(cert: CertificateView) -> Iterator[Finding]:
-    """RFC 5280 6.1.3: the issuer's name, validity and path length hold for what it signs."""
+    """RFC 5280 4.2.1.9, 6.1.3: the issuer's name, validity and path length hold for what it signs."""
     if cert.issuer is None or (cert.is_ca and cert.self_issued):
         return
     if cert.issuer_name != cert.issuer.subject:
         yield _error("issuer_name_mismatch", "the issuer's name is not the CA's subject", "RFC 5280 4.1.2.4")
     if cert.not_after.at and cert.not_after.at > cert.issuer.not_after:
         yield _error("outlives_issuer", "notAfter lies after the CA certificate's", "RFC 5280 6.1.3")
+    if cert.not_before.at and cert.not_before.at < cert.issuer.not_before:
+        yield _warning("precedes_issuer", "notBefore lies before the CA certificate's", "RFC 5280 6.1.3")
     if not cert.issuer.ca:
         yield _error("issuer_no_ca", "the issuer is no CA", "RFC 5280 6.1.4")
     if cert.is_ca and cert.issuer.path_length == 0:
         yield _error("path_length_exceeded", "the issuer allows no CA below it", "RFC 5280 4.2.1.9")
+
+
+def under_name_constraints(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 4.2.1.10: no name is outside the name constraints of the issuer."""
+    if cert.issuer is None or cert.issuer.constraints is None or (cert.is_ca and cert.self_issued):
+        return
+    names = cert.raw(oids.SUBJECT_ALT_NAME)
+    try:
+        found = () if names is None else general_name.read(names.value)
+        check_names([cert.issuer.constraints], read_name(cert.subject_name), found)
+    except PKIError as error:
+        yield _error("name_constraints", error.detail, "RFC 5280 4.2.1.10")
 
 
 def public_key(cert: CertificateView) -> Iterator[Finding]:
@@ -336,15 +378,20 @@ LINTS: tuple[CertificateLint, ...] = (
     basic_constraints,
     certificate_signing,
     key_usage,
+    key_usage_form,
+    crl_signing,
     key_usage_of_key,
     subject_key_identifier,
     authority_key_identifier,
     under_its_issuer,
+    under_name_constraints,
     public_key,
+    key_parameters,
     certificate_policies,
     private_key_usage_period,
     *name_lints.LINTS,
     *purpose_lints.LINTS,
     *extension_lints.LINTS,
+    *form_lints.LINTS,
     *br_lints.LINTS,
 )

@@ -57,6 +57,8 @@ _TO_TEXT = {x509.ObjectIdentifier(oid): short for short, oid in ATTRIBUTES.items
 _FROM_TEXT = {short: x509.ObjectIdentifier(oid) for short, oid in ATTRIBUTES.items()}
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+# Domains of Windows have underscores in them.
+_COMPONENT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 # RFC 5321 4.1.2: Dot-string. Quoted local parts are refused: nobody has one, and readers disagree about them.
 _LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 # RFC 3986 2 and 3.1: a scheme, then reserved, unreserved and percent-encoded characters.
@@ -295,11 +297,13 @@ def directory_name(text: str) -> str:
 
 
 def check_form(short: str, value: str) -> None:
-    """Check the form of an attribute that has one, C and emailAddress; PKIError(BAD_CERT_TEMPLATE)."""
+    """Check the form of an attribute that has one: C, emailAddress and DC (RFC 4519 2.4). BAD_CERT_TEMPLATE."""
     if short == "C" and not (value.isascii() and value.isalpha() and value.isupper() and len(value) == 2):
         raise _bad("the attribute C is two capital letters (ISO 3166-1)")
     if short == "emailAddress":
         email_address(value)
+    if short == "DC" and not _COMPONENT.fullmatch(value):
+        raise _bad("the attribute DC is one label of a domain (RFC 4519 2.4)")
 
 
 def other_name(text: str) -> str:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 from cryptography import x509
 
-from chancery.asn1 import der
+from chancery.asn1 import der, oids
 from chancery.asn1.oids import ATTRIBUTES
 from chancery.asn1.x509 import string_tag
 from chancery.errors import PKIError
 from chancery.pkix.finding import Finding, Severity
-from chancery.pkix.name import UPPER_BOUNDS, absolute_uri, dns_name, email_address
-from chancery.pkix.view import DNS_NAME, IP_NAME, MAIL_NAME, URI_NAME, CertificateView, EncodedAttribute, name_text
+from chancery.pkix.name import UPPER_BOUNDS, absolute_uri, check_form, dns_name, email_address
+from chancery.pkix.view import (
+    DIRECTORY_NAME,
+    DNS_NAME,
+    IP_NAME,
+    MAIL_NAME,
+    URI_NAME,
+    CertificateView,
+    EncodedAttribute,
+    name_text,
+    read_attributes,
+)
 
 _SHORT = {oid: short for short, oid in ATTRIBUTES.items()}
 _SYNTAX: dict[int, Callable[[str], str]] = {MAIL_NAME: email_address, DNS_NAME: dns_name, URI_NAME: absolute_uri}
@@ -23,12 +34,19 @@ def _error(code: str, detail: str, clause: str) -> Finding:
     return Finding(Severity.ERROR, f"pkix.{code}", detail, clause)
 
 
-def _subject(cert: CertificateView) -> Iterator[tuple[str, EncodedAttribute]]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Name:
+    """A directoryName, as the lints of a subject look at it."""
+
+    subject: tuple[EncodedAttribute, ...]
+
+
+def _subject(cert: CertificateView | _Name) -> Iterator[tuple[str, EncodedAttribute]]:
     for attribute in cert.subject:
         yield _SHORT.get(attribute.type, attribute.type), attribute
 
 
-def attribute_string_type(cert: CertificateView) -> Iterator[Finding]:
+def attribute_string_type(cert: CertificateView | _Name) -> Iterator[Finding]:
     """RFC 5280 4.1.2.4: DirectoryString is UTF8String or PrintableString; some attributes have one type only."""
     for short, attribute in _subject(cert):
         if short == attribute.type:
@@ -42,16 +60,36 @@ def attribute_string_type(cert: CertificateView) -> Iterator[Finding]:
             yield _error("attribute_string_type", f"{short} has the tag {attribute.tag}", "RFC 5280 4.1.2.4")
 
 
-def attribute_text(cert: CertificateView) -> Iterator[Finding]:
-    """RFC 5280 4.1.2.4, X.690 8.23: the octets of a string are text in its type's encoding."""
+def attribute_text(cert: CertificateView | _Name) -> Iterator[Finding]:
+    """
+    RFC 5280 4.1.2.4, X.690 8.23: the octets of a string are text in its type's encoding.
+
+    RFC 5280 7.1, RFC 4518 2.2, 2.3: what a comparison leaves out or refuses, as what is not seen, makes two names
+    of one.
+    """
     for short, attribute in _subject(cert):
         try:
-            attribute.value.decode(_ENCODINGS.get(attribute.tag, "latin-1"))
+            text = attribute.value.decode(_ENCODINGS.get(attribute.tag, "latin-1"))
         except UnicodeDecodeError:
             yield _error("attribute_not_text", f"{short} is not text in its string type", "RFC 5280 4.1.2.4")
+            continue
+        if attribute.tag in _ENCODINGS and (not text.isprintable() or text != text.strip()):
+            detail = f"{short} has white space at an end, or characters that are not seen"
+            yield Finding(Severity.WARNING, "pkix.attribute_invisible", detail, "RFC 4518 2")
 
 
-def attribute_length(cert: CertificateView) -> Iterator[Finding]:
+def attribute_form(cert: CertificateView | _Name) -> Iterator[Finding]:
+    """RFC 2985 5.2.1, RFC 4519 2.4: an emailAddress is a mailbox, a DC one label of a domain."""
+    for short, attribute in _subject(cert):
+        if short not in {"emailAddress", "DC"}:
+            continue
+        try:
+            check_form(short, attribute.value.decode("ascii"))
+        except (UnicodeDecodeError, PKIError):
+            yield _error("attribute_form", f"{short} is {attribute.value[:80]!r}", "RFC 2985 5.2.1, RFC 4519 2.4")
+
+
+def attribute_length(cert: CertificateView | _Name) -> Iterator[Finding]:
     """RFC 5280 appendix A.1: upper bounds of attribute values; none is empty."""
     for short, attribute in _subject(cert):
         text = attribute.value.decode(_ENCODINGS.get(attribute.tag, "latin-1"), "replace")
@@ -63,7 +101,7 @@ def attribute_length(cert: CertificateView) -> Iterator[Finding]:
             )
 
 
-def country(cert: CertificateView) -> Iterator[Finding]:
+def country(cert: CertificateView | _Name) -> Iterator[Finding]:
     """X.520 6.3.1: countryName is the two capital letters of ISO 3166-1."""
     for short, attribute in _subject(cert):
         value = attribute.value
@@ -94,6 +132,8 @@ def subject_alt_names(cert: CertificateView) -> Iterator[Finding]:
     for one in names:
         if one.tag == IP_NAME and len(one.value) not in {4, 16}:
             yield _error("san_network", f"{name_text(one)} is a network", "RFC 5280 4.2.1.6")
+        if one.tag == DIRECTORY_NAME:
+            yield from _directory_name(one.value)
         if (check := _SYNTAX.get(one.tag)) is None:
             continue
         try:
@@ -104,6 +144,21 @@ def subject_alt_names(cert: CertificateView) -> Iterator[Finding]:
             yield _error("san_syntax", error.detail, "RFC 5280 4.2.1.6")
     if len(set(names)) != len(names):
         yield Finding(Severity.WARNING, "pkix.san_repeated", "a name stands twice", "RFC 5280 4.2.1.6")
+
+
+def _directory_name(value: bytes) -> Iterator[Finding]:
+    name = _Name(read_attributes(value))
+    if not name.subject:
+        yield _error("san_nameless", "a directoryName without an attribute", "RFC 5280 4.2.1.6")
+    for rule in (attribute_string_type, attribute_text, attribute_form, attribute_length, country):
+        yield from rule(name)
+
+
+def alternative_criticality(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 4.2.1.6: beside a subject the subjectAltName should not be critical."""
+    if cert.critical(oids.SUBJECT_ALT_NAME) and cert.subject_name != b"\x30\x00":
+        detail = "subjectAltName is critical beside a subject"
+        yield Finding(Severity.NOTICE, "pkix.san_critical", detail, "RFC 5280 4.2.1.6")
 
 
 def information_access(cert: CertificateView) -> Iterator[Finding]:
@@ -140,10 +195,12 @@ def distribution_points(cert: CertificateView) -> Iterator[Finding]:
 LINTS: tuple[Callable[[CertificateView], Iterator[Finding]], ...] = (
     attribute_string_type,
     attribute_text,
+    attribute_form,
     attribute_length,
     country,
     one_attribute_each,
     subject_alt_names,
+    alternative_criticality,
     information_access,
     distribution_points,
 )

@@ -21,6 +21,7 @@ from chancery.pkix.constraints import NameConstraints, check_names, name_constra
 from chancery.pkix.granting import IssuerLimits
 from chancery.pkix.key import spki_der
 from chancery.pkix.name import attributes_of, name_text, names_of
+from chancery.pkix.usage import UNREADABLE
 
 MAX_PATH = 10
 
@@ -36,7 +37,7 @@ def read_certificate(data: bytes) -> x509.Certificate:
         certificate = x509.load_der_x509_certificate(data)
         certificate.public_key()
         list(certificate.extensions)
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
+    except (*UNREADABLE, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise der.malformed(f"a certificate that cannot be read: {error}") from None
     return certificate
 

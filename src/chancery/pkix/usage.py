@@ -13,6 +13,8 @@ KEPT = datetime.timedelta(days=3653)
 """R16: how long the entry of a revoked code-signing certificate stays after the certificate's end: ten years."""
 CODE_SIGNING = der.oid(oids.EXTENDED_KEY_USAGES["codeSigning"])
 _LAST = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+UNREADABLE = (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What pyca raises for extensions that it does not read; TypeError for values that it did not foresee."""
 _SERVES_TLS = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
 
 
@@ -25,7 +27,7 @@ def may_serve_tls(certificate: bytes) -> bool:
     try:
         extensions = x509.load_der_x509_certificate(certificate).extensions
         return bool(_SERVES_TLS & set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value))
-    except (ValueError, x509.ExtensionNotFound):
+    except (*UNREADABLE, x509.ExtensionNotFound):
         return True
 
 

@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from chancery.asn1 import der, oids
 from chancery.asn1.x509 import split_signed, subject_fields
 from chancery.errors import PKIError
+from chancery.pkix.constraints import NameConstraints, name_constraints
 from chancery.pkix.key import load_spki, usual_point
+from chancery.pkix.usage import UNREADABLE
 
 V = TypeVar("V", bound=x509.ExtensionType)
 
@@ -54,6 +56,8 @@ class IssuerView:
     ca: bool
     path_length: int | None
     not_after: datetime.datetime
+    not_before: datetime.datetime
+    constraints: NameConstraints | None
 
 
 @functools.lru_cache(maxsize=64)
@@ -67,6 +71,8 @@ def view_issuer(certificate: x509.Certificate) -> IssuerView:
         ca=isinstance(basic, x509.BasicConstraints) and basic.ca,
         path_length=basic.path_length if isinstance(basic, x509.BasicConstraints) else None,
         not_after=certificate.not_valid_after_utc,
+        not_before=certificate.not_valid_before_utc,
+        constraints=name_constraints(certificate),
     )
 
 
@@ -160,7 +166,12 @@ class CertificateView:
     @property
     def key_algorithm(self) -> str:
         """Dotted algorithm of the subject's key."""
-        return der.Reader(self.spki).enter().enter().oid()
+        return der.Reader(self.key_identifier).enter().oid()
+
+    @property
+    def key_identifier(self) -> bytes:
+        """AlgorithmIdentifier (DER) of the subject's key."""
+        return der.Reader(self.spki).enter().raw(der.SEQUENCE)
 
     @property
     def subject(self) -> tuple[EncodedAttribute, ...]:
@@ -248,7 +259,7 @@ _UNREADABLE = _Decoded(None, frozenset(), is_ca=False)
 def _decode(certificate: x509.Certificate) -> _Decoded:
     try:
         values: Values = {type(one.value): one.value for one in certificate.extensions}
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except UNREADABLE:
         return _UNREADABLE
     purposes, basic = values.get(x509.ExtendedKeyUsage), values.get(x509.BasicConstraints)
     usages = purposes if isinstance(purposes, x509.ExtendedKeyUsage) else ()
@@ -352,7 +363,7 @@ def _ordinary(one: EncodedExtension) -> bool:
         return False
 
 
-OTHER_NAME, MAIL_NAME, DNS_NAME, URI_NAME, IP_NAME = 0xA0, 0x81, 0x82, 0x86, 0x87
+OTHER_NAME, MAIL_NAME, DNS_NAME, DIRECTORY_NAME, URI_NAME, IP_NAME = 0xA0, 0x81, 0x82, 0xA4, 0x86, 0x87
 """Tags of a GeneralName (RFC 5280 4.2.1.6)."""
 _TEXT_NAMES, _HOST, _NETWORK = frozenset({MAIL_NAME, DNS_NAME, URI_NAME}), (4, 16), (8, 32)
 

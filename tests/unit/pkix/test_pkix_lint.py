@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import re
 import sys
 from pathlib import Path
@@ -14,8 +15,11 @@ import chancery.pkix.lint as lint_module
 from cakit import PROFILES, issuing_certificate, issuing_issuer, key, make_csr, root_certificate
 from chancery.asn1 import x509 as template
 from chancery.ca.issuance import make_serial
+from chancery.errors import ErrorType, PKIError
 from chancery.pkix.lint import Severity, blocking, lint, lint_crl
+from chancery.pkix.path import read_certificate
 from chancery.pkix.profile import grant, requested
+from chancery.pkix.usage import may_serve_tls
 from fakes import START, FakeEntropy
 
 ROOT = Path(__file__).parents[3]
@@ -25,13 +29,16 @@ SOURCES += [ROOT / "src" / "chancery" / "pkix" / f"{name}.py" for name in ("lint
 
 sys.path.insert(0, str(CASES))
 import generate_lint_cases as generate  # noqa: E402 - from the folder that was just made importable
+import lint_case_parts as parts  # noqa: E402 - the same
 
 NEEDS_ISSUER = {
     "aki_mismatch",
     "issuer_name_mismatch",
     "issuer_no_ca",
+    "name_constraints",
     "outlives_issuer",
     "path_length_exceeded",
+    "precedes_issuer",
 }
 
 
@@ -123,6 +130,36 @@ def test_a_certificate_below_no_ca_or_below_the_path_length_is_found():
         ]
     )
     assert ["pkix.path_length_exceeded"] == _codes(below, issuing_certificate())
+
+
+@pytest.mark.parametrize(
+    ("base", "finds"),
+    [
+        (b"\x82\x0bexample.org", []),
+        (b"\x82\x0bexample.net", ["pkix.name_constraints"]),
+        (b"\xa4\x0f\x30\x0d\x31\x0b\x30\x09\x06\x03\x55\x04\x0a\x0c\x02XY", ["pkix.name_constraints"]),
+    ],
+)
+def test_a_certificate_is_held_to_the_name_constraints_of_its_issuer(base, finds):
+    above = x509.load_der_x509_certificate(parts.cert(**parts.CA, extra=[parts.constraints(base)]))
+    found = lint(x509.load_der_x509_certificate(parts.cert()), issuer=above)
+    wanted = {"pkix.name_constraints", "pkix.lint_failed"}
+    assert finds == [one.code for one in found if one.code in wanted]
+
+
+def test_a_certificate_that_is_older_than_its_issuers_is_found():
+    early = _leaf(not_before=START - datetime.timedelta(seconds=1))
+    assert ["pkix.precedes_issuer"] == _codes(early, issuing_certificate())
+
+
+@pytest.mark.parametrize("case", ["name_constraints_of_one_host", "tls_feature_empty"])
+def test_what_pyca_did_not_foresee_is_unreadable_everywhere(case):
+    """It raises TypeError there, as if the caller were wrong."""
+    _, data, _ = _case(CASES / f"{case}.case")
+    assert may_serve_tls(data)
+    with pytest.raises(PKIError, match="cannot be read") as caught:
+        read_certificate(data)
+    assert ErrorType.BAD_DATA_FORMAT is caught.value.type
 
 
 def test_a_crl_is_compared_with_its_issuers():
