@@ -38,13 +38,16 @@ A, B = TypeVar("A"), TypeVar("B")
 class Forgetting:
     """An issuance store that only makes what would be written; it refuses to hear of a refusal."""
 
-    def blocked(self, _: Sequence[bytes]) -> set[bytes]:
-        return set()
-
     def record_intents(
-        self, _worker: str, _: Sequence[Any], refusals: Sequence[Any], events: Sequence[Any]
-    ) -> None:
+        self,
+        _worker: str,
+        _: Sequence[Any],
+        refusals: Sequence[Any],
+        events: Sequence[Any],
+        _keys: Sequence[bytes],
+    ) -> set[bytes]:
         self.record_certificates([], refusals, events)
+        return set()
 
     def record_certificates(self, _: Sequence[Any], refusals: Sequence[Any], events: Sequence[Any]) -> None:
         assert not refusals, refusals

@@ -178,8 +178,10 @@ class MemoryStore(MemoryCRLs):
 
         return self.faults.around(act)
 
-    def record_intents(self, worker, intents, refusals, events) -> None:
-        def act() -> None:
+    def record_intents(self, worker, intents, refusals, events, keys=()) -> set[bytes]:
+        def act() -> set[bytes]:
+            if blocked := self.blocked_keys.keys() & set(keys):
+                return blocked
             assert all(self.taken_by[one.request_id] == worker for one in (*intents, *refusals))
             new = {(intent.issuer_id, intent.serial) for intent in intents}
             if len(new) != len(intents) or new & self.serials:
@@ -188,8 +190,9 @@ class MemoryStore(MemoryCRLs):
             self.intents.update({(i.issuer_id, i.serial): (worker, i) for i in intents})
             self._refuse(refusals)
             self.events += events
+            return set()
 
-        self.faults.around(act)
+        return self.faults.around(act)
 
     def record_certificates(self, certificates, refusals, events) -> None:
         def act() -> None:

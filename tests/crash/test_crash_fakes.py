@@ -90,8 +90,8 @@ def test_the_same_with_signatures_spread_over_threads(mode):
 
 
 def test_a_signature_made_before_a_kill_is_named_by_an_intent_that_is_unconfirmed_and_revocable():
-    # unconfirmed, mark_unconfirmed, take_revocations, crl_states, take, blocked, record_intents, then the token.
-    ca = CA(Faults(8, "kill-after"))
+    # unconfirmed, mark_unconfirmed, take_revocations, crl_states, take, record_intents, then the token.
+    ca = CA(Faults(7, "kill-after"))
     ca.ask(GOOD)
     with pytest.raises(Killed):
         ca.worker().run_once()

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.softhsm, pytest.mark.xdist_group
 WHEN = ["before", "after"]
 ONE_LIFE = [
     *("unconfirmed", "mark_unconfirmed", "take_revocations", "standings"),
-    *("blocked", "settle", "take", "blocked", "record_intents", "sign", "sign", "record_certificates"),
+    *("blocked", "settle", "take", "record_intents", "sign", "sign", "record_certificates"),
     *("latest_crl", "reserve_crl_number", "open_crl", "sign", "publish_crl"),
     # A round that finds nothing; then the journal.
     *("take_revocations", "take"),

@@ -35,14 +35,14 @@ def _block(office, key: BlockedKey) -> bool:
 
 
 def test_a_key_is_blocked_once_and_for_the_worker_too(office):
-    assert set() == office.store.blocked([key_of(1), key_of(2)])
+    assert set() == office.revocations.blocked([key_of(1), key_of(2)])
     assert _block(office, blocked(1))
     events = office.events()
     assert not _block(office, blocked(1, reason="again", blocked_by="otto"))
     assert events == office.events()
-    assert {key_of(1)} == office.store.blocked([key_of(1), key_of(2)])
+    assert {key_of(1)} == office.revocations.blocked([key_of(1), key_of(2)])
     assert {key_of(1)} == office.revocations.blocked([key_of(1)])
-    assert set() == office.store.blocked([])
+    assert set() == office.revocations.blocked([])
     assert blocked(1) == office.directory(lambda d: d.blocked_key(key_of(1)))
     assert office.directory(lambda d: d.blocked_key(key_of(2))) is None
 
@@ -103,7 +103,7 @@ def test_a_revocation_that_comes_to_nothing_blocks_nothing(office):
 def test_r5_a_worker_of_the_previous_release_blocks_the_key_without_knowing(office, reason):
     office.issue(1)
     _revoke(office, 1, None, reason)
-    assert ({key_of(1)} if reason.compromised else set()) == office.store.blocked([key_of(1)])
+    assert ({key_of(1)} if reason.compromised else set()) == office.revocations.blocked([key_of(1)])
 
 
 def test_r5_what_was_revoked_before_there_was_the_list_is_on_it(server):
@@ -127,7 +127,7 @@ def test_r5_what_was_revoked_before_there_was_the_list_is_on_it(server):
         for number in (2, 3):
             _revoke(office, number, None)
         assert [str(every[2])] == migrate(owner, at=AT + DAY)
-        assert {key_of(2)} == office.store.blocked([key_of(1), key_of(2)])
+        assert {key_of(2)} == office.revocations.blocked([key_of(1), key_of(2)])
         [one] = office.directory(lambda d: d.blocked_keys(b"", 9))
         assert (AT, "chancery_owner") == (one.blocked_at, one.blocked_by)
         assert serial(2).hex() in one.reason

@@ -161,7 +161,7 @@ def issue_batch(issuing: Issuing, requests: Sequence[EnrolmentRequest]) -> Batch
             refused.append((request, error))
         except Exception:  # noqa: BLE001 - one request that nobody foresaw must not hold up the others
             refused.append((request, PKIError(ErrorType.SYSTEM_FAILURE, "the request could not be processed")))
-    prepared = _not_blocked(issuing, _rightly_stated(issuing, prepared, refused, now), refused)
+    prepared = _rightly_stated(issuing, prepared, refused, now)
     # Step 3, the first commit: after it, and only after it, may the token be asked.
     prepared, refused = _record_intents(issuing, prepared, refused, now)
     if not prepared:
@@ -298,27 +298,38 @@ def _record_intents(
     refused: list[tuple[EnrolmentRequest, PKIError]],
     at: datetime.datetime,
 ) -> tuple[list[_Prepared], list[tuple[EnrolmentRequest, PKIError]]]:
-    """Commit intents and refusals, one by one when the store refuses the batch; return them as they then stand."""
+    """
+    Commit intents and refusals, one by one when the store refuses the batch; return them as they then stand.
 
-    def record(some: Sequence[_Prepared], others: Sequence[tuple[EnrolmentRequest, PKIError]]) -> None:
-        issuing.store.record_intents(
+    R5: what is for a key that was ever reported compromised, through whatever channel, is refused.
+    """
+
+    def record(some: Sequence[_Prepared], others: Sequence[tuple[EnrolmentRequest, PKIError]]) -> set[bytes]:
+        return issuing.store.record_intents(
             issuing.worker,
             [one.intent for one in some],
             [_refusal(request, error) for request, error in others],
             [_intent_event(issuing, one, at) for one in some] + _refusal_events(issuing, others, at),
+            [one.key for one in some],
         )
 
+    refused = list(refused)
+    compromised = PKIError(ErrorType.BAD_CERT_TEMPLATE, KEY_COMPROMISED)
     try:
-        record(prepared, refused)
+        while blocked := record(prepared, refused):
+            refused += [(one.request, compromised) for one in prepared if one.key in blocked]
+            prepared = [one for one in prepared if one.key not in blocked]
     except PKIError as error:
         _only_refused(error)
     else:
         return prepared, refused
-    recorded, refused = [], list(refused)
+    recorded = []
     for one in prepared:
         try:
-            record([one], [])
-            recorded.append(one)
+            if record([one], []):
+                refused.append((one.request, compromised))
+            else:
+                recorded.append(one)
         except PKIError as error:
             refused.append((one.request, _only_refused(error)))
     for other in refused:
@@ -331,20 +342,6 @@ def _only_refused(error: PKIError) -> PKIError:
     if error.type is not ErrorType.SYSTEM_FAILURE:
         raise error
     return PKIError(ErrorType.SYSTEM_FAILURE, "the database refused to record it")
-
-
-def _not_blocked(
-    issuing: Issuing, prepared: list[_Prepared], refused: list[tuple[EnrolmentRequest, PKIError]]
-) -> list[_Prepared]:
-    """R5: take out what is for a key that was ever reported compromised, through whatever channel."""
-    if not prepared:
-        return prepared
-    blocked = issuing.store.blocked([one.key for one in prepared])
-    if not blocked:
-        return prepared
-    error = PKIError(ErrorType.BAD_CERT_TEMPLATE, KEY_COMPROMISED)
-    refused += [(one.request, error) for one in prepared if one.key in blocked]
-    return [one for one in prepared if one.key not in blocked]
 
 
 def _sign_all(issuing: Issuing, prepared: Sequence[_Prepared]) -> list[_Signed]:

@@ -155,13 +155,21 @@ class LocalStore:
         return waiting
 
     def record_intents(
-        self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]
-    ) -> None:
+        self,
+        worker: str,
+        intents: Sequence[Intent],
+        refusals: Sequence[Refusal],
+        events: Sequence[Event],
+        keys: Sequence[bytes] = (),
+    ) -> set[bytes]:
+        if blocked := self.blocked(keys):
+            return blocked
         self._add(
             records.IntentsRecorded(
                 worker=worker, intents=tuple(intents), refusals=tuple(refusals), events=_bodies(events)
             )
         )
+        return set()
 
     def record_certificates(
         self, certificates: Sequence[CertificateRecord], refusals: Sequence[Refusal], events: Sequence[Event]

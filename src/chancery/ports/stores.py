@@ -78,7 +78,7 @@ class KeyBlocklist(Protocol):
         """
 
 
-class IssuanceStore(KeyBlocklist, Protocol):
+class IssuanceStore(Protocol):
     """
     What the issuing worker needs to remember. Each method is one transaction: when it returns, all of
     it is durable, events included; when it raises PKIError(SYSTEM_UNAVAIL) the caller does not know
@@ -98,11 +98,17 @@ class IssuanceStore(KeyBlocklist, Protocol):
         """Tell whether one of these issuers issued this certificate (DER) under this serial, and it is good."""
 
     def record_intents(
-        self, worker: str, intents: Sequence[Intent], refusals: Sequence[Refusal], events: Sequence[Event]
-    ) -> None:
+        self,
+        worker: str,
+        intents: Sequence[Intent],
+        refusals: Sequence[Refusal],
+        events: Sequence[Event],
+        keys: Sequence[bytes] = (),
+    ) -> set[bytes]:
         """
         Reserve the serials and record the intents; refuse the refused.
 
+        Returns those of `keys` (as in `KeyBlocklist`) that are blocked (R5); then nothing was recorded.
         Raises PKIError(SYSTEM_FAILURE) and records nothing if any (issuer, serial) was ever used before.
         """
 

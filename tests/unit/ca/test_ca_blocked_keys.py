@@ -64,13 +64,13 @@ def test_r5_the_same_request_and_any_other_with_that_key_are_refused_and_the_res
     assert [] == problems(account_of(ca.store), {2: ca.signer.signed}, issuers)
 
 
-def test_r5_the_store_is_asked_once_for_a_whole_batch():
+def test_r5_the_store_is_asked_once_for_a_whole_batch_with_its_intents():
     asked = []
 
     class Asked(MemoryStore):
-        def blocked(self, spki_sha256s):
-            asked.append(len(spki_sha256s))
-            return super().blocked(spki_sha256s)
+        def record_intents(self, worker, intents, refusals, events, keys=()):
+            asked.append(len(keys))
+            return super().record_intents(worker, intents, refusals, events, keys)
 
     ca = CA(store=Asked())
     ca.store = ca.issuing.store
@@ -90,8 +90,8 @@ def test_r5_a_key_reported_in_another_way_is_refused_too():
 
 
 def test_r5_the_key_of_an_intent_without_a_certificate_is_blocked_as_well():
-    # Calls: unconfirmed, mark_unconfirmed, take_revocations, take, blocked, record_intents, then the token.
-    ca = CA(Faults(7, "kill-after"))
+    # Calls: unconfirmed, mark_unconfirmed, take_revocations, take, record_intents, then the token.
+    ca = CA(Faults(6, "kill-after"))
     ca.ask(LOST)
     with pytest.raises(Killed):
         ca.worker().run_once()
