@@ -9,7 +9,8 @@ started again and recovers in the same way.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import enum
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from chancery.ca.crl import CRLSettings
 from chancery.ca.crl_schedule import CRLPublishing, Due
@@ -28,6 +29,24 @@ Look = Callable[[], Hierarchy | None]
 Report = Callable[[str, Mapping[str, object]], None]
 """Takes an event name and its values for the log."""
 
+Wait = Callable[[float], Collection[str] | None]
+"""
+Blocks until there is work, at most so many seconds, and returns what work was heard of, by the names of `Work`.
+
+Nothing when the time is over. None, or a name that is not known, is anything: all has to be looked at.
+"""
+
+
+class Work(enum.StrEnum):
+    """What a worker looks for, named as the tables that it comes in."""
+
+    REQUESTS = "request"
+    REVOCATIONS = "revocation_request"
+    CRLS = "crl_wish"
+    JOBS = "revocation_job"
+
+
+ALL = frozenset(Work)
 JOB_SECONDS = 0.5
 """Mass revocations are decided about this often; a certificate does not wait for a look at them."""
 CRL_SHARE = 10
@@ -39,9 +58,9 @@ CRL_SECONDS = 0.05
 @dataclasses.dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """
-    `batch`: most requests in one batch. `idle`: longest wait in seconds without a wake-up. `look`: seconds from
-    one look at the issuers to the next. `crls`: how often CRLs are made of issuers, by name, for which `crl` does
-    not hold.
+    `batch`: most requests in one batch. `idle`: longest wait in seconds without a wake-up, and longest time
+    without looking at everything. `look`: seconds from one look at the issuers to the next. `crls`: how often CRLs
+    are made of issuers, by name, for which `crl` does not hold.
     """
 
     batch: int = 128
@@ -90,6 +109,9 @@ class Worker:
         self._crl_look_after = 0.0
         self._look = look
         self._look_at = float("-inf")
+        self._told: frozenset[str] = ALL
+        self._all_at = float("-inf")
+        self._more = False
 
     @property
     def tokens_away(self) -> list[str]:
@@ -103,7 +125,7 @@ class Worker:
 
     def run_once(self) -> bool:
         """
-        Do one round and tell whether there was anything to do.
+        Do one round over everything, or what `run` has heard of, and tell whether there was anything to do.
 
         Raises PKIError when the store fails, or the last token; the next round recovers first. Tokens that left
         certificates unsigned are reported as SYSTEM_UNAVAIL after everything else is settled, when none is left.
@@ -114,6 +136,8 @@ class Worker:
             # Whatever happened, nothing is known about what this life of the worker left behind.
             self._recovered = False
             raise
+        finally:
+            self._told = ALL
 
     def _refresh(self) -> None:
         """Take the issuers as they stand now, if it is time to look: one statement a second at most."""
@@ -138,21 +162,34 @@ class Worker:
             if found := recover(issuing):
                 self._report("recovered", {"unconfirmed": found})
             self._recovered = True
-        settled = settle_revocations(self._revocations, issuing.clock, issuing.worker)
+        todo = self._todo()
+        settled = 0
+        if Work.REVOCATIONS in todo:
+            settled = settle_revocations(self._revocations, issuing.clock, issuing.worker)
         if settled:
             self._report("revocations", {"settled": settled})
-        crls = self._due()
+        crls = self._due() if settled or Work.CRLS in todo else []
         # Before ordinary work: nobody can do without a CRL that is about to end. A failure stops no other.
         made, failure = self._publish([one for one in crls if one.urgent], bounded=False)
-        taken, unsigned = self._issue_waiting()
+        taken, unsigned = self._issue_waiting() if Work.REQUESTS in todo else (0, 0)
         more, later = self._publish([one for one in crls if not one.urgent], bounded=True)
         made += more
-        decided = self._decide()
+        decided = self._decide() if Work.JOBS in todo else 0
+        # A batch that was not full left nothing behind, and what came since will be heard of.
+        self._more = bool(settled or made or decided or taken >= self._settings.batch)
         if unsigned and self._tokens.all_away:
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, f"the token left {unsigned} certificates unsigned")
         if (error := failure or later) is not None:
             raise error
         return bool(settled or taken or made or decided)
+
+    def _todo(self) -> frozenset[str]:
+        """What to look at: what was heard of, and everything once in a while."""
+        now = self._issuing.clock.monotonic()
+        todo = ALL if now >= self._all_at else self._told
+        if todo == ALL:
+            self._all_at = now + self._settings.idle
+        return todo
 
     def _issue_waiting(self) -> tuple[int, int]:
         """Issue what waits, then try tokens that failed; return how many were taken, and how many not signed."""
@@ -236,17 +273,19 @@ class Worker:
     def _label(self, one: Due) -> str:
         return self._crls.issuers[one.issuer_id].record.token_label or ""
 
-    def run(self, wait: Callable[[float], None], stopping: Callable[[], bool]) -> None:
+    def run(self, wait: Wait, stopping: Callable[[], bool]) -> None:
         """
-        Do rounds until `stopping`. `wait(seconds)` blocks until there is work or the time is over.
+        Do rounds until `stopping`: over everything while there is more than fits into one, else what is heard of.
 
         Failures of token and store are reported, and followed by a pause that grows with each in a row.
         """
         failures = 0
         while not stopping():
             try:
-                if not self.run_once() and not stopping():
-                    wait(self._settings.idle)
+                self.run_once()
+                if not self._more and not stopping():
+                    heard = wait(self._settings.idle)
+                    self._told = frozenset(heard) if heard and ALL.issuperset(heard) else ALL
                 failures = 0
             except PKIError as error:
                 pause = PAUSES[min(failures, len(PAUSES) - 1)]
@@ -254,7 +293,7 @@ class Worker:
                 self._report("paused", {"error": error.type.value, "detail": error.detail, "seconds": pause})
                 self._pause(pause, wait, stopping)
 
-    def _pause(self, seconds: float, wait: Callable[[float], None], stopping: Callable[[], bool]) -> None:
+    def _pause(self, seconds: float, wait: Wait, stopping: Callable[[], bool]) -> None:
         # A wake-up does not cut a pause short: what failed needs the time.
         end = self._issuing.clock.monotonic() + seconds
         while not stopping() and (rest := end - self._issuing.clock.monotonic()) > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 
 import structlog
@@ -30,8 +31,10 @@ async def run(config: CAConfig) -> None:
     """Serve the management interface until told to stop."""
     clock = SystemClock()
     profiles = build.profiles(config.profiles)
-    async with AsyncPool(build.connection(config.database, "ca"), size=8) as pool:
-        queue, directory = PgRequestQueue(pool), PgDirectory(pool, clock)
+    database = build.connection(config.database, "ca")
+    keyed = dataclasses.replace(database, keyed=True)
+    async with AsyncPool(database, size=8) as pool, AsyncPool(keyed, size=4) as requests:
+        queue, directory = PgRequestQueue(requests), PgDirectory(pool, clock)
         reports = PgReports(pool)
         ra = RegistrationAuthority(
             queue,

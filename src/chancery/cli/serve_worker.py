@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from chancery.audit.memory import CheckpointFile
 from chancery.ca.crl import CRLSettings, Timing
 from chancery.ca.issuance import Issuing
 from chancery.ca.mass import MassSettings
-from chancery.ca.worker import Worker, WorkerSettings
+from chancery.ca.worker import Wait, Worker, WorkerSettings
 from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy
 from chancery.cli.issuers import Issuers
@@ -191,15 +191,16 @@ def _report(event: str, detail: Mapping[str, object]) -> None:
     level(event, **detail)
 
 
-def _waiter(listener: Listener, stop: threading.Event) -> Callable[[float], None]:
-    """Return the worker's wait: short slices, so that a signal is noticed although psycopg waits in C."""
+def _waiter(listener: Listener, stop: threading.Event) -> Wait:
+    """Return the worker's wait: short slices, so that a signal is noticed although the waiting is done in C."""
 
-    def wait(seconds: float) -> None:
+    def wait(seconds: float) -> frozenset[str]:
         clock = SystemClock()
         end = clock.monotonic() + seconds
         while not stop.is_set() and (left := end - clock.monotonic()) > 0:
-            if listener.wait(min(left, 0.5)):
-                return
+            if heard := listener.wait(min(left, 0.5)):
+                return heard
+        return frozenset()
 
     return wait
 

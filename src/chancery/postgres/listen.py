@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,7 +19,7 @@ from psycopg import sql
 from chancery.postgres.session import AsyncPgConnection, Connection, PgConnection, connect, connect_async
 
 REQUESTS = "chancery_request"
-"""A waiting request, revocation or wish for a CRL; no payload."""
+"""Work for the worker: the payload is the table it is in."""
 OUTCOMES = "chancery_outcome"
 """Ids of settled requests, by comma; `r` and its id for a settled revocation."""
 STATUSES = "chancery_status"
@@ -37,28 +38,44 @@ class Listener:
     """
     Lets a worker sleep until there is work: `wait(seconds)` is the worker's `wait`.
 
-    For one thread. An outage makes it sleep its time out, never raise.
+    For one thread. An outage makes it sleep its time out, never raise. It asks libpq itself, because a lone
+    request waits for it.
     """
 
     def __init__(self, connection: Connection, channels: Sequence[str] = (REQUESTS,)) -> None:
         self._settings = connection
         self._channels = tuple(channels)
         self._connection: PgConnection | None = None
+        self._poll = select.poll()
 
-    def wait(self, seconds: float) -> bool:
-        """Block until a notification, at most `seconds`; True at once after (re)connecting, as one may be lost."""
+    def wait(self, seconds: float) -> frozenset[str]:
+        """
+        Block until notifications arrive, at most `seconds`, and return their payloads; none when the time is over.
+
+        An empty one at once after (re)connecting: any may have been lost.
+        """
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             try:
                 if self._connection is None:
                     self._connect()
-                    return True
-                if any(True for _ in self._connection.notifies(timeout=left, stop_after=1)):
-                    return True
+                    return frozenset({""})
+                # Some may have arrived with the answer to a statement.
+                if heard := self._heard(self._connection):
+                    return heard
+                if self._poll.poll(left * 1000):
+                    self._connection.pgconn.consume_input()
             except psycopg.Error:
                 self.close()
                 time.sleep(max(0.0, min(_RETRY, until - time.monotonic())))
-        return False
+        return frozenset()
+
+    @staticmethod
+    def _heard(connection: PgConnection) -> frozenset[str]:
+        found = set()
+        while (notification := connection.pgconn.notifies()) is not None:
+            found.add(notification.extra.decode())
+        return frozenset(found)
 
     def _connect(self) -> None:
         connection = connect(self._settings)
@@ -69,11 +86,14 @@ class Listener:
             connection.close()
             raise
         self._connection = connection
+        self._poll.register(connection.fileno(), select.POLLIN)
 
     def close(self) -> None:
         """Close the connection; the next `wait` opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            if not connection.closed:
+                self._poll.unregister(connection.fileno())
             connection.close()
 
 
@@ -141,9 +161,29 @@ class AsyncListener:
             await connection.execute(_listen(channel))
         self._connected.set()
         self._tell(self._on_gap)
+        loop, wire = asyncio.get_running_loop(), connection.pgconn
+        # What comes with the answer to a statement; all else is read here, without a task to wake.
+        connection.add_notify_handler(lambda one: self._tell(self._on_notify, one.channel, one.payload))
+        lost: asyncio.Future[None] = loop.create_future()
+
+        def read() -> None:
+            try:
+                wire.consume_input()
+                while (one := wire.notifies()) is not None:
+                    self._tell(self._on_notify, one.relname.decode(), one.extra.decode())
+            except psycopg.Error as error:
+                if not lost.done():
+                    lost.set_exception(error)
+
         while True:
-            async for notification in connection.notifies(timeout=_HEARTBEAT):
-                self._tell(self._on_notify, notification.channel, notification.payload)
+            socket = wire.socket
+            loop.add_reader(socket, read)
+            try:
+                await asyncio.wait([lost], timeout=_HEARTBEAT)
+            finally:
+                loop.remove_reader(socket)
+            if lost.done():
+                lost.result()
             await asyncio.wait_for(connection.execute("SELECT 1"), _HEARTBEAT)
 
     def _tell(self, callback: Callable[..., None], *arguments: str) -> None:

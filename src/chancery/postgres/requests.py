@@ -26,6 +26,7 @@ from chancery.postgres.journal import event_body
 from chancery.postgres.listen import OUTCOMES, AsyncListener
 from chancery.postgres.rows import columns, is_storable, text_array
 from chancery.postgres.session import AsyncPool
+from chancery.postgres.statement import Statement
 
 MAX_CSR = 65536
 MAX_TRANSACTION_ID = 200
@@ -45,10 +46,10 @@ Result = RequestOutcome | PKIError
 
 # One statement, its own transaction: the requests that are new and whose key is not blocked, and the events of
 # those alone. What is blocked comes back without an id.
-_SUBMIT = """
+_SUBMIT = Statement("""
 WITH asked AS (
-    SELECT * FROM unnest(%b::integer[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[],
-        %b::text[], %b::bytea[], %b::timestamptz[], %b::text[], %b::bytea[])
+    SELECT * FROM unnest({integer[]}, {text[]}, {text[]}, {text[]}, {text[]}, {text[]}, {bytea[]}, {text[]},
+        {bytea[]}, {timestamptz[]}, {text[]}, {bytea[]})
     AS t (n, transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at, wish,
         spki_sha256)
 ), blocked AS (
@@ -63,11 +64,11 @@ WITH asked AS (
     RETURNING request_id, requestor, transaction_id
 ), journal AS (
     INSERT INTO chancery.journal_event (body)
-    SELECT e.body FROM unnest(%b::integer[], %b::text[]) WITH ORDINALITY AS e (n, body, position)
+    SELECT e.body FROM unnest({integer[]}, {text[]}) WITH ORDINALITY AS e (n, body, position)
     JOIN asked USING (n) JOIN stored USING (requestor, transaction_id) ORDER BY position
 )
 SELECT n, request_id FROM stored JOIN asked USING (requestor, transaction_id)
-UNION ALL SELECT n, NULL FROM blocked"""
+UNION ALL SELECT n, NULL FROM blocked""")
 
 _OUTCOMES = """
 SELECT r.request_id, r.transaction_id, r.requestor, r.state, r.fingerprint, c.der, coalesce(i.name, r.issuer),
@@ -76,9 +77,9 @@ FROM chancery.request AS r
 LEFT JOIN chancery.certificate AS c ON (c.serial, c.issuer_id) = (r.certificate_serial, r.certificate_issuer_id)
 LEFT JOIN chancery.issuer AS i ON i.issuer_id = r.certificate_issuer_id
 WHERE """
-_BY_ID = f"{_OUTCOMES}r.request_id = ANY (%b::bigint[])"
-_KEYS = "SELECT * FROM unnest(%b::text[], %b::text[])"
-_BY_TRANSACTION = f"{_OUTCOMES}(r.requestor, r.transaction_id) IN ({_KEYS})"
+_BY_ID = Statement(_OUTCOMES + "r.request_id = ANY ({bigint[]})")
+_KEYS = "SELECT * FROM unnest({text[]}, {text[]})"
+_BY_TRANSACTION = Statement(f"{_OUTCOMES}(r.requestor, r.transaction_id) IN ({_KEYS})")
 
 _REVOKE = """
 WITH stored AS (
@@ -121,8 +122,8 @@ class PgRequestQueue:
     """
     `ports.RequestQueue` as the role `chancery_ra`, inside one event loop.
 
-    Submissions that arrive while one commit is in flight share the next one; so do reads. `close` before
-    the loop ends.
+    Submissions that arrive while one commit is in flight share the next one; so do reads. Under load the settings
+    of `pool` are `keyed`. `close` before the loop ends.
     """
 
     def __init__(self, pool: AsyncPool, *, max_batch: int = 256, max_pending: int = 8192) -> None:
@@ -303,7 +304,7 @@ class PgRequestQueue:
         events = [(n, event_body(event)) for n in chosen for event in batch[n].events]
         fingerprints = [request_fingerprint(one.request) for one in batch]
         rows = [_row(n, batch[n], fingerprints[n]) for n in chosen]
-        found = await self._pool.fetch(_SUBMIT, (*columns(rows, 12), *columns(events, 2)))
+        found = await self._pool.run(_SUBMIT, *columns(rows, 12), *columns(events, 2))
         new: dict[int, int] = {n: request_id for n, request_id in found if request_id is not None}
         blocked = {n for n, request_id in found if request_id is None}
         known = await self._known([key for key, n in first.items() if n not in new and n not in blocked])
@@ -326,11 +327,11 @@ class PgRequestQueue:
     async def _known(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], RequestOutcome]:
         if not keys:
             return {}
-        found = map(_outcome, await self._pool.fetch(_BY_TRANSACTION, columns(keys, 2)))
+        found = map(_outcome, await self._pool.run(_BY_TRANSACTION, *columns(keys, 2)))
         return {(outcome.requestor, outcome.transaction_id): outcome for outcome in found}
 
     async def _read(self, ids: list[int]) -> list[RequestOutcome | None]:
-        found = map(_outcome, await self._pool.fetch(_BY_ID, (ids,)))
+        found = map(_outcome, await self._pool.run(_BY_ID, ids))
         by_id = {outcome.request_id: outcome for outcome in found}
         return [by_id.get(request_id) for request_id in ids]
 
