@@ -59,6 +59,30 @@ def test_an_idle_worker_waits_for_work():
     assert [1.0, 1.0, 1.0] == waits.seconds
 
 
+def test_a_worker_looks_for_what_it_is_told_of_and_once_in_a_while_for_everything():
+    ca = CA()
+    looked: list[str] = []
+    take, take_revocations = ca.store.take, ca.store.take_revocations
+    ca.store.take = lambda *rest: looked.append("requests") or take(*rest)
+    ca.store.take_revocations = lambda *rest: looked.append("revocations") or take_revocations(*rest)
+    rounds: list[list[str]] = []
+    requests, everything = ["requests"], ["revocations", "requests"]
+    # Seconds and what is heard then: nothing is that the time is over, "other" may be anything.
+    told = [(0.1, {"request"}, requests), (1.0, set(), everything), (0.1, {"other"}, everything)]
+    told += [(0.1, {"request"}, requests), (1.0, {"request"}, everything)]
+
+    def wait(_: float) -> set[str]:
+        rounds.append([*looked])
+        looked.clear()
+        seconds, heard, _ = told[min(len(rounds), len(told)) - 1]
+        ca.clock.advance(seconds)
+        return heard
+
+    ca.worker().run(wait, lambda: len(rounds) > len(told))
+    # The first round makes a CRL, and another follows at once.
+    assert [2 * everything, *(each for _, _, each in told)] == rounds
+
+
 def test_failures_pause_longer_and_longer_and_end_with_success():
     ca = CA(Faults(1, times=8))
     ca.ask()
