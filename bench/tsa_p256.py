@@ -34,8 +34,9 @@ from chancery.pkcs11.softhsm import find_softhsm_module, prepare_softhsm
 from chancery.postgres.session import AsyncPool, Connection, connect
 from chancery.postgres.timestamps import PgTimestampStore
 from chancery.tsa import verification
-from chancery.tsa.authority import AuthoritySettings
+from chancery.tsa.policy import AuthoritySettings, Policy
 from chancery.tsa.timekeeping import Measurement
+from chancery.tsa.unit import UnitPlan
 from chancery.web.hot import serve
 from chancery.web.tsp import LIMITS, TSAService
 
@@ -93,12 +94,10 @@ async def run_server(order: dict) -> None:
     await pool.open()
     service = TSAService(
         store=PgTimestampStore(pool),
-        signer=signer,
-        certificates=[bytes.fromhex(order["certificate"])],
+        units=[UnitPlan(AuthoritySettings(1, (Policy(POLICY),)), signer, [bytes.fromhex(order["certificate"])])],
         clock=SystemClock(),
         source=Vouched(),
         entropy=SystemEntropy(),
-        settings=AuthoritySettings(instance=1, policies=(POLICY,)),
         report=lambda event, detail: print(event, detail, file=sys.stderr),
         threads=1,
     )

@@ -29,6 +29,14 @@ from chancery.postgres.roles import ROLES, create_database, create_roles
 from chancery.postgres.session import Connection, connect
 
 AT = datetime.datetime(2026, 11, 24, 12, 0, tzinfo=datetime.UTC)
+
+
+def tsa_serial(at: datetime.datetime = AT, number: int = 0) -> int:
+    """The serial of a token of that genTime, as `tsa.recording.Serials` would make it, of instance 7."""
+    tick = (at - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(microseconds=1)
+    return 0x0107 << 120 | tick << 64 | number
+
+
 TEMPLATE = "chancery_template"
 # A kill -9 of the server loses nothing without it; only a crash of the machine would.
 FAST = {"fsync": "off", "shared_buffers": "64MB", "max_wal_size": "256MB"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import stat
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import msgspec.inspect
@@ -32,6 +32,8 @@ RSASignature = Literal[
     "rsassaPss-sha256", "rsassaPss-sha384", "rsassaPss-sha512",
 ]  # fmt: skip
 """How an RSA key signs; the other kinds of key have one algorithm each."""
+ImprintHash = Literal["sha256", "sha384", "sha512", "sha3_256", "sha3_384", "sha3_512"]
+IMPRINT_HASHES: tuple[ImprintHash, ...] = get_args(ImprintHash)
 SSLMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 Deployment = Literal["laptop", "production"]
 T = TypeVar("T", bound=msgspec.Struct)
@@ -341,12 +343,41 @@ class HTTPSSection(Section, frozen=True, kw_only=True):
     tls: TLSSection
 
 
+class TSAPolicySection(Section, frozen=True, kw_only=True):
+    """
+    A TSA policy: its OID, the digests that a message imprint may be made with (all of SHA-2 and SHA-3).
+
+    `qualified`: its tokens are qualified electronic timestamps, and say so (EN 319 422 9.1).
+    """
+
+    oid: OID
+    hashes: Annotated[tuple[ImprintHash, ...], msgspec.Meta(min_length=1)] = IMPRINT_HASHES
+    qualified: bool = False
+
+
+class UnitSection(Section, frozen=True, kw_only=True):
+    """
+    One timestamping unit with a key of its own, asked at `/tsa/NAME`.
+
+    `policies` are OIDs or tables, the default first. `ordering`: the tokens of the unit have strictly increasing
+    genTimes, across processes and hosts, and say so.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")] = "tsa"
+    key_label: str
+    signature: RSASignature | None = None
+    policies: Annotated[tuple[OID | TSAPolicySection, ...], msgspec.Meta(min_length=1)]
+    ordering: bool = False
+    tsa_name: bool = False
+
+
 class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
     """
-    `chancery serve tsa`: RFC 3161 timestamps. Accuracy is in milliseconds, at most one second (R23).
+    `chancery serve tsa`: RFC 3161 timestamps. Accuracy is at most one second (R23).
 
-    With the time source `ntp` the clock is compared every `ntp_poll_s` seconds with the majority of `ntp_servers`
-    (`host`, `host:port` or `[address]:port`), three or more.
+    `/tsa` is the first unit, or the one that serves the policy asked for. With the time source `ntp` the clock is
+    compared every `ntp_poll_s` seconds with the majority of `ntp_servers` (`host`, `host:port` or
+    `[address]:port`), three or more.
     """
 
     instance: Annotated[int, msgspec.Meta(ge=1, le=127)]
@@ -354,11 +385,9 @@ class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
     metrics: Listen | None = None
     database: DatabaseSection
     token: TokenSection
-    key_label: str
-    signature: RSASignature | None = None
-    policy: OID
-    policies: tuple[OID, ...] = ()
-    accuracy_ms: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1000
+    units: Annotated[tuple[UnitSection, ...], msgspec.Meta(min_length=1, max_length=32)]
+    accuracy_us: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1_000_000
+    gen_time_digits: Annotated[int, msgspec.Meta(ge=1, le=6)] = 3
     time_source: Literal["kernel", "ntp", "trust-system-clock"]
     ntp_servers: Annotated[tuple[str, ...], msgspec.Meta(max_length=15)] = ()
     ntp_poll_s: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64

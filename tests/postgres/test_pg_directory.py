@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import datetime
 
 import pytest
 from pgdata import (
@@ -39,7 +40,7 @@ from chancery.postgres.listen import CRLS, STATUSES, AsyncListener
 from chancery.postgres.session import AsyncPool, connect
 from chancery.postgres.status import PgStatusReader
 from chancery.postgres.timestamps import PgTimestampStore
-from pg import AT
+from pg import AT, tsa_serial
 
 
 @pytest.fixture
@@ -334,7 +335,7 @@ def test_a_statement_that_takes_too_long_is_an_outage(office):
 
 def token(number: int, **changes) -> TokenRecord:
     values = {
-        "serial": number,
+        "serial": tsa_serial(AT, number),
         "gen_time": AT,
         "hash_oid": "2.16.840.1.101.3.4.2.1",
         "imprint": bytes(32),
@@ -345,7 +346,7 @@ def token(number: int, **changes) -> TokenRecord:
 
 
 def test_timestamps_are_recorded_in_one_transaction(database):
-    many = [token((1 << 159) + n) for n in range(200)]
+    many = [token(n) for n in range(200)]
     stamp(database, lambda s: s.record(many, [event("tokens", EventKind.TOKENS_RECORDED)]))
     with connect(database.role("auditor")) as auditor:
         rows = auditor.execute("SELECT serial, imprint FROM chancery.tsa_token ORDER BY serial").fetchall()
@@ -354,7 +355,18 @@ def test_timestamps_are_recorded_in_one_transaction(database):
 
 def test_a_repeated_timestamp_serial_fails_its_whole_batch(database):
     stamp(database, lambda s: s.record([token(1)], []))
-    for wrong in ([token(2), token(1)], [token(3), token(3)], [token(0)], [token(4, imprint=bytes(65))]):
+    later = AT + datetime.timedelta(microseconds=1)
+    for wrong in (
+        [token(2), token(1)],
+        [token(3), token(3)],
+        [token(0, serial=0)],
+        [token(4, imprint=bytes(65))],
+        # The serial holds the time, so the same serial at another time is no serial of that time.
+        [token(1, gen_time=later)],
+        [token(5, serial=tsa_serial(AT, 5) - (1 << 128))],
+        [token(5, serial=tsa_serial(AT, 5) + (1 << 128))],
+        [token(5, serial=tsa_serial(AT, 5) + (1 << 64))],
+    ):
         assert ErrorType.SYSTEM_FAILURE == error_of(
             lambda w=wrong: stamp(database, lambda s: s.record(w, [event("never")]))
         )

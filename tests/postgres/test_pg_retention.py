@@ -400,7 +400,7 @@ _ROWS = (
     "SELECT certificate_id, serial, der, subject, names, issued_at FROM chancery.certificate",
     "SELECT event_id, body, kind, subject, writer, xid::text FROM chancery.journal_event ORDER BY 1",
     "SELECT issuer_id, serial, state, changed_xid::text FROM chancery.certificate_status",
-    "SELECT * FROM chancery.tsa_token",
+    "SELECT serial, gen_time, hash_oid, imprint, policy, client FROM chancery.tsa_token",
     "SELECT request_id, state, worker FROM chancery.request ORDER BY 1",
 )
 

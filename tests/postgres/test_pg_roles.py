@@ -12,7 +12,7 @@ from pgdata import Office, event, new_revocation
 
 from chancery.ports import RevocationReason, Role
 from chancery.postgres.session import connect
-from pg import AT
+from pg import AT, tsa_serial
 
 TABLES = (
     "issuer",
@@ -38,6 +38,8 @@ TABLES = (
     "tsa_token",
     "tsa_client",
     "tsa_usage",
+    "tsa_unit",
+    "tsa_key",
     "blocked_key",
     "profile_switch",
     "issuer_certificate",
@@ -48,10 +50,20 @@ TABLES = (
 )
 CHANGING = {
     "operator", "request", "certificate_status", "revocation_request", "revocation_job", "tsa_client", "tsa_usage",
+    "tsa_unit",
 }  # fmt: skip
 HISTORY = tuple(sorted(set(TABLES) - CHANGING))
 ALL = "*"
-NOT_THE_WORKERS = {"tsa_token", "tsa_client", "tsa_usage", "retired", "problem_report", "problem_report_act"}
+NOT_THE_WORKERS = {
+    "tsa_token",
+    "tsa_unit",
+    "tsa_key",
+    "tsa_client",
+    "tsa_usage",
+    "retired",
+    "problem_report",
+    "problem_report_act",
+}
 
 READ = {
     "ra": "issuer profile profile_switch operator request certificate certificate_status revocation_request"
@@ -59,7 +71,7 @@ READ = {
     " crl_wish blocked_key issuer_certificate issuer_key issuer_act tsa_client",
     "worker": " ".join(sorted(set(TABLES) - NOT_THE_WORKERS)),
     "ocsp": "issuer certificate certificate_status crl crl_part crl_shard issuer_certificate",
-    "tsa": "issuer certificate certificate_status issuer_certificate tsa_client tsa_usage",
+    "tsa": "issuer certificate certificate_status issuer_certificate tsa_client tsa_usage tsa_unit tsa_key",
     "auditor": " ".join(TABLES),
 }
 """Tables of which a role reads every column."""
@@ -136,6 +148,8 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
         "added_at",
         "added_by",
     },
+    ("tsa", "tsa_unit"): {"unit", "ordering", "added_at"},
+    ("tsa", "tsa_key"): ALL,
     ("worker", "journal_event"): {"body"},
     ("worker", "blocked_key"): ALL,
     ("worker", "issuer"): {
@@ -206,6 +220,7 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
     },
 }
 UPDATE: dict[tuple[str, str], set[str]] = {
+    ("tsa", "tsa_unit"): {"last_gen_time"},
     ("ra", "operator"): {"removed_at"},
     ("ra", "tsa_client"): {"revoked_at"},
     ("tsa", "tsa_usage"): {"used"},
@@ -266,7 +281,12 @@ def full(server):
         office.submit("waiting")
         office.sql("INSERT INTO chancery.journal_leaf VALUES (0, 1, %s)", bytes(32))
         office.sql("INSERT INTO chancery.journal_checkpoint VALUES (1, %s, 'note', %s)", bytes(32), AT)
-        office.sql("INSERT INTO chancery.tsa_token VALUES (1, %s, 'oid', 'imprint', 'policy', 'client')", AT)
+        office.sql(
+            f"INSERT INTO chancery.tsa_token VALUES ({tsa_serial()}, %s, 'oid', 'imprint', 'policy', 'client')",
+            AT,
+        )
+        office.sql("INSERT INTO chancery.tsa_unit VALUES ('tsa', true, NULL, %s)", AT)
+        office.sql("INSERT INTO chancery.tsa_key VALUES (%s, 'tsa', %s)", bytes(32), AT)
         office.sql(
             "INSERT INTO chancery.tsa_client VALUES"
             " ('c', 'network', NULL, '{10.0.0.0/8}', NULL, NULL, 1, NULL, NULL, %s, 'x')",

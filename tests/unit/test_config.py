@@ -11,9 +11,10 @@ TSA = """
 process = "tsa"
 deployment = "laptop"
 instance = 1
-key_label = "tsa"
-policy = "1.3.6.1.4.1.99999.1"
 time_source = "trust-system-clock"
+[[units]]
+key_label = "tsa"
+policies = ["1.3.6.1.4.1.99999.1"]
 [listen]
 port = 8081
 [database]
@@ -35,7 +36,7 @@ def _file(tmp_path, text):
 def test_a_good_file_is_decoded(tmp_path):
     config = load(_file(tmp_path, TSA))
     assert isinstance(config, TSAConfig)
-    assert (8081, "127.0.0.1", 1000) == (config.listen.port, config.listen.host, config.accuracy_ms)
+    assert (8081, "127.0.0.1", 1_000_000) == (config.listen.port, config.listen.host, config.accuracy_us)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +46,13 @@ def test_a_good_file_is_decoded(tmp_path):
         (("port = 8081", 'port = "8081"'), "key `listen.port`: Expected `int`, got `str`"),
         (("port = 8081", "prot = 8081"), "prot"),
         (('key_label = "tsa"\n', ""), "missing required field `key_label`"),
-        (('policy = "1.3.6.1.4.1.99999.1"', 'policy = "policy"'), "key `policy`"),
-        (('policy = "1.3.6.1.4.1.99999.1"', 'policy = "1.3.6\\n"'), "key `policy`"),
+        (('policies = ["1.3.6.1.4.1.99999.1"]', 'policies = ["policy"]'), "key `units[0].policies[0]`"),
+        (('policies = ["1.3.6.1.4.1.99999.1"]', 'policies = ["1.3.6\\n"]'), "key `units[0].policies[0]`"),
+        (('policies = ["1.3.6.1.4.1.99999.1"]', "policies = []"), "key `units[0].policies`"),
+        (
+            ('policies = ["1.3.6.1.4.1.99999.1"]', 'policies = [{oid = "1.2.3", hashes = ["sha1"]}]'),
+            "sha1",  # R24
+        ),
         (
             ('process = "tsa"', 'process = "tsb"'),
             "key `process`: Invalid value 'tsb': expected one of auditor, ca,",

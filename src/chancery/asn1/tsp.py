@@ -113,7 +113,7 @@ def decode_request(data: bytes) -> TimeStampReq:
         cert_req = reader.take(der.BOOLEAN) == b"\xff"
         if not cert_req:
             raise der.malformed("a DEFAULT value that is written out")
-    extensions = _extensions(reader.enter(0xA0)) if reader.peek() == 0xA0 else ()
+    extensions = tuple(oid for oid, _, _ in _extensions(reader.enter(0xA0))) if reader.peek() == 0xA0 else ()
     reader.done()
     hash_oid, parameters, hashed_message = _message_imprint(message_imprint)
     return TimeStampReq(
@@ -159,15 +159,15 @@ def _algorithm(identifier: bytes) -> tuple[str, bytes]:
     return oid, parameters
 
 
-def _extensions(reader: der.Reader) -> tuple[str, ...]:
-    """Return the OIDs of Extensions ::= SEQUENCE SIZE (1..MAX) OF Extension (RFC 5280 4.1)."""
-    found: list[str] = []
+def _extensions(reader: der.Reader) -> tuple[tuple[str, bool, bytes], ...]:
+    """Return Extensions ::= SEQUENCE SIZE (1..MAX) OF Extension (RFC 5280 4.1): OID, critical, extnValue."""
+    found: list[tuple[str, bool, bytes]] = []
     while reader:
         extension = reader.enter()
-        found.append(extension.oid())
-        if extension.peek() == der.BOOLEAN and extension.take(der.BOOLEAN) != b"\xff":
+        oid, critical = extension.oid(), extension.peek() == der.BOOLEAN
+        if critical and extension.take(der.BOOLEAN) != b"\xff":
             raise der.malformed("a DEFAULT value that is written out")
-        extension.take(der.OCTET_STRING)
+        found.append((oid, critical, extension.take(der.OCTET_STRING)))
         extension.done()
     if not found:
         raise der.malformed("Extensions without an extension")
@@ -213,14 +213,25 @@ class TSTInfoTemplate:
     `tsa` is the authority's Name (DER, the subject of its certificate), written as a directoryName, or None.
     """
 
-    def __init__(self, accuracy: datetime.timedelta, tsa: bytes | None = None) -> None:
-        self._accuracy = encode_accuracy(accuracy)
+    def __init__(self, accuracy: datetime.timedelta, tsa: bytes | None = None, *, ordering: bool = False) -> None:
+        self._accuracy = encode_accuracy(accuracy) + (der.boolean(value=True) if ordering else b"")
         self._tsa = der.explicit(0, der.explicit(4, tsa)) if tsa is not None else b""
 
     def encode(
-        self, policy: str, message_imprint: bytes, serial: int, gen_time: datetime.datetime, nonce: bytes | None
+        self,
+        policy: str,
+        message_imprint: bytes,
+        serial: int,
+        gen_time: datetime.datetime,
+        nonce: bytes | None,
+        *,
+        qualified: bool = False,
     ) -> bytes:
-        """Return the TSTInfo (DER); `message_imprint` and `nonce` are the request's TLVs."""
+        """
+        Return the TSTInfo (DER); `message_imprint` and `nonce` are the request's TLVs.
+
+        `qualified` adds the statement that this is a qualified electronic timestamp (EN 319 422 9.1).
+        """
         return der.sequence(
             b"\x02\x01\x01",
             der.oid(policy),
@@ -230,7 +241,13 @@ class TSTInfoTemplate:
             self._accuracy,
             nonce or b"",
             self._tsa,
+            _QUALIFIED if qualified else b"",
         )
+
+
+# EN 319 422 9.1 and B: one qcStatements (RFC 3739 3.2.6), not critical, with one statement, esi4-qtstStatement-1.
+_QUALIFIED_STATEMENTS = der.sequence(der.sequence(der.oid(oids.QTST_STATEMENT)))
+_QUALIFIED = der.tlv(0xA1, der.sequence(der.oid(oids.QC_STATEMENTS), der.octet_string(_QUALIFIED_STATEMENTS)))
 
 
 def granted(time_stamp_token: bytes) -> bytes:
@@ -329,6 +346,7 @@ class TSTInfo:
     What a token says (`TSTInfoTemplate` has the ASN.1). `message_imprint` and `nonce` are whole TLVs.
 
     `accuracy` is None when absent. `tsa` is the GeneralName (TLV) or None.
+    `extensions` are (OID, critical, value).
     """
 
     policy: str
@@ -341,14 +359,20 @@ class TSTInfo:
     ordering: bool
     nonce: bytes | None
     tsa: bytes | None
+    extensions: tuple[tuple[str, bool, bytes], ...] = ()
+
+    @property
+    def qualified(self) -> bool:
+        """Whether the token says of itself that it is a qualified electronic timestamp (EN 319 422 9.1)."""
+        statements = [value for oid, _, value in self.extensions if oid == oids.QC_STATEMENTS]
+        return statements == [_QUALIFIED_STATEMENTS]
 
 
 def decode_tst_info(data: bytes) -> TSTInfo:
     """
     Decode a TSTInfo (DER, RFC 3161 2.4.2).
 
-    Raises PKIError(BAD_DATA_FORMAT) when it is not canonical DER of that type and of version 1, or has an
-    extension.
+    Raises PKIError(BAD_DATA_FORMAT) when it is not canonical DER of that type and of version 1.
     """
     der.check(data, max_size=MAX_RESPONSE)
     reader = der.Reader(data).enter()
@@ -362,10 +386,21 @@ def decode_tst_info(data: bytes) -> TSTInfo:
         raise der.malformed("a DEFAULT value that is written out")
     nonce = reader.raw() if reader.peek() == der.INTEGER else None
     tsa = reader.enter(0xA0).raw() if reader.peek() == 0xA0 else None
+    extensions = _extensions(reader.enter(0xA1)) if reader.peek() == 0xA1 else ()
     reader.done()
     hash_oid, _, hashed_message = _message_imprint(message_imprint)
     return TSTInfo(
-        policy, message_imprint, hash_oid, hashed_message, serial, gen_time, accuracy, ordering, nonce, tsa
+        policy,
+        message_imprint,
+        hash_oid,
+        hashed_message,
+        serial,
+        gen_time,
+        accuracy,
+        ordering,
+        nonce,
+        tsa,
+        extensions,
     )
 
 

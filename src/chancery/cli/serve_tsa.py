@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import datetime
 
+from chancery.asn1.tsp import DIGEST_OIDS
 from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy, time_source
 from chancery.cli.serve_hot import measured, report, secured, serve, stopping
-from chancery.config import AccessSection, TSAConfig
+from chancery.config import AccessSection, TSAConfig, TSAPolicySection
 from chancery.postgres.session import AsyncPool
 from chancery.postgres.status import PgStatusReader
 from chancery.postgres.timestampclients import PgTimestampUsage
 from chancery.postgres.timestamps import PgTimestampStore
-from chancery.tsa.authority import AuthoritySettings
+from chancery.tsa.policy import AuthoritySettings, Policy
 from chancery.tsa.renewal import CertificateFinder
+from chancery.tsa.unit import UnitPlan
 from chancery.web import tsp as tsp_face
 from chancery.web.tspaccess import Access, AccessSettings
 
@@ -36,19 +38,20 @@ async def run(config: TSAConfig) -> None:
         reader = PgStatusReader(pool, clock)
         service = tsp_face.TSAService(
             store=PgTimestampStore(pool),
-            signer=build.signer(token, config.key_label, config.signature),
+            units=[
+                UnitPlan(
+                    settings(config, lane),
+                    build.signer(token, unit.key_label, unit.signature),
+                    finder=CertificateFinder(reader.certificates_of_key, reader.issuers),
+                )
+                for lane, unit in enumerate(config.units)
+            ],
             clock=clock,
             source=time_source(
                 config.time_source, config.ntp_servers, production=config.deployment == "production"
             ),
             entropy=SystemEntropy(),
-            settings=AuthoritySettings(
-                instance=config.instance,
-                policies=(config.policy, *config.policies),
-                accuracy=datetime.timedelta(milliseconds=config.accuracy_ms),
-            ),
             report=report,
-            finder=CertificateFinder(reader.certificates_of_key, reader.issuers),
             threads=config.signing_threads,
             # The kernel is asked for nothing; a server on the network is asked as seldom as one may.
             measure_s=config.ntp_poll_s if config.time_source == "ntp" else 5.0,
@@ -66,3 +69,24 @@ async def run(config: TSAConfig) -> None:
         finally:
             await service.close()
     token.close()
+
+
+def settings(config: TSAConfig, lane: int) -> AuthoritySettings:
+    """Return what the unit at place `lane` of the configuration promises."""
+    unit = config.units[lane]
+    return AuthoritySettings(
+        instance=config.instance,
+        policies=tuple(_policy(one) for one in unit.policies),
+        accuracy=datetime.timedelta(microseconds=config.accuracy_us),
+        gen_time_digits=config.gen_time_digits,
+        include_tsa_name=unit.tsa_name,
+        unit=unit.name,
+        lane=lane,
+        ordering=unit.ordering,
+    )
+
+
+def _policy(section: str | TSAPolicySection) -> Policy:
+    if isinstance(section, str):
+        return Policy(section)
+    return Policy(section.oid, frozenset(DIGEST_OIDS[name] for name in section.hashes), section.qualified)

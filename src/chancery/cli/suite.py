@@ -32,6 +32,7 @@ from chancery.config import (
     TLSSection,
     TokenSection,
     TSAConfig,
+    UnitSection,
     URLSection,
     WorkerConfig,
     decode,
@@ -191,10 +192,14 @@ def _tsa(layout: Layout, suite: Suite, database: DatabaseSection) -> TSAConfig:
         listen=Listen(host=suite.address, port=suite.tsa_port),
         database=database,
         token=token_section(layout, suite, "tsa"),
-        key_label=SERVICE_LABELS["tsa"],
-        signature=suite.signature(suite.tsa_key),
-        policy=suite.tsa_policy,
-        accuracy_ms=suite.tsa_accuracy_ms,
+        units=(
+            UnitSection(
+                key_label=SERVICE_LABELS["tsa"],
+                signature=suite.signature(suite.tsa_key),
+                policies=(suite.tsa_policy,),
+            ),
+        ),
+        accuracy_us=suite.tsa_accuracy_ms * 1000,
         time_source=_time_source(suite),
         ntp_servers=suite.ntp_servers,
     )

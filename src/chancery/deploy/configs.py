@@ -17,6 +17,7 @@ from chancery.config import (
     TLSSection,
     TokenSection,
     TSAConfig,
+    UnitSection,
     URLSection,
     WorkerConfig,
 )
@@ -134,9 +135,8 @@ def _tsa(site: Site, name: str, host: Host) -> TSAConfig:
         metrics=Listen(host=host.address, port=site.ports.tsa_metrics) if site.running("monitoring") else None,
         database=database(site, "tsa"),
         token=token(site, "tsa"),
-        key_label=TSA_KEY,
-        policy=site.tsa_policy,
-        accuracy_ms=site.tsa_accuracy_ms,
+        units=(UnitSection(key_label=TSA_KEY, policies=(site.tsa_policy,)),),
+        accuracy_us=site.tsa_accuracy_ms * 1000,
         time_source="kernel",
     )
 

@@ -239,6 +239,28 @@ class TimestampStore(Protocol):
         the database is away: then the caller does not know whether it took effect, and must not sign.
         """
 
+    async def record_in_order(
+        self,
+        unit: str,
+        assign: Callable[[datetime.datetime | None], tuple[Sequence[TokenRecord], Sequence[Event]]],
+    ) -> None:
+        """
+        Store as `record` what `assign` makes of the last genTime of an ordered unit (None: there was none).
+
+        From its question to its end nobody else has an answer for this unit, on any host, so that genTimes which
+        `assign` makes later than what it is given are later than all of before. It is called once, in the event
+        loop; what it raises ends the transaction without effect. PKIError(SYSTEM_FAILURE) when the unit is not
+        registered as ordered, or a genTime is not later.
+        """
+
+    async def register(self, unit: str, spki_sha256: bytes, *, ordering: bool, event: Event) -> None:
+        """
+        Note that a unit signs with a key, of which `spki_sha256` is SHA-256 of its SubjectPublicKeyInfo.
+
+        The event is written if that was not known. Raises OperatorError when the unit was registered with the
+        other `ordering`, or the key as another unit's: neither ever changes. PKIError(SYSTEM_UNAVAIL) as ever.
+        """
+
 
 class RequestQueue(Protocol):
     """

@@ -70,6 +70,7 @@ class EventKind(enum.Enum):
     TSA_CERTIFICATE = "tsa.certificate"
     TSA_CLIENT_ADDED = "tsa.client-added"
     TSA_CLIENT_REVOKED = "tsa.client-revoked"
+    TSA_KEY = "tsa.key"
     CLOCK_LOST = "tsa.clock-lost"
     CLOCK_REGAINED = "tsa.clock-regained"
     CLOCK_MOVED = "tsa.clock-moved"
@@ -410,7 +411,7 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """What is recorded of a timestamp before it is signed."""
+    """What is recorded of a timestamp before it is signed, by the timestamping unit `unit`."""
 
     serial: int
     gen_time: datetime.datetime
@@ -418,6 +419,8 @@ class TokenRecord:
     imprint: bytes
     policy: str
     client: str
+    unit: str = "tsa"
+    ordering: bool = False
 
 
 class Role(enum.Enum):

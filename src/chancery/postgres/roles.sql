@@ -69,6 +69,8 @@ GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_stat
 GRANT SELECT ON chancery.issuer_certificate TO chancery_tsa;
 GRANT SELECT (act_id, issuer_id, act) ON chancery.issuer_act TO chancery_tsa;
 GRANT INSERT ON chancery.tsa_token TO chancery_tsa;
+GRANT SELECT, INSERT (unit, ordering, added_at), UPDATE (last_gen_time) ON chancery.tsa_unit TO chancery_tsa;
+GRANT SELECT, INSERT ON chancery.tsa_key TO chancery_tsa;
 -- It lets its clients in and counts what they use; it adds none.
 GRANT SELECT ON chancery.tsa_client TO chancery_tsa;
 GRANT SELECT, INSERT, UPDATE (used) ON chancery.tsa_usage TO chancery_tsa;

@@ -12,7 +12,8 @@ from typing import TypeVar
 from chancery.asn1 import tsp
 from chancery.batching import Batcher
 from chancery.errors import ErrorType, PKIError
-from chancery.tsa.authority import Accepted, Authority, Recorded, Recorder, Signed
+from chancery.tsa.authority import Accepted, Authority, Recorded, Signed
+from chancery.tsa.recording import Recorder
 from chancery.tsa.timekeeping import ClockGuard
 
 Report = Callable[[BaseException], None]
@@ -88,13 +89,15 @@ class TokenService:
 
     async def _answer(self, batch: Sequence[Accepted]) -> list[Answer]:
         """Record a batch, then sign it in equal parts on the threads, if the clock is still fit to sign by."""
-        recorded = await self._recorder.record(batch)
+        outcomes = await self._recorder.record(batch)
         self._guard.now()
+        recorded = [one for one in outcomes if isinstance(one, Recorded)]
         loop = asyncio.get_running_loop()
-        size = -(-len(recorded) // self._threads)
+        size = max(1, -(-len(recorded) // self._threads))
         parts = [recorded[start : start + size] for start in range(0, len(recorded), size)]
         done = await asyncio.gather(*(loop.run_in_executor(self._executor, self._issue, part) for part in parts))
-        return [answer for part in done for answer in part]
+        issued = iter([answer for part in done for answer in part])
+        return [next(issued) if isinstance(one, Recorded) else refusal(one.type, one.detail) for one in outcomes]
 
     def _issue(self, part: Sequence[Recorded]) -> list[Answer]:
         """

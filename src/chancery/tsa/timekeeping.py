@@ -91,6 +91,14 @@ class Reading:
         return abs((later.wall - self.wall).total_seconds() - (later.monotonic - self.monotonic))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class FitTime:
+    """The wall clock, and by how much a genTime may be later than it and still be as accurate as declared."""
+
+    now: datetime.datetime
+    slack: datetime.timedelta
+
+
 class ClockGuard:
     """
     Answers with the time, or refuses.
@@ -175,25 +183,27 @@ class ClockGuard:
 
         Raises PKIError(TIME_NOT_AVAILABLE) while the clock is not.
         """
+        return self.read().now
+
+    def read(self) -> FitTime:
+        """Return the time, fit to sign by, and how much of the declared accuracy is left. Raises as `now`."""
         now, status = self._read(), self.status
         if status.state is TimeState.FIT and self._anchor is not None:
             drift = self._anchor.drift(now)
+            # By this much the wall clock may be wrong.
+            error = abs(status.offset_s) + status.uncertainty_s + drift
+            wander = (now.monotonic - self._anchor.monotonic) * WANDER
             if now.monotonic >= status.expires_at_monotonic:
                 self._lose(status, "the last measurement has expired", now)
-            elif abs(status.offset_s) + status.uncertainty_s + drift > self._budget_s:
+            elif error > self._budget_s:
                 self._jump(status, drift, now)
-            elif self._error(status, drift, now.monotonic - self._anchor.monotonic) > self._budget_s:
+            elif error + wander > self._budget_s:
                 self._lose(status, "the last measurement is too old for the declared accuracy", now)
             elif self._near_leap(now.wall):
                 raise PKIError(ErrorType.TIME_NOT_AVAILABLE, "a leap second is passing; try again in a moment")
             else:
-                return now.wall
+                return FitTime(now.wall, datetime.timedelta(seconds=self._budget_s - error - wander))
         raise PKIError(ErrorType.TIME_NOT_AVAILABLE, "the clock is not known to be within the declared accuracy")
-
-    @staticmethod
-    def _error(status: TimeStatus, drift: float, age_s: float) -> float:
-        """Seconds by which the wall clock may be wrong now."""
-        return abs(status.offset_s) + status.uncertainty_s + drift + age_s * WANDER
 
     def _near_leap(self, wall: datetime.datetime) -> bool:
         if self._leap is Leap.NONE:

@@ -68,6 +68,8 @@ def verify(
     if signed.content_type != oids.TST_INFO:
         raise der.malformed("a SignedData that is not a timestamp")
     info = tsp.decode_tst_info(signed.content)
+    if any(critical for _, critical, _ in info.extensions):
+        raise _wrong("the timestamp has a critical extension that is not understood")
     if info.hash_oid not in digests:
         raise PKIError(ErrorType.BAD_ALG, "the token's message imprint uses a digest that is not supported")
     if info.hashed_message != digests[info.hash_oid]:

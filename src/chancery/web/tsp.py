@@ -8,39 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from chancery.asn1 import tsp
 from chancery.errors import ErrorType, OperatorError, PKIError
-from chancery.ports import Clock, Entropy, Event, EventDetail, EventKind, Signer, TimestampStore
-from chancery.tsa.authority import Authority, AuthoritySettings, Recorder
+from chancery.ports import Clock, Entropy, Event, EventDetail, EventKind, TimestampStore
 from chancery.tsa.issuance import TokenService, refusal
-from chancery.tsa.renewal import CertificateFinder
+from chancery.tsa.recording import Recorder
 from chancery.tsa.timekeeping import ClockGuard, TimeSource, TimeState
+from chancery.tsa.unit import Report, Unit, UnitPlan
 from chancery.web import tsppage
 from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
-from chancery.web.metrics import Metric, single
+from chancery.web.metrics import Labels, Metric, single
 from chancery.web.tspaccess import Access, AccessSettings, RefusedError
 
 PATH = b"/tsa"
 QUERY, REPLY = b"application/timestamp-query", "application/timestamp-reply"
 LIMITS = Limits(max_body=tsp.MAX_REQUEST)
 _RETRY = ("Retry-After", "1")
-Report = Callable[[str, Mapping[str, object]], None]
 
 
 class TSAService:
     """
     A timestamping authority for `web.hot`: `serve(service.handler, …, limits=LIMITS, on_error=service.on_error)`.
 
-    `certificates` is the chain (DER), the authority's own first; when it is empty, or whenever `finder` knows a
-    newer one, the certificate is found by its key, and one that is no longer good is not signed under. The clock
-    is measured against `source` every `measure_s` seconds, and a measurement holds for `lifetime_s`.
-    `report(event, detail)` gets what an operator should read; `exc_info` in the detail is an exception. `access`
-    says who may ask (None: anybody); its clients are read again every `access_s` seconds.
+    `units` are asked at /tsa/NAME; /tsa is for the first one, and for whoever wants a policy that another one
+    serves. They promise the same accuracy. The clock is measured against `source` every `measure_s` seconds; a
+    measurement holds for `lifetime_s`. `report(event, detail)` gets what an operator should read; `exc_info` in it
+    is an exception. `access` says who may ask (None: anybody); its clients are read again every `access_s` seconds.
     `page`: there is a page for browsers, too.
     """
 
@@ -48,14 +46,11 @@ class TSAService:
         self,
         *,
         store: TimestampStore,
-        signer: Signer,
-        certificates: Sequence[bytes] = (),
+        units: Sequence[UnitPlan],
         clock: Clock,
         source: TimeSource,
         entropy: Entropy,
-        settings: AuthoritySettings,
         report: Report,
-        finder: CertificateFinder | None = None,
         threads: int = 4,
         max_batch: int = 256,
         max_pending: int = 2048,
@@ -67,15 +62,12 @@ class TSAService:
         page: bool = True,
         actor: str = "tsa",
     ) -> None:
-        settings.check()
+        self._settings = settings = units[0].settings
+        _check(units)
         self._store = store
-        self._signer = signer
-        self._certificates = tuple(certificates)
         self._clock = clock
         self._entropy = entropy
-        self._settings = settings
         self._report = report
-        self._finder = finder
         self._threads = threads
         self._limits = (max_batch, max_pending)
         self._measure_s, self._refresh_s = measure_s, refresh_s
@@ -87,39 +79,39 @@ class TSAService:
             clock,
             source,
             accuracy=settings.accuracy,
-            resolution=settings.resolution,
+            resolution=max(one.settings.resolution for one in units),
             lifetime_s=lifetime_s,
             actor=actor,
         )
+        self.units = tuple(Unit(one, self.guard, clock, report=report, actor=actor) for one in units)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="tsa-sign")
         # Apart from the signers: a time source that hangs must not hold up a signature.
         self._measurer = ThreadPoolExecutor(1, thread_name_prefix="tsa-clock")
-        self._authority: Authority | None = None
-        self._tokens: TokenService | None = None
+        self._tokens: dict[str, TokenService] = {}
         self._events: list[Event] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """
-        Find the certificate, measure the clock, and begin to watch both.
+        Find the certificates, measure the clock, and begin to watch both.
 
-        Raises OperatorError when there is no certificate that may sign timestamps now, PKIError(SYSTEM_UNAVAIL)
+        Raises OperatorError when a unit has no certificate that may sign timestamps now, PKIError(SYSTEM_UNAVAIL)
         when it cannot be asked for. A clock that is not fit does not stop the start: it is answered.
         """
-        self._authority = self._first_fit([self._certificates] if self._certificates else await self._chains())
         await self._access.refresh()
         max_batch, max_pending = self._limits
-        self._tokens = TokenService(
-            self._authority,
-            Recorder(self._store, self._actor),
-            self.guard,
-            executor=self._executor,
-            threads=self._threads,
-            report=lambda error: self._report("tsa.request_failed", {"exc_info": error}),
-            max_batch=max_batch,
-            max_pending=max_pending,
-        )
-        self._note(EventKind.PROCESS_STARTED, self._configuration())
+        for unit in self.units:
+            self._tokens[unit.name] = TokenService(
+                await unit.start(self._store),
+                Recorder(unit.settings, self._store, self.guard, self._entropy, self._actor),
+                self.guard,
+                executor=self._executor,
+                threads=self._threads,
+                report=lambda error: self._report("tsa.request_failed", {"exc_info": error}),
+                max_batch=max_batch,
+                max_pending=max_pending,
+            )
+            self._note(EventKind.PROCESS_STARTED, unit.configuration())
         await self.measure()
         self._tasks = [
             asyncio.create_task(self._every(self._measure_s, self.measure)),
@@ -134,8 +126,9 @@ class TSAService:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._tasks = []
-        if self._tokens is not None:
-            await self._tokens.close()
+        if self._tokens:
+            for tokens in self._tokens.values():
+                await tokens.close()
             await self._access.close()
             self._note(EventKind.PROCESS_STOPPED, {})
             await self._journal()
@@ -163,75 +156,18 @@ class TSAService:
         await self._journal()
 
     async def refresh(self) -> None:
-        """Follow the certificate of the key: take over a newer one, stop signing when none is good any more."""
-        finder, authority = self._finder, self._authority
-        if finder is None or authority is None:
-            return
-        try:
-            chains = await finder.chains(self._signer.public_key)
-        except PKIError as error:
-            self._report("tsa.certificate_unknown", {"error": str(error)})
-            return
-        current = authority.credential.certificates[0] if authority.credential else None
-        for chain in chains:
-            if chain[0] == current:
-                return
-            try:
-                authority.renew(chain, self._clock.now())
-            except OperatorError as error:
-                self._report("tsa.certificate_refused", {"error": str(error)})
-                continue
-            self._certificate_changed(chain[0])
-            return
-        if current is not None:
-            authority.withdraw()
-            self._certificate_changed(None)
-
-    async def _chains(self) -> list[tuple[bytes, ...]]:
-        return [] if self._finder is None else await self._finder.chains(self._signer.public_key)
-
-    def _first_fit(self, chains: Sequence[tuple[bytes, ...]]) -> Authority:
-        """Make the authority under the first chain that may sign; OperatorError says why the last may not."""
-        refused = OperatorError(
-            "there is no certificate for the key of the timestamping authority",
-            "issue one from the timestamping profile",
-        )
-        for chain in chains:
-            try:
-                return Authority(
-                    self._settings,
-                    signer=self._signer,
-                    certificates=chain,
-                    guard=self.guard,
-                    entropy=self._entropy,
-                    at=self._clock.now(),
-                )
-            except OperatorError as error:
-                refused = error
-        raise refused
-
-    def _certificate_changed(self, certificate: bytes | None) -> None:
-        fingerprint = hashlib.sha256(certificate).hexdigest() if certificate else None
-        self._report("tsa.certificate", {"sha256": fingerprint})
-        self._note(EventKind.TSA_CERTIFICATE, {"sha256": fingerprint})
-
-    def _configuration(self) -> EventDetail:
-        """What R26 wants to find in the journal for every run."""
-        settings = self._settings
-        credential = self._authority.credential if self._authority else None
-        return {
-            "accuracy_us": round(settings.accuracy.total_seconds() * 1e6),
-            "algorithm": self._signer.algorithm.name,
-            "certificate_sha256": hashlib.sha256(credential.certificates[0]).hexdigest() if credential else None,
-            "instance": settings.instance,
-            "policies": list(settings.policies),
-        }
+        """Follow the certificates of the units' keys."""
+        for unit in self.units:
+            await unit.refresh()
 
     def _note(self, kind: EventKind, detail: EventDetail) -> None:
         self._events.append(Event(kind, self._clock.now(), self._actor, "tsa", detail))
 
     async def _journal(self) -> None:
         """Write what happened to the journal; what could not be written is kept for the next time."""
+        for unit in self.units:
+            self._events += unit.events
+            unit.events.clear()
         own, clock = tuple(self._events), self.guard.pending_events()
         if not own and not clock:
             return
@@ -247,12 +183,15 @@ class TSAService:
 
     def handler(self, request: Request) -> Reply | Awaitable[Reply]:
         """Answer one HTTP request (`web.hot.Handler`)."""
-        if request.target == PATH:
+        if request.target == PATH or request.target.startswith(PATH + b"/"):
+            name = request.target[len(PATH) + 1 :].decode("latin-1")
+            if name and name not in self._tokens:
+                return text(404, "there is no such timestamping unit")
             if request.method != b"POST":
                 return text(405, "send a TimeStampReq with POST", ("Allow", "POST"))
             if (request.content_type or b"").split(b";", 1)[0].strip().lower() != QUERY:
                 return text(415, f"send a TimeStampReq as {QUERY.decode()}")
-            return self._stamp(request)
+            return self._stamp(request, name)
         if request.method == b"POST":
             return text(404, "timestamps are made at /tsa")
         if (page := self._page.get(request.target)) is not None:
@@ -264,9 +203,8 @@ class TSAService:
             return _as_json(200 if health["ready"] else 503, health)
         return text(404, "there is nothing here; timestamps are made at /tsa")
 
-    async def _stamp(self, request: Request) -> Reply:
-        tokens = self._tokens
-        if tokens is None:
+    async def _stamp(self, request: Request, unit: str) -> Reply:
+        if not self._tokens:
             return _unavailable(refusal(ErrorType.SYSTEM_UNAVAIL, "the authority has not started").der)
         try:
             entry = self._access.enter(request)
@@ -276,6 +214,7 @@ class TSAService:
         granted = True
         try:
             await entry.take()
+            tokens = self._tokens[unit or self._unit_of(request.body, entry.policies)]
             answer = await tokens.respond(request.body, entry.recorded_as, entry.policies)
             granted = answer.error is None
         except RefusedError as error:
@@ -291,22 +230,30 @@ class TSAService:
             return _unavailable(answer.der)
         return b"".join((_GRANTED, b"%d\r\n\r\n" % len(answer.der), answer.der))
 
+    def _unit_of(self, body: bytes, policies: Sequence[str] | None) -> str:
+        """Return the name of the first unit that serves the policy asked for, or the client's; or of the first."""
+        if len(self.units) > 1:
+            wanted = policies[0] if policies else None
+            with contextlib.suppress(PKIError):
+                wanted = tsp.decode_request(body).req_policy or wanted
+            for unit in self.units:
+                if any(one.oid == wanted for one in unit.settings.policies):
+                    return unit.name
+        return self.units[0].name
+
     @staticmethod
     def on_error(request: Request) -> Answer:
         """Answer a request whose handler failed (`web.hot.OnError`): no detail."""
-        if request.target == PATH:
+        if request.target.startswith(PATH):
             return Answer(200, REPLY, refusal(ErrorType.SYSTEM_FAILURE, "the request could not be handled").der)
         return text(500, "internal error")
 
     def health(self) -> dict[str, object]:
-        """Say whether a token would be granted now (`ready`), and how the clock and the certificate are."""
-        credential = self._authority.credential if self._authority else None
-        now = self._clock.now()
-        valid = credential is not None and credential.not_before <= now <= credential.not_after
+        """Say whether every unit would grant a token now (`ready`), and how the clock and the certificates are."""
         fit = self._clock_is_fit()
         status = self.guard.status
         return {
-            "ready": fit and valid,
+            "ready": fit and bool(self._tokens) and all(unit.is_valid() for unit in self.units),
             "clock": {
                 "fit": fit,
                 "state": status.state.value,
@@ -317,12 +264,7 @@ class TSAService:
                 "accuracy_s": self._settings.accuracy.total_seconds(),
                 "expires_in_s": max(0.0, round(status.expires_at_monotonic - self._clock.monotonic(), 3)),
             },
-            "certificate": {
-                "valid": valid,
-                "sha256": hashlib.sha256(credential.certificates[0]).hexdigest() if credential else None,
-                "not_after": credential.not_after.isoformat() if credential else None,
-            },
-            "policies": list(self._settings.policies),
+            "units": {unit.name: unit.health() for unit in self.units},
         }
 
     def ready(self) -> bool:
@@ -331,8 +273,7 @@ class TSAService:
 
     def metrics(self) -> list[Metric]:
         """Return what Prometheus is told; the certificate's end is in seconds since 1970."""
-        credential = self._authority.credential if self._authority else None
-        answered = self._tokens.answered if self._tokens else {}
+        answered = sum((tokens.answered for tokens in self._tokens.values()), Counter[str]())
         status = self.guard.status
         found = [
             Metric(
@@ -365,9 +306,15 @@ class TSAService:
             for name, value in measured
             if value is not None
         ]
-        if credential is not None:
-            end = credential.not_after.timestamp()
-            found.append(single("chancery_tsa_certificate_end_seconds", "End of the certificate.", end))
+        ends: dict[Labels, float] = {
+            (unit.name,): unit.credential.not_after.timestamp()
+            for unit in self.units
+            if unit.credential is not None
+        }
+        if ends:
+            found.append(
+                Metric("chancery_tsa_certificate_end_seconds", "End of the certificate.", ends, ("unit",))
+            )
         return found
 
     def _clock_is_fit(self) -> bool:
@@ -379,6 +326,16 @@ class TSAService:
 
 
 _GRANTED = to_wire(Answer(200, REPLY, b""))[: -len(b"0\r\n\r\n")]
+
+
+def _check(units: Sequence[UnitPlan]) -> None:
+    """Raise OperatorError unless the units of one process go together."""
+    if len({one.settings.unit for one in units}) < len(units):
+        raise OperatorError("two timestamping units have one name", "give each a name of its own")
+    if len({(one.settings.lane, one.settings.instance) for one in units}) < len(units):
+        raise OperatorError("two timestamping units have one lane", "give each a lane of its own")
+    if len({one.settings.accuracy for one in units}) > 1:
+        raise OperatorError("the units of one process promise different accuracies", "start one process for each")
 
 
 def _unavailable(der: bytes) -> Answer:

@@ -19,16 +19,20 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from chancery.asn1 import der
 from chancery.asn1 import tsp as our_tsp
 from chancery.asn1.signature import ML_DSA_SETS, KeySigner
-from chancery.errors import ErrorType, PKIError
-from chancery.tsa.authority import Authority, AuthoritySettings, Recorder
+from chancery.errors import ErrorType, OperatorError, PKIError
+from chancery.tsa.authority import Authority
 from chancery.tsa.issuance import TokenService
+from chancery.tsa.policy import AuthoritySettings, Policy
+from chancery.tsa.recording import Recorder
 from chancery.tsa.timekeeping import ClockGuard, Measurement
+from chancery.tsa.unit import UnitPlan
 from chancery.web.hot import serve
 from chancery.web.tsp import LIMITS, TSAService
 from fakes import START, FakeClock, FakeEntropy
 
 POLICY = "1.3.6.1.4.1.99999.1.1"
 OTHER_POLICY = "1.3.6.1.4.1.99999.1.2"
+POLICIES = (Policy(POLICY), Policy(OTHER_POLICY))
 SHA1 = "1.3.14.3.2.26"
 SHA256 = "2.16.840.1.101.3.4.2.1"
 YEAR = datetime.timedelta(days=365)
@@ -209,6 +213,23 @@ class FakeTimestampStore:
         self.events = []
         self.batches = []
         self.fault = None
+        self.units = {}
+        self.keys = {}
+        self.lock = asyncio.Lock()
+
+    async def register(self, unit, spki_sha256, *, ordering, event) -> None:
+        known = self.units.setdefault(unit, [ordering, None])
+        if known[0] != ordering or self.keys.setdefault(spki_sha256, unit) != unit:
+            raise OperatorError("another unit's", "name another")
+
+    async def record_in_order(self, unit, assign) -> None:
+        async with self.lock:
+            known = self.units.setdefault(unit, [True, None])
+            tokens, events = assign(known[1])
+            if tokens:
+                await self.record(tokens, events)
+                assert known[1] is None or known[1] < tokens[0].gen_time
+                known[1] = tokens[-1].gen_time
 
     async def record(self, tokens, events) -> None:
         if self.fault == "fail-before":
@@ -233,11 +254,13 @@ class TSA:
     ) -> None:
         self.clock = clock or FakeClock()
         self.source = FakeSource()
+        # One for all services: a process that starts again draws other octets.
+        self.entropy = FakeEntropy()
         self.store = FakeTimestampStore()
         self.certificate = cert or certificate(kind)
         self.root = root(kind)
         self.signer = signer or KeySigner(key(kind))
-        self.settings = AuthoritySettings(**({"instance": 7, "policies": (POLICY, OTHER_POLICY)} | settings))
+        self.settings = AuthoritySettings(**({"instance": 7, "policies": POLICIES} | settings))
         self.guard = ClockGuard(
             self.clock, self.source, accuracy=self.settings.accuracy, resolution=self.settings.resolution
         )
@@ -249,7 +272,6 @@ class TSA:
             signer=self.signer,
             certificates=certificates,
             guard=self.guard,
-            entropy=FakeEntropy(),
             at=self.clock.now(),
         )
         self.reports = []
@@ -260,7 +282,7 @@ class TSA:
     def service(self, executor: ThreadPoolExecutor, **options) -> TokenService:
         return TokenService(
             self.authority,
-            Recorder(self.store, "tsa"),
+            Recorder(self.settings, self.store, self.guard, self.entropy),
             self.guard,
             executor=executor,
             threads=2,
@@ -277,17 +299,21 @@ class TSA:
         return asyncio.run(self.respond_all([data]))[0]
 
 
-def service(kind="p256", **options):
-    """A `TSAService` over fakes; what it reports is in `service.reports`."""
+def plan(kind="p256", *, certificates=None, finder=None, signer=None, **settings) -> UnitPlan:
+    chosen = AuthoritySettings(**({"instance": 7, "policies": POLICIES} | settings))
+    found = [as_der(certificate(kind))] if certificates is None else certificates
+    return UnitPlan(chosen, signer or KeySigner(key(kind)), found, finder)
+
+
+def service(kind="p256", *, certificates=None, finder=None, signer=None, **options):
+    """A `TSAService` of one unit over fakes, or of `units`; what it reports is in `service.reports`."""
     reports: list[tuple[str, dict]] = []
     defaults = {
         "store": FakeTimestampStore(),
-        "signer": KeySigner(key(kind)),
-        "certificates": [as_der(certificate(kind))],
+        "units": [plan(kind, certificates=certificates, finder=finder, signer=signer)],
         "clock": FakeClock(),
         "source": FakeSource(),
         "entropy": FakeEntropy(),
-        "settings": AuthoritySettings(instance=7, policies=(POLICY, OTHER_POLICY)),
         "report": lambda event, detail: reports.append((event, detail)),
         "measure_s": 3600,
         "refresh_s": 3600,

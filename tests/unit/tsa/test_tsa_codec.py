@@ -246,4 +246,4 @@ def test_a_signed_data_of_two_signers_is_not_a_token():
 
 def test_the_serial_of_the_token_is_in_no_other_form():
     assert "1.2.840.113549.1.9.16.1.4" == cms.decode(TOKEN).content_type
-    assert 7 == tsp.decode_tst_info(CONTENT).serial >> 120
+    assert 0x0107 == tsp.decode_tst_info(CONTENT).serial >> 120

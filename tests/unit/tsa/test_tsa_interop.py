@@ -13,7 +13,6 @@ import rfc3161ng
 from cryptography.hazmat.primitives import serialization
 
 from chancery.asn1 import der, tsp
-from chancery.tsa.authority import AuthoritySettings
 from chancery.web.hot import Limits
 from fakes import START
 from unit.tsa.kit import OTHER_POLICY, POLICY, as_der, certificate, request, root, service, serving
@@ -200,7 +199,7 @@ def test_a_century_later_openssl_agrees(tmp_path):
 
     later = START + 100 * YEAR
     late = certificate("p256", start=START, end=START + 150 * YEAR)
-    tsa = service(clock=FakeClock(later), certificates=[as_der(late)], settings=AuthoritySettings(7, (POLICY,)))
+    tsa = service(clock=FakeClock(later), certificates=[as_der(late)])
     (tmp_path / "root.pem").write_bytes(root("p256").public_bytes(serialization.Encoding.PEM))
     (tmp_path / "document").write_bytes(b"a document")
     openssl("ts", "-query", "-data", tmp_path / "document", "-sha256", "-cert", "-out", tmp_path / "tsq")

@@ -166,7 +166,7 @@ def test_files_are_stamped_and_verified(tmp_path, ca):
         for hash_ in ("sha256", "sha3_512"):
             done = run("timestamp", *files, "--url", url, "--hash", hash_, "--out", tmp_path / "out", "--ca", ca)
             assert 0 == done.exit_code, done.output
-            assert 2 == done.stdout.count("2026-11-24T12:00:00+00:00 ± 1 s, serial 07")
+            assert 2 == done.stdout.count("2026-11-24T12:00:00+00:00 ± 1 s, serial 0107")
             for file in files:
                 done = run("verify-timestamp", file, tmp_path / "out" / f"{file.name}.tsr", "--ca", ca)
                 assert 0 == done.exit_code, done.output

@@ -78,7 +78,7 @@ def test_the_authority_counts_by_what_it_says():
     assert 2 == found["chancery_tsa_answers_total", ("granted",)]
     assert 1 == found["chancery_tsa_answers_total", ("bad_data_format",)]
     assert 1 == found["chancery_tsa_clock_fit", ()]
-    assert found["chancery_tsa_certificate_end_seconds", ()] > 0
+    assert found["chancery_tsa_certificate_end_seconds", ("tsa",)] > 0
     assert 1 == found["chancery_tsa_accuracy_seconds", ()]
 
 
