@@ -344,11 +344,7 @@ class HTTPSSection(Section, frozen=True, kw_only=True):
 
 
 class TSAPolicySection(Section, frozen=True, kw_only=True):
-    """
-    A TSA policy: its OID, the digests that a message imprint may be made with (all of SHA-2 and SHA-3).
-
-    `qualified`: its tokens are qualified electronic timestamps, and say so (EN 319 422 9.1).
-    """
+    """A TSA policy: its OID, the digests of imprints, and whether its tokens say that they are qualified."""
 
     oid: OID
     hashes: Annotated[tuple[ImprintHash, ...], msgspec.Meta(min_length=1)] = IMPRINT_HASHES
@@ -356,12 +352,7 @@ class TSAPolicySection(Section, frozen=True, kw_only=True):
 
 
 class UnitSection(Section, frozen=True, kw_only=True):
-    """
-    One timestamping unit with a key of its own, asked at `/tsa/NAME`.
-
-    `policies` are OIDs or tables, the default first. `ordering`: the tokens of the unit have strictly increasing
-    genTimes, across processes and hosts, and say so.
-    """
+    """One timestamping unit with a key of its own, asked at `/tsa/NAME`; see docs/timestamping.md."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")] = "tsa"
     key_label: str
@@ -541,7 +532,7 @@ def _without_none(value: object) -> object:
     """Leave out what is not set, in tables and in arrays of them."""
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
-    return [_without_none(inner) for inner in value] if isinstance(value, list) else value
+    return [_without_none(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def problems(config: msgspec.Struct, prefix: str = "") -> list[str]:

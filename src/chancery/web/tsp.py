@@ -38,7 +38,7 @@ class TSAService:
     `units` are asked at /tsa/NAME; /tsa is for the first one, and for whoever wants a policy that another one
     serves. They promise the same accuracy. The clock is measured against `source` every `measure_s` seconds; a
     measurement holds for `lifetime_s`. `report(event, detail)` gets what an operator should read; `exc_info` in it
-    is an exception. `access` says who may ask (None: anybody); its clients are read again every `access_s` seconds.
+    is an exception. `access` says who may ask (None: anybody); its clients are read every `access_s` seconds.
     `page`: there is a page for browsers, too.
     """
 
