@@ -26,6 +26,7 @@ from test_pg_revocation import publish
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import (
     COMPLETE,
+    COUNTED,
     CertificateQuery,
     CertificateStatus,
     EventKind,
@@ -176,6 +177,52 @@ def test_search_by_every_field(office):
 
 def search(office, **query):
     return office.directory(lambda d: d.search(CertificateQuery(**query)))
+
+
+def _many(office, first: int, last: int) -> None:
+    """Certificates of issuer 1, every other one revoked and the last one a delegate, in no time."""
+    with connect(office.database.superuser) as superuser:
+        superuser.execute("SET session_replication_role = replica")
+        number = "('\\x2000'::bytea || substring(sha256(n::text::bytea) FROM 1 FOR 15))"
+        superuser.execute(
+            "INSERT INTO chancery.certificate (issuer_id, serial, request_id, der, subject, names, spki_sha256,"
+            f" not_before, not_after, profile, issued_at) SELECT 1, {number}, n, '', '', '{{}}', '', %(at)s,"
+            " %(at)s + interval '1 day', CASE n WHEN %(last)s THEN 'ocsp-delegate' ELSE 'p' END, %(at)s"
+            " FROM generate_series(%(first)s::integer, %(last)s::integer) AS n",
+            {"at": AT, "first": first, "last": last},
+        )
+        superuser.execute(
+            "INSERT INTO chancery.certificate_status (issuer_id, serial, state, not_after, changed_at, revoked_at,"
+            f" reason) SELECT 1, {number}, CASE n %% 2 WHEN 0 THEN 'revoked' ELSE 'good' END,"
+            " %(at)s + interval '1 day', %(at)s, CASE n %% 2 WHEN 0 THEN %(at)s::timestamptz END,"
+            " CASE n %% 2 WHEN 0 THEN 1 END FROM generate_series(%(first)s::integer, %(last)s::integer) AS n",
+            {"at": AT, "first": first, "last": last},
+        )
+
+
+def test_what_is_many_is_estimated_and_costs_no_more(office):
+    _many(office, 1, COUNTED)
+    exact = {"waiting": 0, "taken": 0, "certificates": COUNTED, "revoked": COUNTED // 2, "unconfirmed": 0}
+    assert exact == office.directory(lambda d: d.counts())
+    [node] = office.directory(lambda d: d.hierarchy(["ocsp-delegate"]))
+    assert (COUNTED, COUNTED // 2, True, AT + DAY) == (
+        node.certificates,
+        node.revoked,
+        node.delegate,
+        node.last_expiry,
+    )
+    assert [False] == [one.delegate for one in office.directory(lambda d: d.hierarchy(["another"]))]
+    _many(office, COUNTED + 1, 4 * COUNTED)
+    # The server knows nothing of the tables yet.
+    assert COUNTED < office.directory(lambda d: d.counts())["certificates"]
+    [node] = office.directory(lambda d: d.hierarchy(["another"]))
+    assert (True, True, None) == (node.certificates > COUNTED, node.revoked > COUNTED, node.delegate)
+    office.sql("ANALYZE chancery.certificate_status")
+    office.sql("ANALYZE chancery.certificate")
+    counts = office.directory(lambda d: d.counts())
+    assert (4 * COUNTED, 2 * COUNTED) == (counts["certificates"], counts["revoked"])
+    [node] = office.directory(lambda d: d.hierarchy(["ocsp-delegate"]))
+    assert (4 * COUNTED, True) == (node.certificates, node.delegate)
 
 
 def test_counts_issuers_and_crls(office):

@@ -70,6 +70,11 @@ def list_issuers(client: Client, *, json: JSONOption = False) -> None:
     )
 
 
+def _about(answer: dict[str, Any], name: str, counts: dict[str, Any]) -> str:
+    """Return a count in words, that of an estimate with "about"."""
+    return f"about {counts[name]}" if name in answer.get("estimated", ()) else str(counts[name])
+
+
 def show_tree(client: Client, *, json: JSONOption = False) -> None:
     """Show the hierarchy: where each issuer's key is, how it stands, and what to worry about."""
     found = client.get("/hierarchy")["issuers"]
@@ -86,7 +91,7 @@ def show_tree(client: Client, *, json: JSONOption = False) -> None:
                 one["key"],
                 one["algorithm"],
                 one["not_after"],
-                f"{one['certificates']} ({one['revoked']} revoked)",
+                f"{_about(one, 'certificates', one)} ({_about(one, 'revoked', one)} revoked)",
                 "-" if crl is None else f"{crl['number']}, next {crl['next_update']}",
                 "; ".join(one["warnings"]),
             )
@@ -198,7 +203,8 @@ def remote_status(client: Client) -> dict[str, Any]:
 
 def remote_pairs(found: dict[str, Any]) -> list[tuple[str, object]]:
     """Return `remote_status` for `show_pairs`: what is waiting, what was issued, and how fresh the CRLs are."""
-    pairs = [("version", found["version"]), ("time", found["time"]), *found["counts"].items()]
+    counts = [(name, _about(found, name, found["counts"])) for name in found["counts"]]
+    pairs = [("version", found["version"]), ("time", found["time"]), *counts]
     for issuer, crl in found["crls"].items():
         words = "none" if crl is None else f"{crl['number']}, next update {crl['next_update']}"
         pairs.append((f"CRL of {issuer}", words + (", OVERDUE" if crl and crl.get("overdue") else "")))

@@ -192,7 +192,8 @@ def status(state: State = Path("var"), *, as_json: JSONOption = False) -> None:
     place = Layout(state.resolve())
     if not supervisor.running(place):
         raise OperatorError(f"nothing runs in {place.state}", f"start it with: chancery up --state {state}")
-    answers = health.look(place, read_suite(place))
+    suite = read_suite(place)
+    answers, warnings = health.look(place, suite), health.warnings(suite)
     remote: dict[str, Any] = {}
     if answers["ca"] is None and os.access(place.client, os.R_OK):
         client = Client(read_config(place.client))
@@ -201,9 +202,11 @@ def status(state: State = Path("var"), *, as_json: JSONOption = False) -> None:
         finally:
             client.close()
     if as_json:
-        show_json({"processes": {name: answer or "healthy" for name, answer in answers.items()}, "ca": remote})
+        processes = {name: answer or "healthy" for name, answer in answers.items()}
+        show_json({"processes": processes, "warnings": warnings, "ca": remote})
     else:
         pairs = [(name, answer or "healthy") for name, answer in answers.items()]
-        show_pairs([*pairs, *(remote_pairs(remote) if remote else ())])
+        told = [("warning", one) for one in warnings]
+        show_pairs([*pairs, *(remote_pairs(remote) if remote else ()), *told])
     if any(answers.values()):
         raise typer.Exit(1)

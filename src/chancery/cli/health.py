@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from collections.abc import Callable
@@ -16,6 +17,11 @@ from chancery.offline.media import read_file
 
 STALE_SECONDS = 10.0
 MAX_HEALTH = 16 * 1024
+_OCSP_WARNINGS = {
+    "delegates": "no answers for {issuer}: {detail}",
+    "waiting": "no delegate for {issuer} yet: {detail}",
+    "ending": "the delegate of {issuer} ends {detail} and has no successor",
+}
 
 
 def wait(layout: Layout, suite: Suite, seconds: float, alive: Callable[[], bool]) -> None:
@@ -75,6 +81,21 @@ def look(layout: Layout, suite: Suite) -> dict[str, str | None]:
         "ocsp": ask("ocsp", f"{suite.ocsp_url}/readyz"),
         "tsa": ask("tsa", suite.tsa_url.removesuffix("/tsa") + "/readyz"),
     }
+
+
+def warnings(suite: Suite) -> list[str]:
+    """Return what keeps the OCSP responder from answering for some issuers, or soon will, as it says itself."""
+    with contextlib.suppress(httpx.HTTPError, OSError, ValueError):
+        found = httpx.get(f"{suite.ocsp_url}/health", timeout=5.0, trust_env=False).json()
+        if not isinstance(found, dict):
+            return []
+        return [
+            f"OCSP: {what.format(issuer=issuer, detail=str(detail)[:200])}"
+            for key, what in _OCSP_WARNINGS.items()
+            if isinstance(one := found.get(key), dict)
+            for issuer, detail in sorted(one.items())
+        ]
+    return []
 
 
 def _ask(url: str, layout: Layout) -> str | None:

@@ -12,6 +12,7 @@ from chancery.ports.crls import (
     RevokedEntry,
 )
 from chancery.ports.hierarchy import (
+    COUNTED,
     Act,
     CertificateKind,
     FurtherCertificate,
@@ -76,6 +77,7 @@ from chancery.ports.values import (
 
 __all__ = [
     "COMPLETE",
+    "COUNTED",
     "Act",
     "BlockedKey",
     "CRLDraft",

@@ -8,6 +8,9 @@ import enum
 
 from chancery.ports.crls import CRLRecord, RevokedEntry
 
+COUNTED = 1000
+"""Certificates up to so many are counted for people; more are estimated."""
+
 
 class CertificateKind(enum.Enum):
     """
@@ -132,12 +135,17 @@ class Takeover:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HierarchyNode:
-    """One issuer as the hierarchy view shows it."""
+    """
+    One issuer as the hierarchy view shows it. Counts above `COUNTED` are estimates.
+
+    `last_expiry` is of its certificates that end last, exact to the day. `delegate`: whether one of an OCSP
+    delegate is valid now; None: it has many certificates, and none of those looked at is.
+    """
 
     record: IssuerRecord
     key: KeyPlace | None
     certificates: int
     revoked: int
     last_expiry: datetime.datetime | None
-    delegate: bool
+    delegate: bool | None
     crl: CRLRecord | None

@@ -339,9 +339,9 @@ class Directory(Protocol):
 
     async def hierarchy(self, delegates: Sequence[str]) -> list[HierarchyNode]:
         """
-        Return every issuer with its key's place, counts and CRL: for people, as it reads every status.
+        Return every issuer with its key's place, counts and CRL, this without its DER.
 
-        `delegates` are the profiles of OCSP delegates.
+        `delegates` are the profiles of OCSP delegates. What it takes does not grow with the certificates.
         """
 
     async def search(self, query: CertificateQuery) -> list[StoredCertificate]: ...
@@ -370,7 +370,11 @@ class Directory(Protocol):
         """Switch a profile off or on, with its event, and tell whether that is new; else nothing is stored."""
 
     async def counts(self) -> Mapping[str, int]:
-        """Requests waiting, requests taken, certificates, revoked, unconfirmed, for `chancery status`."""
+        """
+        Requests waiting, requests taken, certificates, revoked, unconfirmed, for `chancery status`.
+
+        Certificates and revoked are estimates when they are above `COUNTED`.
+        """
 
     async def record(self, events: Sequence[Event]) -> None:
         """Journal events that have no other effect (logins, refusals)."""

@@ -12,6 +12,7 @@ from chancery.batching import Batcher
 from chancery.errors import ErrorType, PKIError
 from chancery.ports import (
     COMPLETE,
+    COUNTED,
     BlockedKey,
     CertificateQuery,
     Clock,
@@ -77,33 +78,60 @@ _CONDITIONS = {
     "before": "c.certificate_id < %(before)s",
 }
 
-_COUNTS = """
-SELECT
-    (SELECT count(*) FROM chancery.request WHERE state = 'waiting'),
-    (SELECT count(*) FROM chancery.request WHERE state = 'taken'),
-    (SELECT count(*) FROM chancery.certificate),
-    (SELECT count(*) FROM chancery.certificate_status WHERE state = 'revoked'),
-    (SELECT count(*) FROM chancery.certificate_status WHERE state = 'unconfirmed')"""
+# Up to `COUNTED` rows are counted. What is more is estimated, from what the server knows of its tables: no
+# statement here reads more when there are more.
+_FEW = f"(SELECT count(*) FROM (SELECT FROM chancery.{{}} LIMIT {COUNTED + 1}) AS few)"  # noqa: S608 - put together from constants
+_ABOVE = f"CASE WHEN {{0}} <= {COUNTED} THEN {{0}} ELSE greatest({COUNTED} + 1, coalesce({{1}}, 0)::bigint) END"
+_COUNTS = f"""
+SELECT (SELECT count(*) FROM chancery.request WHERE state = 'waiting'),
+    (SELECT count(*) FROM chancery.request WHERE state = 'taken' AND worker IS NOT NULL),
+    {_ABOVE.format("c.few", "c.many")}, {_ABOVE.format("r.few", "r.many")},
+    (SELECT count(*) FROM chancery.certificate_status WHERE state = 'unconfirmed')
+FROM (SELECT {_FEW.format("certificate")} AS few, (
+        SELECT sum(greatest(reltuples, 0)) FROM pg_catalog.pg_class JOIN pg_catalog.pg_inherits ON oid = inhrelid
+        WHERE inhparent = 'chancery.certificate'::regclass) AS many) AS c,
+    (SELECT {_FEW.format("certificate_status WHERE state = 'revoked'")} AS few, (
+        SELECT reltuples FROM pg_catalog.pg_class
+        WHERE oid = 'chancery.certificate_status_entries'::regclass) AS many) AS r"""  # noqa: S608 - put together from constants
 
+_BRIEF = rows.CRL_COLUMNS.replace(" der,", " ''::bytea,").replace(", tail", ", NULL::bytea")
+"""A CRL without its DER, which of a large one is megabytes."""
+_DELEGATE = "c.profile = ANY (%(delegates)s::text[]) AND c.not_before <= %(at)s AND c.not_after > %(at)s"
+# Serials begin with the day of expiry: the highest are of those that end last. `shares` are of the statistics.
 _HIERARCHY = f"""
 WITH issuer AS ({rows.ISSUERS}),
-valid AS (SELECT issuer_id, count(*) AS many, max(not_after) AS until,
-        bool_or(profile = ANY (%(delegates)s::text[]) AND not_before <= %(at)s AND not_after > %(at)s) AS delegate
-    FROM chancery.certificate GROUP BY issuer_id),
-revoked AS (SELECT issuer_id, count(*) AS many FROM chancery.certificate_status
-    WHERE state = 'revoked' GROUP BY issuer_id)
+recent AS MATERIALIZED (
+    SELECT issuer_id, bool_or({_DELEGATE}) AS delegate FROM (
+        SELECT * FROM chancery.certificate ORDER BY certificate_id DESC LIMIT {COUNTED}) AS c GROUP BY issuer_id),
+shares AS (
+    SELECT u.id, u.share * greatest(t.reltuples, 0) AS many FROM pg_catalog.pg_class AS t
+    JOIN pg_catalog.pg_stats AS s
+        ON (s.schemaname, s.tablename, s.attname) = ('chancery', t.relname, 'issuer_id'),
+    unnest(s.most_common_vals::text::integer[], s.most_common_freqs) AS u (id, share)
+    WHERE t.oid = 'chancery.certificate_status'::regclass)
 SELECT i.*, k.place, k.module, k.device, k.software, k.imported,
-    coalesce(v.many, 0), coalesce(r.many, 0), v.until, coalesce(v.delegate, false), c.*
+    CASE WHEN v.seen <= {COUNTED} THEN v.many ELSE greatest({COUNTED} + 1, coalesce(h.many, 0)::bigint) END,
+    {_ABOVE.format("r.few", "c.entries")}, v.until,
+    CASE WHEN coalesce(v.delegate, false) OR coalesce(n.delegate, false) THEN true
+        WHEN v.seen <= {COUNTED} THEN false END, c.*
 FROM issuer AS i
 LEFT JOIN chancery.issuer_key AS k USING (issuer_id)
-LEFT JOIN valid AS v USING (issuer_id)
-LEFT JOIN revoked AS r USING (issuer_id)
-LEFT JOIN LATERAL (SELECT {rows.CRL_COLUMNS} FROM chancery.crl AS l WHERE l.issuer_id = i.issuer_id
+LEFT JOIN recent AS n USING (issuer_id)
+LEFT JOIN shares AS h ON h.id = i.issuer_id
+CROSS JOIN LATERAL (
+    SELECT count(*) AS seen, count(c.serial) AS many, max(c.not_after) AS until, bool_or({_DELEGATE}) AS delegate
+    FROM (SELECT serial FROM chancery.certificate_status AS s WHERE s.issuer_id = i.issuer_id
+        ORDER BY serial DESC LIMIT {COUNTED + 1}) AS s
+    LEFT JOIN chancery.certificate AS c ON (c.serial, c.issuer_id) = (s.serial, i.issuer_id)) AS v
+CROSS JOIN LATERAL (SELECT {
+    _FEW.format("certificate_status AS s WHERE s.issuer_id = i.issuer_id AND s.state = 'revoked'")
+} AS few) AS r
+LEFT JOIN LATERAL (SELECT {_BRIEF} FROM chancery.crl AS l WHERE l.issuer_id = i.issuer_id
     AND l.shard = 0 AND l.base_number IS NULL ORDER BY l.number DESC LIMIT 1) AS c ON true
 ORDER BY i.issuer_id"""  # noqa: S608 - put together from constants
 _ISSUER_ID = "SELECT issuer_id FROM chancery.issuer WHERE name = %s"
-# One look at an index for each, however many there were before it. The DER of a large one is megabytes.
-_OF_SCOPE = f"""SELECT {rows.CRL_COLUMNS.replace(" der,", " ''::bytea,").replace(", tail", ", NULL::bytea")}
+# One look at an index for each, however many there were before it.
+_OF_SCOPE = f"""SELECT {_BRIEF}
     FROM chancery.crl AS l WHERE l.issuer_id = s.issuer_id AND l.shard = s.shard AND l.base_number IS {{}} NULL
     ORDER BY l.number DESC LIMIT 1"""  # noqa: S608 - put together from constants
 _CRLS = f"""
@@ -247,7 +275,7 @@ class PgDirectory:
         return [_node(row) for row in await self._pool.fetch(_HIERARCHY, values)]
 
     async def counts(self) -> Mapping[str, int]:
-        """Return requests waiting, requests taken, certificates, revoked, unconfirmed."""
+        """Return requests waiting, requests taken, certificates, revoked, unconfirmed; above `COUNTED`, about."""
         found = await self._pool.fetch(_COUNTS)
         names = ("waiting", "taken", "certificates", "revoked", "unconfirmed")
         return dict(zip(names, found[0], strict=True))

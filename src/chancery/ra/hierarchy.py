@@ -89,7 +89,7 @@ def _warnings(node: HierarchyNode, certificate: x509.Certificate, at: datetime.d
         return found
     if node.crl is None:
         found.append("it has published no CRL")
-    if not node.delegate:
+    if node.delegate is False:
         found.append("it has no valid OCSP delegate")
     if node.key is not None and node.key.imported:
         found.append("its key was outside a token before it was imported (R7)")

@@ -12,14 +12,15 @@ from chancery.ports import HierarchyNode
 from chancery.ra.hierarchy import roots_first, standing
 from chancery.web.bodies import read_query
 from chancery.web.service import Call, json
-from chancery.web.views import CRLView, NoQuery, View, crl_view
+from chancery.web.views import CRLView, NoQuery, View, crl_view, estimated
 
 
 class HierarchyView(View, frozen=True, kw_only=True):
     """
     One issuer of the tree. `state`: issuing, default, deactivated, expired or elsewhere. `key` says where it is.
 
-    `cross` counts its certificates beside the current one.
+    `cross` counts its certificates beside the current one. `estimated`: which of the counts are estimates.
+    `delegate` is null when none was found among those looked at, of many.
     """
 
     name: str
@@ -34,7 +35,8 @@ class HierarchyView(View, frozen=True, kw_only=True):
     cross: int
     certificates: int
     revoked: int
-    delegate: bool
+    estimated: list[str]
+    delegate: bool | None
     crl: CRLView | None = None
     warnings: list[str]
 
@@ -71,6 +73,7 @@ def _view(node: HierarchyNode, depth: int, names: dict[int, str], at: datetime.d
         cross=len(record.further),
         certificates=node.certificates,
         revoked=node.revoked,
+        estimated=estimated({"certificates": node.certificates, "revoked": node.revoked}),
         delegate=node.delegate,
         crl=crl_view(node.crl, at),
         warnings=list(judged.warnings),

@@ -21,6 +21,7 @@ from chancery.web.views import (
     OperatorList,
     StatusView,
     crl_view,
+    estimated,
     operator_view,
 )
 
@@ -88,6 +89,7 @@ async def status(call: Call) -> Response:
             version=call.service.version,
             time=now,
             counts={**counts, "reports_open": opened, "reports_overdue": overdue},
+            estimated=estimated(counts),
             crls={name: crl_view(complete.get(issuer_id), now) for issuer_id, name in names.items()},
             warnings=age_warnings(crls, names, now),
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import datetime
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct, structs
 
 from chancery.pkix.profile import Profile
 from chancery.ports import (
+    COUNTED,
     BlockedKey,
     CRLRecord,
     Operator,
@@ -443,13 +444,23 @@ class OperatorList(View, frozen=True, kw_only=True):
 
 
 class StatusView(View, frozen=True, kw_only=True):
-    """Counts, each issuer's complete CRL, and `warnings` of the age of any CRL (R14)."""
+    """
+    Counts, each issuer's complete CRL, and `warnings` of the age of any CRL (R14).
+
+    `estimated` names the counts that are estimates: of certificates and revoked when there are many.
+    """
 
     version: str
     time: datetime.datetime
     counts: dict[str, int]
+    estimated: list[str] = []
     crls: dict[str, CRLView | None]
     warnings: list[str] = []
+
+
+def estimated(counts: Mapping[str, int]) -> list[str]:
+    """Return the names of those counts that are estimates."""
+    return [name for name, many in counts.items() if name in {"certificates", "revoked"} and many > COUNTED]
 
 
 class HealthView(View, frozen=True, kw_only=True):
