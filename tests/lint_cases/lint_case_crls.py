@@ -35,6 +35,11 @@ def entry(*extensions):
     return der.sequence(der.tlv(2, b"\x02" * 17), der.time(START - DAY), der.sequence(*extensions))
 
 
+def idp(*fields):
+    return ext(oids.ISSUING_DISTRIBUTION_POINT, der.sequence(*fields), critical=True)
+
+
+OTHER_ISSUER = ext(oids.CERTIFICATE_ISSUER, der.sequence(der.tlv(0xA4, ISSUER)), critical=True)
 CRLS = {
     "crl_clean": crl,
     "crl_clean_empty": lambda: crl(entries=()),
@@ -91,6 +96,40 @@ CRLS = {
     "crl_invalidity_date_fraction": lambda: crl(
         entries=(entry(ext(oids.INVALIDITY_DATE, der.tlv(der.GENERALIZED_TIME, b"20261101000000.5Z"))),)
     ),
+    "crl_idp_empty": lambda: crl(extensions=(AKI, NUMBER, idp())),
+    "crl_idp_of_users_and_cas": lambda: crl(extensions=(AKI, NUMBER, idp(b"\x81\x01\xff", b"\x82\x01\xff"))),
+    "crl_idp_false": lambda: crl(extensions=(AKI, NUMBER, idp(b"\x81\x01\x00"))),
+    "crl_idp_relative": lambda: crl(
+        extensions=(
+            AKI,
+            NUMBER,
+            idp(der.tlv(0xA0, der.tlv(0xA1, der.sequence(der.oid("2.5.4.3"), der.utf8_string("x"))))),
+        )
+    ),
+    "crl_number_trailing": lambda: crl(extensions=(AKI, ext(oids.CRL_NUMBER, der.integer(7) + b"\x00"))),
+    "crl_freshest_empty": lambda: crl(extensions=(AKI, NUMBER, ext(oids.FRESHEST_CRL, der.sequence()))),
+    "crl_aia_ocsp": lambda: crl(extensions=(AKI, NUMBER, t.authority_info_access("http://a.example/ocsp", None))),
+    "crl_clean_aia": lambda: crl(
+        extensions=(AKI, NUMBER, t.authority_info_access(None, "http://a.example/a.cer"))
+    ),
+    "crl_delta_base_negative": lambda: crl(extensions=(AKI, NUMBER, crl_template.delta_crl_indicator(-1))),
+    "crl_entry_unknown_critical": lambda: crl(entries=(entry(ext("1.2.3.4", der.null(), critical=True)),)),
+    "crl_entry_extension_twice": lambda: crl(entries=(entry(*[ext(oids.CRL_REASON, der.enumerated(1))] * 2),)),
+    "crl_entry_extensions_empty": lambda: crl(entries=(entry(),)),
+    "crl_entry_of_another_issuer": lambda: crl(entries=(entry(OTHER_ISSUER),)),
+    "crl_clean_indirect": lambda: crl(
+        entries=(entry(OTHER_ISSUER),), extensions=(AKI, NUMBER, idp(b"\x84\x01\xff"))
+    ),
+    "crl_invalidity_date_critical": lambda: crl(
+        entries=(
+            entry(ext(oids.INVALIDITY_DATE, der.tlv(der.GENERALIZED_TIME, b"20261101000000Z"), critical=True)),
+        )
+    ),
+    "crl_serial_zero": lambda: crl(entries=(crl_template.entry(b"\x00", START, 4),)),
+    "crl_serial_negative": lambda: crl(entries=(crl_template.entry(b"\x81" + bytes(16), START, 4),)),
+    "crl_serial_21_octets": lambda: crl(entries=(crl_template.entry(b"\x01" * 21, START, 4),)),
+    "crl_serial_of_one_octet": lambda: crl(entries=(crl_template.entry(b"\x05", START, 4),)),
+    "crl_serial_not_minimal": lambda: crl(entries=(crl_template.entry(b"\x00\x05", START, 4),)),
     "crl_truncated": lambda: crl()[:-1],
     "crl_trailing": lambda: crl() + b"\x00",
 }

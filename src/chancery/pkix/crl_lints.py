@@ -8,10 +8,12 @@ from chancery.asn1 import der, oids
 from chancery.asn1.signature import BY_IDENTIFIER
 from chancery.pkix.crl_view import CRLView
 from chancery.pkix.finding import Finding, Severity
-from chancery.pkix.view import EncodedExtension, EncodedTime, encoded_time, read_extensions
+from chancery.pkix.view import EncodedExtension, EncodedTime, der_problem, encoded_time, read_extensions
 
 CRLLint = Callable[[CRLView], Iterator[Finding]]
 _CRITICAL = frozenset({oids.ISSUING_DISTRIBUTION_POINT, oids.DELTA_CRL_INDICATOR})
+_KNOWN_OF_ENTRIES = frozenset({oids.CRL_REASON, oids.INVALIDITY_DATE, oids.CERTIFICATE_ISSUER})
+_SEQUENCES = frozenset({oids.FRESHEST_CRL, oids.ISSUER_ALT_NAME, oids.AUTHORITY_INFO_ACCESS})
 _REMOVED = 8
 _REASONS = frozenset({1, 2, 3, 4, 5, 6, 8, 9, 10})
 
@@ -100,21 +102,62 @@ def extensions(crl: CRLView) -> Iterator[Finding]:
             yield _error("extension_criticality", f"{one.oid} {word} critical", "RFC 5280 5.2")
 
 
+def extension_values(crl: CRLView) -> Iterator[Finding]:
+    """RFC 5280 5.2: each extension's value is DER; a sequence of at least one has one."""
+    for one in crl.raw_extensions:
+        if (problem := der_problem(one.value)) is not None:
+            yield _error("extension_not_der", f"{one.oid}: {problem}", "RFC 5280 5.2")
+        elif one.oid in _SEQUENCES and not der.content(one.value):
+            yield _error("extension_empty", f"{one.oid} is an empty sequence", "RFC 5280 5.2")
+
+
+def distribution_point(crl: CRLView) -> Iterator[Finding]:
+    """RFC 5280 5.2.5: an issuingDistributionPoint says something, FALSE is absent, and one kind alone is TRUE."""
+    found = crl.raw(oids.ISSUING_DISTRIBUTION_POINT)
+    if found is None:
+        return
+    fields = dict(der.elements(found.value))
+    flags = {tag: der.content(fields[tag]) for tag in (0x81, 0x82, 0x84, 0x85) if tag in fields}
+    if not fields:
+        yield _error("idp_empty", "an issuingDistributionPoint that says nothing", "RFC 5280 5.2.5")
+    if set(flags.values()) - {b"\xff"}:
+        yield _error("idp_default", "an issuingDistributionPoint that writes FALSE out", "X.690 11.5")
+    if len(flags.keys() - {0x84}) > 1:
+        yield _error("idp_kinds", "a CRL of two kinds of certificates alone", "RFC 5280 5.2.5")
+    if 0xA0 in fields and der.content(fields[0xA0])[:1] == b"\xa1":
+        detail = "a distribution point's name is relative to the issuer"
+        yield Finding(Severity.WARNING, "crl.idp_relative", detail, "RFC 5280 4.2.1.13")
+
+
+def information_access(crl: CRLView) -> Iterator[Finding]:
+    """RFC 5280 5.2.7: a CRL's authorityInfoAccess says where its issuer's certificates are, and nothing else."""
+    found = crl.raw(oids.AUTHORITY_INFO_ACCESS)
+    descriptions = der.elements(found.value) if found is not None else []
+    if any(der.Reader(one).enter().oid() != oids.AD_CA_ISSUERS for _, one in descriptions):
+        yield _error("aia_method", "an access method other than caIssuers", "RFC 5280 5.2.7")
+
+
 def delta(crl: CRLView) -> Iterator[Finding]:
-    """RFC 5280 5.2.4, 5.2.6: a delta's number is above its base's, and it names no delta of its own."""
+    """RFC 5280 5.2.4, 5.2.6: a delta's number is above its base's, a CRL number; it names no delta of its own."""
     base, number_ = crl.raw(oids.DELTA_CRL_INDICATOR), crl.raw(oids.CRL_NUMBER)
     if base is None or number_ is None:
         return
     if der.Reader(base.value).integer() >= der.Reader(number_.value).integer():
         yield _error("delta_number", "the number of a delta is not above that of its base", "RFC 5280 5.2.4")
+    if der.content(base.value)[0] & 0x80:
+        yield _error("delta_base", "the number of a delta's base is negative", "RFC 5280 5.2.4")
     if crl.raw(oids.FRESHEST_CRL) is not None:
         yield _error("delta_freshest", "a delta names a freshestCRL", "RFC 5280 5.2.6")
 
 
 def revoked_list(crl: CRLView) -> Iterator[Finding]:
-    """RFC 5280 5.1.2.6: without revoked certificates the list is absent; no serial stands twice."""
+    """RFC 5280 5.1.2.6: without revoked certificates the list is absent; no serial stands twice; each is one."""
     if crl.empty_list:
         yield _error("empty_list", "revokedCertificates is present and empty", "RFC 5280 5.1.2.6")
+    if crl.odd_serials:
+        # Not an error: what a CA that was taken over issued can be revoked.
+        detail = "a serial number that is not positive, or of more than 20 octets"
+        yield Finding(Severity.WARNING, "crl.serial_form", detail, "RFC 5280 4.1.2.2")
     if crl.repeated:
         yield _error("serial_repeated", "a serial number stands twice", "RFC 5280 5.1.2.6")
 
@@ -154,12 +197,38 @@ def entry_reasons(crl: CRLView) -> Iterator[Finding]:
                 yield _error("reason_critical", "reasonCode is critical", "RFC 5280 5.3")
 
 
+def entry_extensions(crl: CRLView) -> Iterator[Finding]:
+    """RFC 5280 5.1.2.6, 5.3: no empty extensions, none twice; none critical but certificateIssuer."""
+    if any(tail.endswith(b"Z\x30\x00") for tail in crl.tails):
+        yield _error("entry_extensions_empty", "crlEntryExtensions without an extension", "RFC 5280 5.1.2.6")
+    for _, found in _entries(crl):
+        types = [one.oid for one in found]
+        if len(set(types)) != len(types):
+            yield _error("entry_extension_repeated", "an extension of an entry stands twice", "RFC 5280 5.3")
+        for one in found:
+            if one.critical and one.oid not in _KNOWN_OF_ENTRIES:
+                yield _error("entry_extension_critical", f"{one.oid} is critical", "RFC 5280 5.3")
+
+
+def entry_issuer(crl: CRLView) -> Iterator[Finding]:
+    """RFC 5280 5.3.3: certificateIssuer is critical, in indirect CRLs alone."""
+    point = crl.raw(oids.ISSUING_DISTRIBUTION_POINT)
+    indirect = point is not None and 0x84 in dict(der.elements(point.value))
+    for _, found in _entries(crl):
+        for one in found:
+            if one.oid == oids.CERTIFICATE_ISSUER and not (one.critical and indirect):
+                detail = "certificateIssuer that is not critical, or in what is no indirect CRL"
+                yield _error("certificate_issuer", detail, "RFC 5280 5.3.3")
+
+
 def entry_invalidity(crl: CRLView) -> Iterator[Finding]:
-    """RFC 5280 5.3.2: invalidityDate is GeneralizedTime in whole seconds, Zulu."""
+    """RFC 5280 5.3.2: invalidityDate is GeneralizedTime in whole seconds, Zulu, not critical."""
     for _, found in _entries(crl):
         for one in found:
             if one.oid != oids.INVALIDITY_DATE:
                 continue
+            if one.critical:
+                yield _error("invalidity_critical", "invalidityDate is critical", "RFC 5280 5.3.2")
             text = der.Reader(one.value).take(der.GENERALIZED_TIME)
             if len(text) != 15 or not text.endswith(b"Z") or not text[:-1].isdigit():
                 yield _error("invalidity_date", "invalidityDate is not YYYYMMDDHHMMSSZ", "RFC 5280 5.3.2")
@@ -174,9 +243,14 @@ LINTS: tuple[CRLLint, ...] = (
     number,
     authority_key_identifier,
     extensions,
+    extension_values,
+    distribution_point,
+    information_access,
     delta,
     revoked_list,
     entry_dates,
+    entry_extensions,
+    entry_issuer,
     entry_reasons,
     entry_invalidity,
 )

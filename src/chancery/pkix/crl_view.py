@@ -29,6 +29,8 @@ WINDOW = 1 << 20
 _REASON = rb"\x30\x0a" + der.oid(oids.CRL_REASON) + rb"\x04\x03\x0a\x01[\x01-\x06\x09\x0a]"
 _INVALIDITY = rb"\x30\x18" + der.oid(oids.INVALIDITY_DATE) + rb"\x04\x11\x18\x0f\d{14}Z"
 _EXTENSIONS = ((12, _REASON), (26, _INVALIDITY), (38, _REASON + _INVALIDITY))
+_LONGEST = 20
+"""Octets of a serial number (RFC 5280 4.1.2.2)."""
 _ISSUER = der.oid(oids.CERTIFICATE_ISSUER)
 
 
@@ -38,8 +40,8 @@ class CRLView:
     A CRL's fields as encoded (RFC 5280 5.1). `next_update` None: absent.
 
     `tails` are the distinct encodings after the serial in its entries, but of the usual ones, in which nothing can
-    be wrong, no more than the latest time; `repeated` says that a serial stands
-    twice. `empty_list` says that revokedCertificates is present without an element.
+    be wrong, no more than the latest time; `repeated` says that a serial stands twice, `odd_serials` that one is
+    not positive or too long. `empty_list` says that revokedCertificates is present without an element.
     """
 
     version: int | None
@@ -50,6 +52,7 @@ class CRLView:
     next_update: EncodedTime | None
     entries: int
     repeated: bool
+    odd_serials: bool
     empty_list: bool
     tails: frozenset[bytes]
     raw_extensions: tuple[EncodedExtension, ...]
@@ -72,6 +75,7 @@ class EntryScan:
         self.size = 0
         self.count = 0
         self.repeated = False
+        self.odd = False
         self.ascending = True
         self.tails: set[bytes] = set()
         self._days: set[bytes] = set()
@@ -84,7 +88,7 @@ class EntryScan:
         at, end = 0, len(entries)
         while at < end:
             size = entries[at + 3] if end - at > 3 else 0
-            run = _usual(size).match(entries, at, min(at + WINDOW, end)) if 0 < size <= 20 else None
+            run = _usual(size).match(entries, at, min(at + WINDOW, end)) if 1 < size <= _LONGEST else None
             if run is None or run.end() == at or not self._many(size, run[0]):
                 at = self._one(entries, at)
             else:
@@ -109,6 +113,11 @@ class EntryScan:
         inner, begin, stop = der.header(data, start, following)
         if (tag, inner) != (der.SEQUENCE, der.INTEGER):
             raise der.malformed("an entry of a CRL is another value")
+        # Its usual form is one of positive serials.
+        der.check(data[start:stop])
+        self.odd = (
+            self.odd or not 0 < stop - begin <= _LONGEST or int.from_bytes(data[begin:stop], signed=True) <= 0
+        )
         tail = data[stop:following]
         if _ISSUER in tail:
             # RFC 5280 5.3.3: from here on the serials are another issuer's.
@@ -137,11 +146,11 @@ class EntryScan:
 def _usual(size: int) -> re.Pattern[bytes]:
     """Match as many usual entries as there are whose serials have this many octets, every length as it must be."""
     time = rb"\x17\x0d[0-4]\d{5}(?:[01]\d|2[0-3])[0-5]\d[0-5]\dZ"
-    start = rb"\x%02x\x02\x%02x.{%d}" + time
-    ways = [start % (2 + size + 15, size, size)]
-    ways += [
-        start % (4 + size + 15 + more, size, size) + rb"\x30\x%02x" % more + form for more, form in _EXTENSIONS
-    ]
+    # Positive, and in its fewest octets.
+    serial = rb"(?:[\x01-\x7f].|\x00[\x80-\xff]).{%d}" % (size - 2)
+    start = rb"\x%02x\x02\x%02x" + serial + time
+    ways = [start % (2 + size + 15, size)]
+    ways += [start % (4 + size + 15 + more, size) + rb"\x30\x%02x" % more + form for more, form in _EXTENSIONS]
     return re.compile(rb"(?:\x30(?:" + b"|".join(ways) + rb"))*", re.DOTALL)
 
 
@@ -265,6 +274,7 @@ def _view(
         next_update=next_update,
         entries=scan.count,
         repeated=scan.repeated,
+        odd_serials=scan.odd,
         empty_list=layout.revoked < layout.start and not scan.size,
         tails=frozenset(scan.tails),
         raw_extensions=raw_extensions,
