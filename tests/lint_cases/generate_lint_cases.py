@@ -291,6 +291,14 @@ CERTIFICATES = {
     ),
     "organisation_with_spaces": lambda: cert(subject=attr(A["O"], der.UTF8_STRING, b" a "), eku=None),
     "mail_attribute_no_mailbox": lambda: cert(subject=attr(A["emailAddress"], der.IA5_STRING, b"olga"), eku=None),
+    "mail_attribute_in_san": lambda: cert(
+        subject=attr(A["emailAddress"], der.IA5_STRING, b"Olga@EXAMPLE.org"),
+        san=san_of(b"\x81\x10Olga@example.org"),
+        eku=None,
+    ),
+    "mail_attribute_of_ca": lambda: cert(
+        **{**CA, "subject": attr(A["emailAddress"], der.IA5_STRING, b"ca@example.org")}
+    ),
     "domain_component": lambda: cert(subject=t.name(((A["DC"], "org"), (A["DC"], "ex-1"))), eku=None),
     "domain_component_of_two": lambda: cert(subject=attr(A["DC"], der.IA5_STRING, b"a.b"), eku=None),
     "key_usage_of_nine_bits": lambda: cert(ku=t.key_usage((0, 4, 8))),

@@ -16,7 +16,14 @@ from chancery.pkix.extension_rules import Extensions
 from chancery.pkix.key import check_key, key_kind, proof_of_possession, spki_der
 from chancery.pkix.rule import duration
 from chancery.pkix.rules import SecondOpinions, Validity
-from chancery.pkix.subject_granting import Attributes, NamePlan, SubjectPlan, check_common_name, refuse
+from chancery.pkix.subject_granting import (
+    Attributes,
+    NamePlan,
+    SubjectPlan,
+    check_common_name,
+    check_mail_attribute,
+    refuse,
+)
 from chancery.pkix.subject_rules import Names, Subject
 from chancery.pkix.wish import Wish, read_wish
 
@@ -175,6 +182,7 @@ def grant(profile: Profile, asked: Requested, limits: IssuerLimits, at: datetime
     subject = plan.subject.grant(asked.subject, dropped, multi_valued=asked.multi_valued)
     names = plan.names.grant(asked.csr_names, asked.names, dropped)
     check_common_name(profile.subject, subject.attributes, names)
+    check_mail_attribute(subject.attributes, names)
     if limits.constraints:
         check_names(limits.constraints, subject.attributes, names)
     not_before, not_after = _validity(profile.validity, asked.wish, limits, at, dropped)

@@ -108,6 +108,18 @@ def mail_names(cert: CertificateView) -> Iterator[Finding]:
         yield _error("mail_nameless", "emailProtection without an rfc822Name", "RFC 8550 3")
 
 
+def mail_attributes(cert: CertificateView) -> Iterator[Finding]:
+    """RFC 5280 4.1.2.6: a mailbox in the subject stands in subjectAltName, too (of old CAs often not)."""
+    for attribute in cert.subject:
+        if attribute.type != oids.ATTRIBUTES["emailAddress"]:
+            continue
+        mailbox = attribute.value.lower()
+        if not any(one.tag == MAIL_NAME and one.value.lower() == mailbox for one in cert.names or ()):
+            severity = Severity.WARNING if cert.is_ca else Severity.ERROR
+            detail = "an emailAddress in the subject is not one of the subjectAltNames"
+            yield Finding(severity, "pkix.mail_attribute_not_in_san", detail, "RFC 5280 4.1.2.6")
+
+
 LINTS: tuple[Callable[[CertificateView], Iterator[Finding]], ...] = (
     extended_key_usage_consistent,
     any_extended_key_usage,
@@ -116,4 +128,5 @@ LINTS: tuple[Callable[[CertificateView], Iterator[Finding]], ...] = (
     ocsp_signing_alone,
     server_names,
     mail_names,
+    mail_attributes,
 )

@@ -132,5 +132,9 @@ class ProfileFile(Table, frozen=True, kw_only=True):
             raise ValueError("policy_ca is for profiles of a CA that no ceremony signs")
         if not self.names.types and self.subject.common_name == "one-of-names":
             raise ValueError("common_name = one-of-names, and no names are granted")
+        if "emailAddress" in (*self.subject.required, *self.subject.optional, *self.subject.fixed) and (
+            "email" not in self.names.types
+        ):
+            raise ValueError("an emailAddress in the subject, and no names of type email (RFC 5280 4.1.2.6)")
         if self.subject.common_name == "one-of-names" and "CN" in self.subject.pattern:
             raise ValueError("the CN repeats a name: put its pattern into the rules of names")

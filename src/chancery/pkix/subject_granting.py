@@ -245,6 +245,13 @@ def _domain(value: str, domains: tuple[str, ...]) -> str | None:
     return f"the profile grants names at {', '.join(domains)}"
 
 
+def check_mail_attribute(subject: Attributes, names: Sequence[str]) -> None:
+    """Refuse an emailAddress that is in the subject alone: RFC 5280 4.1.2.6 wants it in subjectAltName."""
+    for oid, value in subject:
+        if oid == ATTRIBUTES["emailAddress"] and f"email:{names_.email_address(value)}" not in names:
+            raise refuse(f"the emailAddress {value!r} is not one of the subjectAltNames (RFC 5280 4.1.2.6)")
+
+
 def check_common_name(rule: Subject, subject: Attributes, names: Sequence[str]) -> None:
     """Refuse a CN that repeats no subjectAltName, where the profile wants that (BR 7.1.4.3)."""
     if rule.common_name == "any":

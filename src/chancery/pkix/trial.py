@@ -51,7 +51,7 @@ _EXTENSIONS = {
     ),
     oids.QC_STATEMENTS: der.sequence(der.sequence(der.oid(oids.QC_COMPLIANCE))),
 }
-_VALUES = {"C": "XX", "emailAddress": "trial@example.org"}
+_VALUES = {"C": "XX", "emailAddress": "trial@trial.example.org"}
 _ISSUER = template.name(((ATTRIBUTES["CN"], "Issuer of trials"),))
 _ALGORITHM = ALGORITHMS["Ed25519"].identifier
 
@@ -119,15 +119,28 @@ def sample(profile: Profile, kind: str, *, full: bool) -> Requested:
 def _names(profile: Profile, *, full: bool) -> list[str]:
     rule = profile.names
     found = {kind: _name(rule, kind) for kind in rule.types}
+    if mailbox := _mailbox(profile.subject, found.get("email", ""), full=full):
+        found["email"] = mailbox
     if full:
         names = list(found.values())
         if rule.wildcards:
             names.insert(0, f"dns:*.{_suffix(rule.wildcard_suffixes or rule.dns_suffixes, rule.dns_forbidden)}")
-        return names[: rule.max]
+        # What is needed stands first, before the most that there may be is reached.
+        return sorted(names, key=lambda one: one != mailbox)[: rule.max]
     # As little as a request may say: it has to be called something.
-    required = [found[kind] for kind in rule.required_types]
+    required = [found[kind] for kind in (*rule.required_types, *(("email",) if mailbox else ()))]
     nameless = not profile.subject.required and not profile.subject.fixed and not profile.subject.default
     return required or (list(found.values())[:1] if rule.required or nameless else [])
+
+
+def _mailbox(rule: Subject, name: str, *, full: bool) -> str | None:
+    """What the subject has for an emailAddress, as a name: it has to be one of them (RFC 5280 4.1.2.6)."""
+    short = "emailAddress"
+    if said := rule.fixed.get(short) or ("" if full else rule.default.get(short, "")):
+        return f"email:{said}"
+    if short not in (*rule.required, *(rule.optional if full else ())):
+        return None
+    return f"email:{_example(rule, short, full=False)}" if short in rule.pattern else name
 
 
 def _suffix(suffixes: tuple[str, ...], forbidden: tuple[str, ...]) -> str:
@@ -162,7 +175,9 @@ def _subject(rule: Subject, names: list[str], *, full: bool) -> tuple[tuple[str,
     found = []
     for short in (*rule.required, *(rule.optional if full else ())):
         value = _VALUES.get(short, "Trial")[: rule.bound(short)]
-        if short in rule.pattern:
+        if short == "emailAddress":
+            value = next((one for one in names if one.startswith("email:")), value).removeprefix("email:")
+        elif short in rule.pattern:
             value = _example(rule, short, full=full)
         elif short == "CN" and rule.common_name == "one-of-names":
             # The shortest is most likely to fit; a CN that cannot is one that the profile never grants.

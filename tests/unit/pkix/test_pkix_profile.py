@@ -243,7 +243,8 @@ def test_the_subject_keeps_its_order_and_fixed_values_stand_first():
 )
 def test_a_subject_outside_the_profile_is_refused(subject, message):
     profile = _profile(
-        ('required = ["CN"]', 'required = ["CN"]\noptional = ["C", "DC", "emailAddress", "serialNumber"]')
+        ('required = ["CN"]', 'required = ["CN"]\noptional = ["C", "DC", "emailAddress", "serialNumber"]'),
+        ("[extensions]", '[names]\ntypes = ["email"]\n[extensions]'),
     )
     assert message in _refused(profile, _asked(subject))
 
@@ -256,10 +257,11 @@ def test_a_shorter_bound_than_the_rfcs_holds():
 
 def test_string_types_are_the_rfcs():
     profile = _profile(
-        ('required = ["CN"]', 'required = ["CN"]\noptional = ["C", "DC", "emailAddress", "serialNumber"]')
+        ('required = ["CN"]', 'required = ["CN"]\noptional = ["C", "DC", "emailAddress", "serialNumber"]'),
+        ("[extensions]", '[names]\ntypes = ["email"]\n[extensions]'),
     )
     subject = (("C", "XX"), ("DC", "example"), ("serialNumber", "1"), ("CN", "ä"), ("emailAddress", "a@b.example"))
-    granted = grant(profile, _asked(subject), LIMITS, START)
+    granted = grant(profile, _asked(subject, ("email:a@b.example",)), LIMITS, START)
     for part in (b"\x13\x02XX", b"\x16\x07example", b"\x13\x011", b"\x0c\x02\xc3\xa4", b"\x16\x0ba@b.example"):
         assert part in granted.subject
 

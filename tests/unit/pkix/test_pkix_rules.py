@@ -235,6 +235,31 @@ def test_a_subject_s_rules_that_contradict_are_refused_when_loaded(subject, word
     assert words in _not_loaded(subject=subject)
 
 
+def test_a_mailbox_in_the_subject_is_one_of_the_names():
+    """RFC 5280 4.1.2.6."""
+    with_mail = {"subject": 'required = ["CN"]\noptional = ["emailAddress"]', "names": 'types = ["dns", "email"]'}
+    profile = _profile(**with_mail)
+    subject = (("CN", "a"), ("emailAddress", "olga@EXAMPLE.org"))
+    assert ("email:olga@example.org",) == _grant(profile, subject, ["email:olga@example.org"]).names
+    assert "not one of the subjectAltNames" in _refused(profile, subject, ["email:erik@example.org"])
+    assert () == _grant(profile).names
+    assert "no names of type email" in _not_loaded(subject='required = ["emailAddress"]')
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        'required = ["emailAddress"]',
+        'required = ["CN"]\noptional = ["emailAddress"]\ndefault = { emailAddress = "a@example.org" }',
+        'required = ["CN"]\nfixed = { emailAddress = "a@example.org" }',
+        'required = ["emailAddress"]\npattern = { emailAddress = "[a-z]+@example\\\\.org" }',
+    ],
+)
+def test_a_profile_with_a_mailbox_in_the_subject_can_be_tried(subject):
+    names = 'types = ["dns", "email"]\nemail_domains = ["example.org"]\nmax = 1'
+    _profile(subject=subject, names=names)
+
+
 # The names
 
 RULES = """
