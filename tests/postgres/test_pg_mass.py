@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import hashlib
 import json
 
 import psycopg
@@ -231,6 +232,49 @@ def test_a_web_process_taken_over_cannot_approve_for_itself_nor_lengthen_the_lis
                 ra.execute(f"UPDATE chancery.revocation_job SET {change}")
     bureau.work(above=2)
     assert (JobState.UNAPPROVED, []) == (bureau.job(job.job_id).state, bureau.revoked())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spki_sha256": hashlib.sha256(b"key 90").digest()},
+        {"subject": "CN=SUBJECT 90"},
+        {"spki_sha256": hashlib.sha256(b"key 90").digest(), "subject": ""},
+    ],
+)
+def test_one_person_with_two_certificates_is_not_two(bureau, changes):
+    """A renewed certificate is a new operator; its key or its subject tell whose."""
+    job = bureau.confirmed()
+    bureau.office.issue(93, requestor="bootstrap", **changes)
+    again = Operator(fingerprint(93), "olga-2", frozenset({Role.OFFICER, Role.ADMINISTRATOR}))
+    bureau.office.directory(lambda d: d.add_operator(again, AT, []))
+    bureau.ask(mass.approve, again, job.job_id, job.digest)
+    bureau.work(above=2)
+    assert (JobState.UNAPPROVED, []) == (bureau.job(job.job_id).state, bureau.revoked())
+    bureau.ask(mass.approve, ADAM, job.job_id, job.digest)
+    bureau.work(above=2)
+    assert [1, 2, 3] == bureau.revoked()
+
+
+def test_a_long_list_in_pieces_needs_the_second_person_too(bureau):
+    def piece(number: int, who: Operator = OLGA):
+        chosen = Selection(subject=f"CN=subject {number}", requestor="alice")
+        return bureau.confirmed(mass.MassWish(chosen, RevocationReason.SUPERSEDED), who)
+
+    piece(1)
+    piece(2)
+    third = piece(3)
+    bureau.work(above=2)
+    assert (JobState.UNAPPROVED, [1, 2]) == (bureau.job(third.job_id).state, bureau.revoked())
+    bureau.ask(mass.approve, ADAM, third.job_id, third.digest)
+    bureau.work(above=2)
+    assert [1, 2, 3] == bureau.revoked()
+    # What was approved does not count, nor what is older than a day.
+    bureau.clock.advance(86401)
+    piece(4)
+    bureau.work(above=2)
+    assert [1, 2, 3, 4] == bureau.revoked()
+    assert [] == bureau.findings()
 
 
 def test_a_list_that_is_not_what_it_says_is_refused_as_a_whole(bureau):

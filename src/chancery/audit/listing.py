@@ -57,6 +57,6 @@ def _entry(index: int | None, event_id: int, body: str | None) -> Entry | None:
         value = json.loads(body or "")
         detail = json.dumps(value["detail"], sort_keys=True, ensure_ascii=False)
         at, kind, actor, subject = (str(value[key]) for key in ("at", "kind", "actor", "subject"))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return Entry(index, event_id, at, kind, actor, subject, detail)

@@ -39,7 +39,7 @@ def _act(entry: JournalEntry) -> Act | None:
         at = datetime.datetime.fromisoformat(value["at"])
         kind, actor, subject = (str(value[key]) for key in ("kind", "actor", "subject"))
         detail = dict(value["detail"])
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return Act(entry.event_id, at, kind, actor, subject, detail) if at.tzinfo else None
 

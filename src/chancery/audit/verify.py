@@ -231,7 +231,7 @@ def _retired(bodies: Sequence[str]) -> list[range]:
         try:
             detail = json.loads(body)["detail"]
             found.append(range(int(detail["at_least"] or 0), int(detail["below"])))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return found
 
@@ -240,7 +240,7 @@ def _claims(body: str) -> str:
     try:
         value = json.loads(body)
         return f"; it now says {value['kind']!s:.60} of {value['subject']!s:.80}"
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return "; it is no event any more"
 
 
@@ -277,6 +277,6 @@ def _waiting(store: JournalStore, before: datetime.datetime, found: _Findings) -
 def _time(body: str) -> datetime.datetime | None:
     try:
         time = datetime.datetime.fromisoformat(json.loads(body)["at"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return time if time.tzinfo else None

@@ -9,17 +9,22 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from chancery.asn1 import crl as template
 from chancery.ca.revocation import BATCH, settlements_of
+from chancery.errors import ErrorType, PKIError
 from chancery.ports import Clock, Event, EventDetail, EventKind, RevocationRequest, RevocationStore
 from chancery.ports.mass import Approval, JobStanding, JobState, JobStore
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MassSettings:
-    """A list longer than `two_persons_above` needs the word of a second officer or administrator."""
+    """
+    More than `two_persons_above` certificates need the word of a second officer or administrator.
+
+    They are counted over all lists that one person confirmed within a day.
+    """
 
     two_persons_above: int = 100
 
@@ -33,30 +38,51 @@ def decide_jobs(jobs: JobStore, store: RevocationStore, clock: Clock, worker: st
     Decide about every job that is due, and return how many there were.
 
     The registration side is not trusted: the list is counted and hashed again, and who asked for it and who
-    approved it are looked up. PKIError(SYSTEM_UNAVAIL) when the database is away.
+    approved it are looked up. A job that cannot be decided is refused, and holds up nothing.
+    PKIError(SYSTEM_UNAVAIL) when the database is away.
     """
     due = jobs.due()
     for job_id in due:
         standing = jobs.standing(job_id)
-        if standing.job.state is JobState.WAITING and standing.job.rehearsal:
-            _rehearse(jobs, store, clock, worker, standing)
-        else:
-            _decide(jobs, clock, worker, standing, settings)
+        try:
+            if standing.job.state is JobState.WAITING and standing.job.rehearsal:
+                _rehearse(jobs, store, clock, worker, standing)
+            else:
+                _decide(jobs, clock, worker, standing, settings)
+        except Exception as error:
+            if standing.job.state is JobState.RUNNING or _passes(error):
+                raise
+            why = "it could not be decided"
+            _mover(jobs, standing, clock, worker)(JobState.REFUSED, EventKind.JOB_REFUSED, why, why=why)
     return len(due)
 
 
-def _decide(jobs: JobStore, clock: Clock, worker: str, standing: JobStanding, settings: MassSettings) -> None:
-    job, now = standing.job, clock.now()
+def _passes(error: Exception) -> bool:
+    """Tell of a failure that is none of the job's: the database is away."""
+    return isinstance(error, PKIError) and error.type is ErrorType.SYSTEM_UNAVAIL
+
+
+def _mover(jobs: JobStore, standing: JobStanding, clock: Clock, worker: str) -> Callable[..., None]:
+    """Return what moves this job on, with its event."""
+    job = standing.job
 
     def move(state: JobState, kind: EventKind, detail: str | None, **told: str | int) -> None:
         said: EventDetail = {"size": job.size, "digest": job.digest.hex(), "requestor": job.requestor, **told}
-        jobs.move(standing, state, detail, [Event(kind, now, worker, f"revocation-job:{job.job_id}", said)])
+        event = Event(kind, clock.now(), worker, f"revocation-job:{job.job_id}", said)
+        jobs.move(standing, state, detail, [event])
+
+    return move
+
+
+def _decide(jobs: JobStore, clock: Clock, worker: str, standing: JobStanding, settings: MassSettings) -> None:
+    job = standing.job
+    move = _mover(jobs, standing, clock, worker)
 
     if job.state is JobState.RUNNING:
         move(JobState.DONE, EventKind.JOB_FINISHED, None, done=job.done, refused=job.refused)
     elif (why := _refusal(standing)) is not None:
         move(JobState.REFUSED, EventKind.JOB_REFUSED, why, why=why)
-    elif job.size <= settings.two_persons_above:
+    elif job.size + standing.unapproved_before <= settings.two_persons_above:
         move(JobState.RUNNING, EventKind.JOB_STARTED, None)
     elif (approval := _approval(standing)) is not None:
         move(
@@ -68,7 +94,9 @@ def _decide(jobs: JobStore, clock: Clock, worker: str, standing: JobStanding, se
     else:
         # Whoever approved it may not, or saw something else.
         who = ", ".join(one.operator for one in standing.approvals)
-        why = f"more than {settings.two_persons_above}: a second officer or administrator has to approve it"
+        why = (
+            f"more than {settings.two_persons_above} in a day: a second officer or administrator has to approve it"
+        )
         move(JobState.UNAPPROVED, EventKind.JOB_UNAPPROVED, why, why=why, not_counted=who)
 
 

@@ -98,7 +98,12 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Approval:
-    """Somebody's word on a job. `may`: an officer or administrator, now."""
+    """
+    Somebody's word on a job.
+
+    `may`: an officer or administrator, now, with another key and another subject than who asked: a renewed
+    certificate makes a second operator of one person.
+    """
 
     approval_id: int
     operator: str
@@ -108,13 +113,19 @@ class Approval:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobStanding:
-    """What a job is judged by: its list as it is stored, and who stands behind it."""
+    """
+    What a job is judged by: its list as it is stored, and who stands behind it.
+
+    `unapproved_before`: how many certificates the same person's jobs of the day before it were about, those that
+    were started without anybody else's word.
+    """
 
     job: Job
     size: int
     digest: bytes
     requestor_may: bool
     approvals: tuple[Approval, ...]
+    unapproved_before: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -153,7 +153,7 @@ FROM chancery.certificate_status AS s {_SEEN.format("number")} {_SEEN.format("ba
 WHERE s.issuer_id = %(issuer)s AND (s.state = 'revoked' OR s.state = 'good' AND s.released_at IS NOT NULL)
   AND (%(shard)s = 0 OR s.shard = %(shard)s) ORDER BY s.serial"""  # noqa: S608 - put together from constants
 
-_STRAYS = """
+_STRAYS = f"""
 SELECT 'event', e.subject, e.kind FROM chancery.journal_event AS e
 WHERE e.kind IN ('certificate.intent', 'certificate.issued', 'certificate.unconfirmed', 'certificate.revoked',
     'certificate.suspended', 'certificate.reinstated')
@@ -167,7 +167,7 @@ WHERE e.kind = 'request.received' AND NOT EXISTS (
     SELECT FROM chancery.request AS r
     WHERE 'transaction:' || r.transaction_id = e.subject AND r.requestor = (e.body::json) ->> 'actor')
 AND NOT EXISTS (SELECT FROM chancery.retired AS t
-    WHERE t.source = 'certificate' AND t.newest >= ((e.body::json) ->> 'at')::timestamptz)
+    WHERE t.source = 'certificate' AND t.newest >= {rows.EVENT_TIME})
 UNION ALL
 SELECT 'status', issuer_id || ':' || encode(serial, 'hex'), '' FROM chancery.certificate_status AS s
 WHERE NOT EXISTS (SELECT FROM chancery.intent AS i WHERE (i.issuer_id, i.serial) = (s.issuer_id, s.serial))
@@ -188,7 +188,7 @@ AND NOT EXISTS (SELECT FROM chancery.retired AS t WHERE t.source = 'journal_even
 UNION ALL
 SELECT 'blocked', e.subject, '' FROM chancery.journal_event AS e
 WHERE e.kind = 'key.blocked' AND NOT EXISTS (
-    SELECT FROM chancery.blocked_key AS b WHERE 'key:' || encode(b.spki_sha256, 'hex') = e.subject)"""
+    SELECT FROM chancery.blocked_key AS b WHERE 'key:' || encode(b.spki_sha256, 'hex') = e.subject)"""  # noqa: S608 - put together from constants
 _STRAYS_IN = f"""
 SELECT * FROM ({_STRAYS}) AS stray (kind, subject, detail)
 WHERE %(issuer)s::integer IS NULL OR kind IN ('received', 'request', 'revocation', 'blocked')
@@ -446,9 +446,12 @@ _REVOKING = {
 def _revocation_ids(one: AuditedSerial) -> list[int]:
     found = []
     for entry in one.entries:
-        event = json.loads(entry.body)
+        try:
+            event = json.loads(entry.body)
+        except (ValueError, RecursionError):
+            continue
         detail = event.get("detail")
         number = detail.get("revocation") if isinstance(detail, dict) else None
-        if event.get("kind") in _REVOKING and isinstance(number, int):
+        if event.get("kind") in _REVOKING and isinstance(number, int) and 0 < number < 2**63:
             found.append(number)
     return found

@@ -79,7 +79,7 @@ WHERE state = 'waiting'
         SELECT FROM chancery.revocation_request AS q WHERE q.job_id = j.job_id AND q.state = 'waiting')
 ORDER BY job_id LIMIT 100"""
 _MAY = """
-SELECT o.name FROM chancery.operator AS o
+SELECT o.name, c.spki_sha256, c.subject FROM chancery.operator AS o
 JOIN chancery.certificate AS c ON sha256(c.der) = o.fingerprint
 JOIN chancery.certificate_status AS s USING (issuer_id, serial)
 WHERE o.name = ANY (%s::text[]) AND o.removed_at IS NULL AND s.state = 'good'
@@ -88,10 +88,15 @@ _APPROVALS = """
 SELECT approval_id, operator, digest FROM chancery.revocation_approval
 WHERE job_id = %s AND approval_id > (SELECT seen FROM chancery.revocation_job WHERE job_id = %s)
 ORDER BY approval_id LIMIT 100"""
+_BEFORE = """
+SELECT coalesce(sum(o.size), 0)::bigint FROM chancery.revocation_job AS j JOIN chancery.revocation_job AS o
+    ON o.requestor = j.requestor AND o.job_id <> j.job_id AND o.state IN ('running', 'done')
+    AND o.sample_serials IS NULL AND o.received_at > j.received_at - interval '1 day'
+WHERE j.job_id = %s AND NOT EXISTS (SELECT FROM chancery.revocation_approval AS a WHERE a.job_id = o.job_id)"""
 _SAMPLE = """
 SELECT i.issuer_id, i.serial, j.reason, j.requestor, j.received_at
 FROM chancery.revocation_job AS j, unnest(j.sample_issuers, j.sample_serials) AS i (issuer_id, serial)
-WHERE j.job_id = %s"""
+WHERE j.job_id = %s AND i.issuer_id IS NOT NULL AND i.serial IS NOT NULL"""
 _MOVE = """
 UPDATE chancery.revocation_job SET state = %s, detail = %s, seen = greatest(seen, %s)
 WHERE job_id = %s AND state = %s RETURNING job_id"""
@@ -107,10 +112,11 @@ LEFT JOIN LATERAL (
     SELECT der FROM chancery.crl WHERE issuer_id = i.issuer_id ORDER BY number DESC LIMIT 1) AS c ON true
 LEFT JOIN LATERAL (
     SELECT event_id, ((body::json) ->> 'at')::timestamptz AS at FROM chancery.journal_event
-    WHERE subject = 'crl:' || i.name AND kind = 'crl.published' ORDER BY event_id DESC LIMIT 1) AS p ON true
+    WHERE subject = 'crl:' || i.name AND kind = 'crl.published' AND writer = current_user
+    ORDER BY event_id DESC LIMIT 1) AS p ON true
 LEFT JOIN LATERAL (
     SELECT ((body::json) ->> 'at')::timestamptz AS at FROM chancery.journal_event
-    WHERE subject = 'crl:' || i.name AND kind = 'crl.intent' AND event_id < p.event_id
+    WHERE subject = 'crl:' || i.name AND kind = 'crl.intent' AND writer = current_user AND event_id < p.event_id
     ORDER BY event_id DESC LIMIT 1) AS b ON true
 WHERE i.issuer_id = ANY (%s::integer[])"""
 
@@ -249,9 +255,14 @@ class PgJobStore:
             [(size, digest)] = _read(connection, _OF_JOB, (job_id,))
             words = _read(connection, _APPROVALS, (job_id, job_id))
             names = sorted({row[1], *(word[1] for word in words)})
-            may = {name for (name,) in _read(connection, _MAY, (names,))}
-        approvals = tuple(Approval(number, who, bytes(seen), who in may) for number, who, seen in words)
-        return JobStanding(_job(row), size, bytes(digest), row[1] in may, approvals)
+            may = {name: (bytes(key), subject) for name, key, subject in _read(connection, _MAY, (names,))}
+            [(before,)] = _read(connection, _BEFORE, (job_id,))
+        first = may.get(row[1])
+        approvals = tuple(
+            Approval(number, who, bytes(seen), who in may and not _same_person(may[who], first))
+            for number, who, seen in words
+        )
+        return JobStanding(_job(row), size, bytes(digest), first is not None, approvals, before)
 
     def sample(self, job_id: int) -> list[RevocationRequest]:
         """Return the sample of a rehearsal, as if each were a request."""
@@ -282,6 +293,13 @@ class PgJobStore:
             if state is JobState.REFUSED:
                 connection.execute(_REFUSE_ALL, (detail, job.job.job_id))
             insert_events(connection, events)
+
+
+def _same_person(one: tuple[bytes, str], other: tuple[bytes, str] | None) -> bool:
+    """Tell by (key, subject) of two operators' certificates; an empty subject says nothing."""
+    if other is None:
+        return False
+    return one[0] == other[0] or (one[1] != "" and one[1].casefold() == other[1].casefold())
 
 
 def _read(connection: PgConnection, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:

@@ -18,6 +18,7 @@ from chancery.errors import OperatorError
 from chancery.pkix.usage import CODE_SIGNING, KEPT
 from chancery.ports import Event, EventDetail, EventKind
 from chancery.postgres.journal import insert_events
+from chancery.postgres.rows import EVENT_TIME
 from chancery.postgres.session import Connection, PgConnection, connect, translated
 
 MIN_YEARS = 2
@@ -40,7 +41,7 @@ _NEWEST = {
         SELECT count(*), max(not_after), max(not_after) FILTER (
             WHERE position(%(code_signing)s::bytea IN tbs) > 0) + %(kept)s::interval FROM {intents}""",
     TOKENS: "SELECT count(*), max(gen_time), NULL::timestamptz FROM {partition}",
-    EVENTS: "SELECT count(*), max((body::json ->> 'at')::timestamptz), NULL::timestamptz FROM {partition}",
+    EVENTS: f"SELECT count(*), max({EVENT_TIME}), NULL::timestamptz FROM {{partition}}",  # noqa: S608 - put together from constants
 }
 _RULE = {"code_signing": CODE_SIGNING, "kept": KEPT}
 # R16: an entry appears once more after its end, so the newest CRL has to be later than that.

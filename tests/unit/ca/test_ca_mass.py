@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cakit import CA, make_csr
 from chancery.ca.mass import MassSettings, decide_jobs
 from chancery.ca.worker import Worker, WorkerSettings
-from chancery.errors import PKIError
+from chancery.errors import ErrorType, PKIError
 from chancery.ports import RevocationReason, RevocationRequest
 from chancery.ports.mass import Approval, CRLStanding, Job, JobStanding, JobState
 from fakes import START, Faults
@@ -72,6 +73,8 @@ def _decided(standing: JobStanding, above: int = 100) -> MemoryJobs:
         ({"approvals": (dataclasses.replace(ADAM, operator="olga"),)}, 2, JobState.UNAPPROVED),
         ({"approvals": (dataclasses.replace(ADAM, may=False),)}, 2, JobState.UNAPPROVED),
         ({"approvals": (dataclasses.replace(ADAM, digest=b"x" * 32),)}, 2, JobState.UNAPPROVED),
+        ({"unapproved_before": 2}, 5, JobState.RUNNING),
+        ({"unapproved_before": 3}, 5, JobState.UNAPPROVED),
         ({"size": 4}, 3, JobState.REFUSED),
         ({"digest": b"x" * 32}, 3, JobState.REFUSED),
         ({"requestor_may": False}, 3, JobState.REFUSED),
@@ -91,6 +94,25 @@ def test_an_outage_decides_nothing_twice(at, mode):
         decide_jobs(jobs, ca.store, ca.clock, "worker-1", MassSettings())
     decide_jobs(jobs, ca.store, ca.clock, "worker-1", MassSettings())
     assert (JobState.RUNNING, 1) == (jobs.now.job.state, len(jobs.events))
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (TypeError("nobody foresaw it"), JobState.REFUSED),
+        (PKIError(ErrorType.SYSTEM_FAILURE, "the database refused"), JobState.REFUSED),
+        (PKIError(ErrorType.SYSTEM_UNAVAIL, "the database is away"), JobState.WAITING),
+    ],
+)
+def test_a_job_that_cannot_be_decided_holds_up_nothing(error, state):
+    class Poisoned(MemoryJobs):
+        def sample(self, job_id: int) -> list[RevocationRequest]:
+            raise error
+
+    ca, jobs = CA(), Poisoned(dataclasses.replace(STANDING, job=dataclasses.replace(JOB, rehearsal=True)))
+    with pytest.raises(PKIError) if state is JobState.WAITING else contextlib.nullcontext():
+        decide_jobs(jobs, ca.store, ca.clock, "worker-1", MassSettings())
+    assert state is jobs.now.job.state
 
 
 def test_r22_a_rehearsal_predicts_the_crl_and_revokes_nothing():
