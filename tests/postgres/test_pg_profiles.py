@@ -9,7 +9,7 @@ import pytest
 from pgdata import SECOND, WORKER, Office, certificate, event, intent, new_request
 
 from chancery.errors import OperatorError
-from chancery.ports import EventKind, ProfileRecord, RequestState
+from chancery.ports import EventKind, ProfileRecord, RequestState, Role
 from chancery.postgres.requests import request_fingerprint
 from chancery.postgres.session import connect
 from pg import AT
@@ -25,6 +25,18 @@ def office(database):
 def _taken(office):
     [found] = office.store.take(WORKER, 10, AT)
     return found
+
+
+def test_a_request_of_an_operator_that_was_removed_says_so_when_it_is_taken(office):
+    office.operator(2, "rita", Role.REQUESTOR)
+    office.submit("t1", requestor="rita")
+    assert not _taken(office).requestor_removed
+    office.submit("t2", requestor="rita")
+    office.directory(lambda d: d.remove_operator("rita", AT, []))
+    assert _taken(office).requestor_removed
+    # The installation asks under a name that is no operator's.
+    office.submit("t3", requestor="bootstrap")
+    assert not _taken(office).requestor_removed
 
 
 def test_a_profile_is_switched_off_and_on_for_the_worker_with_an_event_each(office):

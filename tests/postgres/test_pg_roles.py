@@ -410,6 +410,26 @@ def test_an_operator_is_removed_once_and_changed_never(full):
                 owner.execute(f"UPDATE chancery.operator SET {change}")
 
 
+@pytest.mark.parametrize("name", ["ra", "ocsp", "tsa", "auditor"])
+def test_who_is_not_the_worker_is_bounded_in_what_it_uses_up(full, name):
+    [(most,)] = full.sql("SELECT setting::integer FROM pg_settings WHERE name = 'max_connections'")
+    [(limit,)] = full.sql("SELECT rolconnlimit FROM pg_roles WHERE rolname = %s", f"chancery_{name}")
+    assert 0 < limit <= most // 3
+    with connect(full.database.role(name)) as connection:
+        assert ("4GB",) == connection.execute("SHOW temp_file_limit").fetchone()
+        assert "refused" == attempt(connection, "SET temp_file_limit = -1")
+        for unseen in ("(true, 'x', 'y')", "(false, 'x', 'y'::bytea)"):
+            assert "refused" == attempt(connection, f"SELECT pg_logical_emit_message{unseen}")
+
+
+def test_all_bounds_together_leave_connections_to_the_worker(full):
+    [(most, bounded)] = full.sql(
+        "SELECT (SELECT setting::integer FROM pg_settings WHERE name = 'max_connections'),"
+        " sum(rolconnlimit) FROM pg_roles WHERE starts_with(rolname, 'chancery') AND rolconnlimit > 0"
+    )
+    assert bounded <= most * 9 // 10
+
+
 def test_a_stranger_does_not_get_in(full):
     full.sql("DROP ROLE IF EXISTS stranger")
     full.sql("CREATE ROLE stranger LOGIN PASSWORD 'x'")

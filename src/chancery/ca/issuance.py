@@ -207,6 +207,8 @@ def intent_of(
 
 def _prepare(issuing: Issuing, request: EnrolmentRequest, now: datetime.datetime) -> _Prepared:
     """Steps 1 and 2: nothing from the RA is trusted, so key and proof of possession are checked again."""
+    if request.requestor_removed:
+        raise PKIError(ErrorType.NOT_AUTHORIZED, f"{request.requestor} is no operator any more")
     profile = issuing.profiles.get(request.profile)
     if profile is None:
         raise PKIError(ErrorType.BAD_CERT_TEMPLATE, f"no profile named {request.profile!r}")

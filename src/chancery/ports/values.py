@@ -122,7 +122,8 @@ class EnrolmentRequest:
     `csr` is a PKCS#10 CertificationRequest (DER) whose signature is the proof of possession; `names` are
     subjectAltName entries asked for beside it, as `dns:…`, `ip:…`, `email:…` or `uri:…`. `issuer` is the
     name of the issuer asked for, or None for the profile's default. `wish` is the text of a `pkix.wish.Wish`.
-    `profile_active` tells whether the profile was switched off when the request was taken.
+    `profile_active` tells whether the profile was switched off when the request was taken, `requestor_removed`
+    whether who asked for it was an operator and is none any more.
     """
 
     request_id: int
@@ -136,6 +137,7 @@ class EnrolmentRequest:
     received_at: datetime.datetime
     wish: str | None = None
     profile_active: bool = True
+    requestor_removed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

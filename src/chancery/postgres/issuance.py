@@ -24,7 +24,8 @@ WHERE (SELECT set_config('synchronous_commit', 'off', true)) = 'off' AND request
     ORDER BY request_id LIMIT {bigint} FOR UPDATE SKIP LOCKED)
 RETURNING request_id, transaction_id, protocol, requestor, profile, issuer, csr, names, received_at, wish,
     coalesce((SELECT s.active FROM chancery.profile_switch AS s WHERE s.name = request.profile
-              ORDER BY s.switch_id DESC LIMIT 1), true)"""
+              ORDER BY s.switch_id DESC LIMIT 1), true),
+    EXISTS (SELECT FROM chancery.operator AS o WHERE o.name = request.requestor AND o.removed_at IS NOT NULL)"""
 _TAKE_ANY = Statement(_TAKE)
 _TAKE_IN_SCOPE = Statement(
     _TAKE.replace(

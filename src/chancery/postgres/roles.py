@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 
@@ -15,6 +16,10 @@ ROLES = ("chancery_owner", "chancery_ra", "chancery_worker", "chancery_ocsp", "c
 READERS = ("chancery_ocsp", "chancery_auditor")
 """Roles whose sessions are read-only from the start; their grants hold without it."""
 DATABASE = "chancery"
+_SHARES = {"chancery_ra": 30, "chancery_ocsp": 30, "chancery_tsa": 20, "chancery_auditor": 5}
+"""Percent of the server's connections that a role may have: none keeps the worker and the superuser out."""
+_TEMPORARY = "4GB"
+"""Most octets of temporary files of one session of these roles: a query must not fill the disk of the journal."""
 
 
 def create_roles(connection: Connection, passwords: Mapping[str, bytes], database: str = DATABASE) -> None:
@@ -32,6 +37,7 @@ def create_roles(connection: Connection, passwords: Mapping[str, bytes], databas
         superuser.execute("SELECT pg_advisory_lock(%s)", (0x43485704,))
         for role in ROLES:
             _create_role(superuser, role, passwords[role])
+        _limit(superuser)
         create_database(superuser, database)
     with translated(), connect(dataclasses.replace(connection, database=database)) as inside:
         withhold_functions(inside)
@@ -39,7 +45,8 @@ def create_roles(connection: Connection, passwords: Mapping[str, bytes], databas
 
 def withhold_functions(superuser: PgConnection) -> None:
     """
-    Leave advisory locks to the worker and to migrations, and large objects to nobody; in this database.
+    Leave advisory locks to the worker and to migrations, large objects and messages in the WAL to nobody; in this
+    database.
 
     PostgreSQL lets everybody take any advisory lock. Whoever held the suite's would stop CRLs, the journal or a
     worker's start. An administrator who is no superuser cannot change that: then it stays as it is.
@@ -47,7 +54,8 @@ def withhold_functions(superuser: PgConnection) -> None:
     found = superuser.execute(
         "SELECT oid::regprocedure::text, proname LIKE '%advisory%' FROM pg_catalog.pg_proc"
         " WHERE pronamespace = 'pg_catalog'::regnamespace"
-        " AND (proname LIKE 'pg\\_advisory%' OR proname LIKE 'pg\\_try\\_advisory%' OR proname LIKE 'lo\\_%')"
+        " AND (proname LIKE 'pg\\_advisory%' OR proname LIKE 'pg\\_try\\_advisory%' OR proname LIKE 'lo\\_%'"
+        " OR proname = 'pg_logical_emit_message')"
     ).fetchall()
     try:
         with superuser.transaction():
@@ -74,10 +82,24 @@ def _create_role(superuser: PgConnection, role: str, password: bytes) -> None:
             verifier=sql.Literal(verifier),
         )
     )
+    # Whoever had its password may have given it settings that every session begins with.
+    superuser.execute(sql.SQL("ALTER ROLE {} RESET ALL").format(sql.Identifier(role)))
     if role in READERS:
         superuser.execute(
             sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(sql.Identifier(role))
         )
+
+
+def _limit(superuser: PgConnection) -> None:
+    """Bound what a role that was taken over uses up; an administrator who is no superuser bounds connections."""
+    [(most,)] = superuser.execute("SELECT setting::integer FROM pg_settings WHERE name = 'max_connections'")
+    for role, share in _SHARES.items():
+        name = sql.Identifier(role)
+        limit = sql.Literal(max(2, most * share // 100))
+        superuser.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(name, limit))
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege), superuser.transaction():
+            setting = sql.SQL("ALTER ROLE {} SET temp_file_limit = {}").format(name, sql.Literal(_TEMPORARY))
+            superuser.execute(setting)
 
 
 def create_database(superuser: PgConnection, database: str, template: str = "template0") -> None:

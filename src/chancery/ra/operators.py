@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+import unicodedata
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -52,6 +53,8 @@ async def add_operator(ra: RegistrationAuthority, actor: Operator, wish: Operato
     """
     authorise(actor, Operation.ADD_OPERATOR)
     _check(ra, wish)
+    if like := [one.name for one in await ra.directory.operators() if _looks(one.name) == _looks(wish.name)]:
+        raise PKIError(ErrorType.BAD_REQUEST, f"{like[0]!r} is an operator, and the name reads the same")
     stored = await _certificate(ra, wish)
     now = ra.clock.now()
     if stored.status.state is not StatusState.GOOD:
@@ -73,6 +76,11 @@ async def add_operator(ra: RegistrationAuthority, actor: Operator, wish: Operato
     return operator
 
 
+def _looks(name: str) -> str:
+    """Return what another case, composition or width of letters leaves of a name (UAX #15)."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
 async def remove_operator(ra: RegistrationAuthority, actor: Operator, name: str) -> None:
     """
     Remove an operator.
@@ -85,8 +93,11 @@ async def remove_operator(ra: RegistrationAuthority, actor: Operator, name: str)
 
 
 def _check(ra: RegistrationAuthority, wish: OperatorWish) -> None:
-    if not _NAME.fullmatch(wish.name) or not wish.name.isprintable() or wish.name != wish.name.strip():
-        raise PKIError(ErrorType.BAD_REQUEST, "an operator's name is 1 to 200 printable characters other than /")
+    written = wish.name.isprintable() and unicodedata.is_normalized("NFC", wish.name)
+    if not _NAME.fullmatch(wish.name) or not written or wish.name != wish.name.strip():
+        raise PKIError(
+            ErrorType.BAD_REQUEST, "an operator's name is 1 to 200 printable characters (NFC) other than /"
+        )
     if not wish.roles:
         raise PKIError(ErrorType.BAD_REQUEST, "an operator has at least one role")
     if Role.AUDITOR in wish.roles and len(wish.roles) > 1:

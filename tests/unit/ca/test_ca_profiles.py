@@ -33,6 +33,13 @@ def test_a_deactivated_profile_issues_nothing_and_says_so():
     assert EventKind.REQUEST_REFUSED in {event.kind for event in ca.store.events}
 
 
+def test_what_somebody_asked_for_who_was_removed_meanwhile_is_refused():
+    ca = CA()
+    refusal = ca.store.refusals[_ask(ca, requestor_removed=True)]
+    assert (ErrorType.NOT_AUTHORIZED, True) == (refusal.error, "no operator any more" in refusal.detail)
+    assert {} == ca.store.intents
+
+
 def test_a_wish_is_granted_and_one_that_cannot_be_read_refused():
     ca = CA()
     certificate = ca.certificate(_ask(ca, wish='{"duration":"12h"}'))
