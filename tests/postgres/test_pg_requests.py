@@ -288,7 +288,7 @@ def test_what_would_take_the_workers_memory_is_not_stored(office, column, value)
 
 
 def test_an_event_or_a_wish_without_bound_is_not_stored(office):
-    body = '{"kind": "k", "subject": "s", "detail": "%s"}'
+    body = event().body().replace('{"n":1}', '{"n":"%s"}')
     with connect(office.database.role("ra")) as connection:
         for statement, value in (
             ("INSERT INTO chancery.journal_event (body) VALUES (%s)", body % ("x" * 1048576)),
