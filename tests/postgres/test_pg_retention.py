@@ -248,7 +248,7 @@ def test_r28_the_entries_of_old_crls_go_and_their_rows_stay(office):
     # Nobody else takes a piece away, and what excuses it counts from the owner alone.
     with connect(owner) as connection, pytest.raises(psycopg.errors.RestrictViolation):
         connection.execute("DELETE FROM chancery.crl_part")
-    with connect(office.database.role("ra")) as connection:
+    with connect(office.database.role("worker")) as connection:
         insert_events(connection, [Event(EventKind.RETENTION_DROPPED, LATER, "eve", "crl:issuing", {"number": 8})])
     with PgAuditReader(office.database.role("auditor")) as reader:
         assert 3 == len(reader.entries([EventKind.RETENTION_DROPPED]))
