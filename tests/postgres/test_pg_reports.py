@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import hashlib
 
 import psycopg
 import pytest
@@ -11,6 +12,7 @@ from pgdata import DAY, SECOND, Office, error_of, event, serial
 
 from chancery.errors import ErrorType
 from chancery.ports.reports import Acted, Ground, NewReport, ReportAct
+from chancery.postgres.auditing import PgAuditReader
 from chancery.postgres.reports import PgReports
 from chancery.postgres.session import AsyncPool, connect
 from pg import AT
@@ -44,6 +46,14 @@ def add(office, *reports: NewReport) -> list[int]:
 
 def done(office, number: int, kind: ReportAct = ReportAct.REJECTED) -> None:
     ask(office, lambda book: book.act(number, Acted(kind, "words", "olga", AT + DAY), [event(f"act {number}")]))
+
+
+def test_the_auditor_reads_the_evidence_by_its_hash(office):
+    add(office, report())
+    with PgAuditReader(office.database.role("auditor")) as reader:
+        [found] = reader.reports()
+    digest = hashlib.sha256("see \ufffd there".encode()).digest()
+    assert (digest, AT, AT + DAY) == (found.evidence_sha256, found.received_at, found.answer_by)
 
 
 def test_the_most_urgent_is_first_and_closed_ones_are_left_out(office):

@@ -142,12 +142,23 @@ def _received(report: AuditedReport, act: Act, about: str) -> Iterator[Finding]:
         "key": None if report.spki_sha256 is None else report.spki_sha256.hex(),
         "reporter": report.reporter,
         "proven": report.proven,
-        "revoke_by": report.revoke_by.astimezone(datetime.UTC).isoformat(),
+        "revoke_by": _utc(report.revoke_by),
     }
+    more = {
+        "evidence_sha256": report.evidence_sha256.hex(),
+        "received_at": _utc(report.received_at),
+        "answer_by": _utc(report.answer_by),
+    }
+    # Events of earlier releases have none of these.
+    said |= more if more.keys() & act.detail.keys() else {}
     yield from trail.says(act, about, said)
     if act.actor != report.recorded_by:
         what = f"event {act.event_id} is {act.actor}'s, and the row says that {report.recorded_by} recorded it"
         yield Finding(Kind.JOURNAL_DIFFERS, about, what)
+
+
+def _utc(at: datetime.datetime) -> str:
+    return at.astimezone(datetime.UTC).isoformat()
 
 
 def _gone(acts: Sequence[Act], kinds: Sequence[EventKind], subjects: set[str]) -> Iterator[Finding]:

@@ -195,7 +195,11 @@ class AuditedJob:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditedReport:
-    """A problem report with what was done about it (act, words, operator, when), oldest first."""
+    """
+    A problem report with what was done about it (act, words, operator, when), oldest first.
+
+    `evidence_sha256` is over its evidence in UTF-8.
+    """
 
     report_id: int
     ground: str
@@ -207,6 +211,9 @@ class AuditedReport:
     recorded_by: str
     revoke_by: datetime.datetime
     retired: bool
+    evidence_sha256: bytes
+    received_at: datetime.datetime
+    answer_by: datetime.datetime
     acts: tuple[tuple[str, str, str, datetime.datetime], ...] = ()
 
 

@@ -83,7 +83,7 @@ _APPROVALS = """
 SELECT job_id, operator, digest, approved_at FROM chancery.revocation_approval ORDER BY approval_id"""
 _REPORTS = f"""
 SELECT report_id, ground, issuer, serial, spki_sha256, reporter, proven, recorded_by, revoke_by,
-    {_RETIRED.format("r")}
+    {_RETIRED.format("r")}, sha256(convert_to(evidence, 'UTF8')), received_at, answer_by
 FROM chancery.problem_report AS r ORDER BY report_id"""  # noqa: S608 - put together from constants
 _REPORT_ACTS = "SELECT report_id, kind, words, operator, at FROM chancery.problem_report_act ORDER BY act_id"
 

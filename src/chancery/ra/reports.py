@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.proof import check_compromise
@@ -44,7 +45,7 @@ async def add_report(ra: RegistrationAuthority, operator: Operator, wish: Report
     """
     authorise(operator, Operation.REPORT)
     now = ra.clock.now()
-    received = wish.received_at or now
+    received = (wish.received_at or now).astimezone(datetime.UTC)
     if not now - datetime.timedelta(days=365) <= received <= now:
         raise PKIError(ErrorType.BAD_REQUEST, "a report was received within the last year, not later")
     key, ground = wish.spki_sha256, wish.ground
@@ -61,8 +62,9 @@ async def add_report(ra: RegistrationAuthority, operator: Operator, wish: Report
         issuer=wish.issuer,
         serial=wish.serial,
         spki_sha256=key,
-        evidence=wish.evidence,
-        reporter=wish.reporter,
+        # As the database will hold it: the journal has its hash.
+        evidence=wish.evidence.replace("\0", "\ufffd"),
+        reporter=wish.reporter.replace("\0", "\ufffd"),
         proven=wish.proof is not None,
         recorded_by=operator.name,
         received_at=received,
@@ -72,8 +74,11 @@ async def add_report(ra: RegistrationAuthority, operator: Operator, wish: Report
         "issuer": wish.issuer,
         "serial": None if wish.serial is None else wish.serial.hex(),
         "key": None if key is None else key.hex(),
-        "reporter": wish.reporter,
+        "reporter": report.reporter,
+        "evidence_sha256": hashlib.sha256(report.evidence.encode()).hexdigest(),
         "proven": report.proven,
+        "received_at": report.received_at.isoformat(),
+        "answer_by": report.answer_by.isoformat(),
         "revoke_by": report.revoke_by.isoformat(),
     }
     report_id = await ra.reports.add(report, [ra.event(EventKind.REPORT_RECEIVED, operator.name, "", detail)])

@@ -13,6 +13,7 @@ from chancery.audit.trail import Act
 from chancery.ports.auditing import AuditedJob, AuditedReport
 
 AT = datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC)
+SECOND = datetime.timedelta(seconds=1)
 DIGEST = b"d" * 32
 JOB = AuditedJob(
     7, "alice", 4, "{}", 2, DIGEST, False, "done", False, 0, 2, 0, 0, 2, DIGEST, (("bob", DIGEST, AT),)
@@ -93,7 +94,20 @@ def test_events_without_a_job():
 
 
 REPORT = AuditedReport(
-    3, "key-compromise", None, None, b"k" * 32, "eve", True, "alice", AT, False, (("rejected", "no", "bob", AT),)
+    3,
+    "key-compromise",
+    None,
+    None,
+    b"k" * 32,
+    "eve",
+    True,
+    "alice",
+    AT,
+    False,
+    b"e" * 32,
+    AT,
+    AT,
+    (("rejected", "no", "bob", AT),),
 )
 ON = "problem-report:3"
 RECEIVED = Act(
@@ -108,10 +122,15 @@ RECEIVED = Act(
         "serial": None,
         "key": (b"k" * 32).hex(),
         "reporter": "eve",
+        "evidence_sha256": (b"e" * 32).hex(),
         "proven": True,
+        "received_at": AT.isoformat(),
+        "answer_by": AT.isoformat(),
         "revoke_by": AT.isoformat(),
     },
 )
+_NEW = {"evidence_sha256", "received_at", "answer_by"}
+EARLIER = dataclasses.replace(RECEIVED, detail={k: v for k, v in RECEIVED.detail.items() if k not in _NEW})
 DECIDED = Act(2, AT, "report.decided", "bob", ON, {"act": "rejected", "words": "no"})
 
 
@@ -130,6 +149,12 @@ DECIDED = Act(2, AT, "report.decided", "bob", ON, {"act": "rejected", "words": "
         ({}, (DECIDED,), [Kind.NOT_JOURNALLED]),
         ({"reporter": "nobody"}, (RECEIVED, DECIDED), [Kind.JOURNAL_DIFFERS]),
         ({"recorded_by": "mallory"}, (RECEIVED, DECIDED), [Kind.JOURNAL_DIFFERS]),
+        ({"evidence_sha256": bytes(32)}, (RECEIVED, DECIDED), [Kind.JOURNAL_DIFFERS]),
+        ({"received_at": AT + SECOND}, (RECEIVED, DECIDED), [Kind.JOURNAL_DIFFERS]),
+        ({"answer_by": AT + SECOND}, (RECEIVED, DECIDED), [Kind.JOURNAL_DIFFERS]),
+        # What an earlier release journalled has no hash.
+        ({"evidence_sha256": bytes(32)}, (EARLIER, DECIDED), []),
+        ({"reporter": "nobody"}, (EARLIER, DECIDED), [Kind.JOURNAL_DIFFERS]),
     ],
 )
 def test_what_a_report_is_found_with(changes, acts, expected):

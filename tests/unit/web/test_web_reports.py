@@ -17,7 +17,7 @@ from chancery.cli import client
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.key import spki_der
 from chancery.pkix.proof import check_compromise, statement
-from chancery.ports import Role
+from chancery.ports import EventKind, Role
 from chancery.ports.reports import Ground
 from suite import run
 from unit.web.served import serving
@@ -99,6 +99,21 @@ def test_r13_an_open_report_is_overdue_unanswered_after_a_day_and_undecided_afte
     ]
     for body in ({"decision": "revoke"}, {"decision": "reject", "words": "again"}):
         assert "decided already" in _decide(world, 400, **body)["detail"]
+
+
+def test_r29_the_journal_holds_a_report_so_that_an_edited_one_is_found(world):
+    came = (world.clock.now() - HOURS).astimezone(datetime.timezone(2 * HOURS))
+    _add(world, evidence="see\0this", reporter="e\0ve", received_at=came.isoformat(), **_certificate(world))
+    [told] = [one for one in world.memory.events if one.kind is EventKind.REPORT_RECEIVED]
+    [stored] = world.ask("olga", "GET", "reports").json()["reports"]
+    expected = {
+        "reporter": "e\ufffdve",
+        "evidence_sha256": hashlib.sha256(stored["evidence"].encode()).hexdigest(),
+        "received_at": came.astimezone(datetime.UTC).isoformat(),
+        "answer_by": (came + 24 * HOURS).astimezone(datetime.UTC).isoformat(),
+    }
+    assert expected == {key: told.detail[key] for key in expected}
+    assert "see\ufffdthis" == stored["evidence"]
 
 
 def test_a_report_is_decided_by_revoking_its_certificate_for_the_reason_of_its_ground(world):
