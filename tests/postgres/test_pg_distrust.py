@@ -48,13 +48,11 @@ WRITES = {
         EventKind.REQUEST_REFUSED,
         EventKind.PROCESS_STARTED,
         EventKind.PROCESS_STOPPED,
-        EventKind.TOKENS_RECORDED,
-        EventKind.TSA_CERTIFICATE,
-        EventKind.CLOCK_LOST,
-        EventKind.CLOCK_REGAINED,
-        EventKind.CLOCK_MOVED,
-        EventKind.CLOCK_SOURCE,
-        EventKind.LEAP_SECOND,
+        *(
+            kind
+            for kind in EventKind
+            if kind.value.startswith("tsa.") and not kind.value.startswith("tsa.client-")
+        ),
     },
 }
 """Kinds of event that a role may write."""
