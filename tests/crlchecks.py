@@ -87,6 +87,11 @@ def _parsed(der: bytes) -> tuple[x509.CertificateRevocationList, dict[int, Line]
     return crl, lines, wrong
 
 
+def lines_of(record: CRLRecord) -> dict[int, Line]:
+    """Return the entries of a CRL by serial."""
+    return _parsed(record.der)[1]
+
+
 def _code(reason: x509.ReasonFlags) -> int:
     return REMOVED if reason is x509.ReasonFlags.remove_from_crl else int(RevocationReason[reason.name.upper()])
 
@@ -175,8 +180,8 @@ class _Issuer:
         self, record: CRLRecord, base: CRLRecord, statuses: Mapping[int, CertificateStatus]
     ) -> Iterator[str]:
         """RFC 5280 5.2.4: a base and its delta say what a complete CRL would say at the time of the delta."""
-        lines = _parsed(record.der)[1]
-        combined = dict(_parsed(base.der)[1])
+        lines = lines_of(record)
+        combined = dict(lines_of(base))
         for serial, line in lines.items():
             if line.reason == REMOVED:
                 combined.pop(serial, None)
@@ -225,7 +230,7 @@ class _Issuer:
         """RFC 5280 5.2.4: what a delta of the same base listed, and is released now, is removed in this one."""
         for earlier in self.records:
             if (earlier.base, earlier.scope) == (record.base, record.scope) and earlier.number < record.number:
-                for serial, line in _parsed(earlier.der)[1].items():
+                for serial, line in lines_of(earlier).items():
                     status = statuses.get(serial)
                     released = status is not None and status.state is StatusState.GOOD
                     if line.reason != REMOVED and released and serial not in lines:
@@ -242,13 +247,13 @@ class _Issuer:
             return
         union: dict[int, Line] = {}
         for one in shards.values():
-            lines = _parsed(one.der)[1]
+            lines = lines_of(one)
             if union.keys() & lines.keys():
                 yield f"CRL {one.number} lists what another shard lists"
             union |= lines
         whole = {
             serial: line
-            for serial, line in _parsed(complete.der)[1].items()
+            for serial, line in lines_of(complete).items()
             if place(self.tbs[serial.to_bytes((serial.bit_length() + 8) // 8, "big")]) in shards
         }
         # What is expired may have left the one before the others (R16).

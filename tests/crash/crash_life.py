@@ -55,7 +55,7 @@ KEYS = {**dict.fromkeys(ISSUERS, "ec-p256"), "journal": "ed25519"}
 PROFILES = shipped_profiles()
 IDLE = 3600.0
 """Seconds; told from a pause by its length."""
-HASTE = 10
+HASTE = 100
 DELTAS = Timing(datetime.timedelta(hours=36))
 
 

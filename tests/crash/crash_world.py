@@ -12,9 +12,11 @@ import hashlib
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import crash_account
@@ -159,6 +161,16 @@ class World:
             self.issuing[name] = issuer.issue(issuer.prepare(granted, make_serial(127, entropy)))
 
     @contextlib.contextmanager
+    def without_token(self):
+        """Nothing of it is left where it was, while the block lasts."""
+        tokens, elsewhere = self.token_directory / "tokens", self.token_directory / "elsewhere"
+        tokens.rename(elsewhere)
+        try:
+            yield
+        finally:
+            elsewhere.rename(tokens)
+
+    @contextlib.contextmanager
     def case(self, before: Case | None = None):
         """A case on an empty database, or on a copy of another one's as it stands."""
         number = next(self._numbers)
@@ -186,6 +198,29 @@ class World:
 def good() -> bytes:
     """A request with a key of its own that gets its certificate."""
     return cakit.make_csr(names=("dns:www.example.org",), signer=ec.generate_private_key(ec.SECP256R1()))
+
+
+def kill(server) -> None:
+    """SIGKILL, and wait until none of its processes can answer any more."""
+    os.kill(server.pid(), signal.SIGKILL)
+    while any(map(works_in(server.data_dir), Path("/proc").glob("[0-9]*/cwd"))):
+        time.sleep(0.002)
+
+
+def works_in(directory):
+    def found(entry: Path) -> bool:
+        try:
+            return entry.readlink() == directory
+        except OSError:
+            return False
+
+    return found
+
+
+def ended_well(life) -> None:
+    outcome = life.outcome()
+    assert outcome is not None, life.tripped
+    assert "" == outcome.error, outcome.error
 
 
 class Case:
@@ -231,7 +266,7 @@ class Case:
             finally:
                 await queue.close()
 
-        return self._asked(act)
+        return self.asked(act)
 
     def revoke(
         self,
@@ -250,17 +285,17 @@ class Case:
                 await queue.ask_crl("issuing", OFFICER, at, [Event(EventKind.CRL_REQUESTED, at, OFFICER, "crl")])
             await queue.close()
 
-        self._asked(act)
+        self.asked(act)
 
-    def add_officer(self, certificate: bytes) -> None:
+    def add_officer(self, certificate: bytes, name: str = OFFICER) -> None:
         async def act(pool):
-            operator = Operator(hashlib.sha256(certificate).digest(), OFFICER, frozenset({Role.OFFICER}))
-            event = Event(EventKind.OPERATOR_ENROLLED, CLOCK.now(), "crash", OFFICER)
+            operator = Operator(hashlib.sha256(certificate).digest(), name, frozenset({Role.OFFICER}))
+            event = Event(EventKind.OPERATOR_ENROLLED, CLOCK.now(), "crash", name)
             await PgDirectory(pool, CLOCK).add_operator(operator, CLOCK.now(), [event])
 
-        self._asked(act)
+        self.asked(act)
 
-    def _asked(self, act):
+    def asked(self, act):
         async def run():
             async with AsyncPool(self.database.role("ra")) as pool:
                 return await act(pool)

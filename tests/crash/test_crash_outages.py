@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from pathlib import Path
-
 import pytest
 from crash_life import Trip
 from crash_proxy import Link
-from crash_world import Round, good
+from crash_world import Round, ended_well, good, kill
 
 pytestmark = [pytest.mark.postgres, pytest.mark.softhsm, pytest.mark.xdist_group("crash")]
 # What is lost when the link breaks at this statement: signatures whose intents are marked.
@@ -27,12 +22,6 @@ LOST = {
     ("INSERT INTO chancery.journal_leaf", "statement"): 0,
     ("INSERT INTO chancery.journal_leaf", "reply"): 0,
 }
-
-
-def ended_well(life) -> None:
-    outcome = life.outcome()
-    assert outcome is not None, life.tripped
-    assert "" == outcome.error, outcome.error
 
 
 @pytest.mark.parametrize(("statement", "losing"), LOST)
@@ -63,32 +52,13 @@ def test_a_server_killed_in_the_middle_of_a_batch(world, long_lived, call, lost)
     assert lost == todo.settle()
 
 
-def kill(server) -> None:
-    """SIGKILL, and wait until none of its processes can answer any more."""
-    os.kill(server.pid(), signal.SIGKILL)
-    while any(map(works_in(server.data_dir), Path("/proc").glob("[0-9]*/cwd"))):
-        time.sleep(0.002)
-
-
-def works_in(directory):
-    def found(entry: Path) -> bool:
-        try:
-            return entry.readlink() == directory
-        except OSError:
-            return False
-
-    return found
-
-
 def test_a_token_taken_away_in_the_middle_of_a_batch_and_brought_back(world, case):
     todo = Round(case)
     life = case.start(trip=Trip(2, "before", "hold", "sign"))
     life.until("tripped", "sign")
-    tokens = world.token_directory / "tokens"
-    tokens.rename(world.token_directory / "elsewhere")
-    life.go_on()
-    life.until("report", "paused")
-    (world.token_directory / "elsewhere").rename(tokens)
+    with world.without_token():
+        life.go_on()
+        life.until("report", "paused")
     ended_well(life)
     asked, signed = case.counted("asked"), case.counted("signed")
     assert len(asked) > len(signed)

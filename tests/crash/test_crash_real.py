@@ -79,7 +79,12 @@ def test_killed_at_any_moment_with_signatures_on_several_threads(case):
 
 BREACHES = {
     "edited: event 3": "UPDATE chancery.journal_event SET body = body || ' ' WHERE event_id = 3",
-    "an event without its leaf": "DELETE FROM chancery.journal_leaf WHERE leaf_index = 5",
+    "deleted: event 4": "DELETE FROM chancery.journal_event WHERE event_id = 4",
+    # Two events that change places, each with its leaf as it was.
+    "edited: event 6": """
+        UPDATE chancery.journal_event AS e SET body = o.body FROM chancery.journal_event AS o
+        WHERE (e.event_id, o.event_id) IN ((6, 7), (7, 6))""",
+    "an event without its leaf": "DELETE FROM chancery.journal_leaf WHERE leaf_index = 9",
     "a request that was never settled": "UPDATE chancery.request"
     " SET state = 'taken', certificate_issuer_id = NULL, certificate_serial = NULL WHERE request_id = 2",
     "a gap in the CRL numbers": "UPDATE chancery.crl_number SET number = 7",
@@ -98,6 +103,21 @@ def test_the_account_shows_what_it_is_there_for(case):
         case.sql("SET session_replication_role = replica")
         case.sql(statement)
         assert expected in "; ".join(case.problems())
+
+
+def test_the_account_shows_a_journal_cut_off_at_an_earlier_checkpoint(case):
+    """What is left is a journal that was signed once: only who remembers a later head sees it (R30)."""
+    case.submit(("more", good()))
+    case.work()
+    assert [] == case.problems()
+    case.sql("SET session_replication_role = replica")
+    [(size,)] = case.sql("SELECT min(tree_size) FROM chancery.journal_checkpoint")
+    case.sql("DELETE FROM chancery.journal_leaf WHERE leaf_index >= %s", size)
+    case.sql(
+        "DELETE FROM chancery.journal_event WHERE event_id NOT IN (SELECT event_id FROM chancery.journal_leaf)"
+    )
+    case.sql("DELETE FROM chancery.journal_checkpoint WHERE tree_size > %s", size)
+    assert any(found.startswith("rolled-back") for found in case.problems())
 
 
 def test_the_account_shows_a_signature_of_which_the_database_knows_nothing(case):
