@@ -379,7 +379,8 @@ class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
     units: Annotated[tuple[UnitSection, ...], msgspec.Meta(min_length=1, max_length=32)]
     accuracy_us: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1_000_000
     gen_time_digits: Annotated[int, msgspec.Meta(ge=1, le=6)] = 3
-    time_source: Literal["kernel", "ntp", "trust-system-clock"]
+    time_source: Literal["kernel", "chrony", "ntp", "trust-system-clock"]
+    chrony: str = "127.0.0.1:323"
     ntp_servers: Annotated[tuple[str, ...], msgspec.Meta(max_length=15)] = ()
     ntp_poll_s: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
@@ -555,7 +556,7 @@ def problems(config: msgspec.Struct, prefix: str = "") -> list[str]:
         getattr(config, "deployment", "") == "production"
         and getattr(config, "time_source", "") == "trust-system-clock"
     ):
-        found.append("time_source: production needs `kernel` or `ntp`, not `trust-system-clock`")
+        found.append("time_source: production needs `kernel`, `chrony` or `ntp`, not `trust-system-clock`")
     database = getattr(config, "database", None)
     if getattr(config, "deployment", "") == "production" and isinstance(database, DatabaseSection):
         here = database.host.startswith("/") or database.host in {"localhost", "127.0.0.1", "::1"}

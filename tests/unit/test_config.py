@@ -60,7 +60,7 @@ def test_a_good_file_is_decoded(tmp_path):
         (('process = "tsa"', ""), "missing required field `process`: expected one of auditor, ca,"),
         (
             ('time_source = "trust-system-clock"', 'time_source = "sun"'),
-            "'sun': expected one of kernel, ntp, trust-system-clock",
+            "'sun': expected one of chrony, kernel, ntp, trust-system-clock",
         ),
         (('pin_file = "/nowhere/pin"', ""), "exactly one of pin_file, pin_credential and pin_prompt"),
         (('pin_file = "/nowhere/pin"', 'pin_file = "pin"'), "key `token.pin_file`: `pin` is not an absolute path"),
@@ -115,7 +115,7 @@ def test_production_verifies_a_database_on_another_host(tmp_path, host, sslmode,
 
 def test_production_refuses_an_unwatched_clock(tmp_path):
     found = problems(load(_file(tmp_path, TSA.replace('"laptop"', '"production"'))))
-    assert "time_source: production needs `kernel` or `ntp`, not `trust-system-clock`" in found
+    assert "time_source: production needs `kernel`, `chrony` or `ntp`, not `trust-system-clock`" in found
 
 
 def test_production_refuses_the_software_token(tmp_path):

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from chancery.cli.chrony import COMMAND_PORT, ChronyTimeSource
 from chancery.cli.ntp import NTPTimeSource
 from chancery.errors import InsecureWarning, OperatorError
 from chancery.tsa.timekeeping import Leap, Measurement, TimeSource
@@ -138,16 +139,22 @@ class TrustedSystemClock:
 
 
 def time_source(
-    name: Literal["kernel", "ntp", "trust-system-clock"], servers: Sequence[str] = (), *, production: bool
+    name: Literal["kernel", "chrony", "ntp", "trust-system-clock"],
+    servers: Sequence[str] = (),
+    command_port: str = COMMAND_PORT,
+    *,
+    production: bool,
 ) -> TimeSource:
     """Return the configured time source. Raises OperatorError for a trusted clock in production (R23)."""
     if name == "kernel":
         return KernelTimeSource()
+    if name == "chrony":
+        return ChronyTimeSource(SystemClock(), SystemEntropy(), command_port)
     if name == "ntp":
         return NTPTimeSource(servers, SystemClock(), SystemEntropy())
     if production:
         raise OperatorError(
             "time_source `trust-system-clock` is refused in production",
-            'synchronise the host with chrony or another NTP daemon and set time_source = "kernel", or "ntp"',
+            'synchronise the host with chrony or another NTP daemon and set time_source = "chrony" or "kernel"',
         )
     return TrustedSystemClock()

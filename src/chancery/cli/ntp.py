@@ -84,7 +84,7 @@ class NTPTimeSource:
     def __init__(
         self, servers: Sequence[str], clock: Clock, entropy: Entropy, *, timeout_s: float = TIMEOUT_S
     ) -> None:
-        self._servers = {server: _address(server) for server in servers}
+        self._servers = {server: address(server) for server in servers}
         self._clock = clock
         self._entropy = entropy
         self._timeout_s = timeout_s
@@ -104,7 +104,7 @@ class NTPTimeSource:
 
     def _collect(self, waiting: selectors.BaseSelector, samples: list[Sample]) -> None:
         """Send every question, then take the answers until all are there or the time is over."""
-        resolved = {server: _resolve(*address) for server, address in self._servers.items()}
+        resolved = {server: _resolve(*place) for server, place in self._servers.items()}
         # The wall clock is read once: what it does in between is the guard's to see.
         base, begun = (self._clock.now() - _EPOCH).total_seconds(), self._clock.monotonic()
         for server, found in resolved.items():
@@ -141,7 +141,7 @@ def _forget(waiting: selectors.BaseSelector, peer: socket.socket) -> None:
     peer.close()
 
 
-def _address(server: str) -> tuple[str, int]:
+def address(server: str) -> tuple[str, int]:
     """Split `host`, `host:port`, `[address]:port`, or raise OperatorError."""
     host, colon, port = server.rpartition(":")
     if not colon or (server.count(":") > 1 and not host.endswith("]")):

@@ -48,7 +48,10 @@ async def run(config: TSAConfig) -> None:
             ],
             clock=clock,
             source=time_source(
-                config.time_source, config.ntp_servers, production=config.deployment == "production"
+                config.time_source,
+                config.ntp_servers,
+                config.chrony,
+                production=config.deployment == "production",
             ),
             entropy=SystemEntropy(),
             report=report,

@@ -205,7 +205,7 @@ def _tsa(layout: Layout, suite: Suite, database: DatabaseSection) -> TSAConfig:
     )
 
 
-def _time_source(suite: Suite) -> Literal["kernel", "ntp", "trust-system-clock"]:
+def _time_source(suite: Suite) -> Literal["kernel", "chrony", "ntp", "trust-system-clock"]:
     if suite.ntp_servers:
         return "ntp"
     return "kernel" if suite.deployment == "production" else "trust-system-clock"

@@ -43,7 +43,8 @@ class Measurement:
     What a time source says of the wall clock.
 
     UTC is within `offset_s` + `uncertainty_s` of it, if `synchronised`. `independent` tells whether the
-    source would notice a step of the wall clock; one that does not cannot excuse a jump.
+    source would notice a step of the wall clock; one that does not cannot excuse a jump, nor can what it knew
+    (`knows_since`, of the monotonic clock; None: by this measurement) before the jump.
     """
 
     synchronised: bool
@@ -52,6 +53,7 @@ class Measurement:
     source: str
     independent: bool
     leap: Leap = Leap.NONE
+    knows_since: float | None = None
 
 
 class TimeSource(Protocol):
@@ -158,7 +160,8 @@ class ClockGuard:
         now = self._read()
         self._note_leap(measurement.leap, now)
         self._note_step(before, now)
-        if self._jumped_at is not None and measurement.independent and before.monotonic > self._jumped_at:
+        known = before.monotonic if measurement.knows_since is None else measurement.knows_since
+        if self._jumped_at is not None and measurement.independent and known > self._jumped_at:
             self._anchor, self._jumped_at = None, None
         drift = max(before.drift(now), self._anchor.drift(now) if self._anchor else 0.0)
         error = abs(measurement.offset_s) + measurement.uncertainty_s
