@@ -17,6 +17,8 @@ from chancery.ports import Checkpoint, Clock, JournalStore
 
 BATCH = 4096
 PAGE = 16384
+KEEP = 65536
+"""After how many leaves the tree is kept again: at most so many, and those of a batch, are read at a start."""
 
 
 class Sequencer:
@@ -24,7 +26,8 @@ class Sequencer:
     Appends leaves and checkpoints to one log. One at a time: the store holds the lock.
 
     `signer` signs checkpoints under `origin`, the log's name. `remember`, when given, keeps the newest
-    checkpoint outside the database: then the sequencer notices a database that was rolled back, too.
+    checkpoint outside the database: then the sequencer notices a database that was rolled back, too, and begins
+    with the tree that was kept there. `chancery audit verify` reads every leaf.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Sequencer:
         self._clock = clock
         self._remember = remember
         self._tree: CompactRange | None = None
+        self._kept = 0
 
     def run_once(self) -> int:
         """
@@ -69,16 +73,17 @@ class Sequencer:
             self._store.append(leaves, Checkpoint(tree.size, tree.root(), note, self._clock.now()))
             if self._remember is not None:
                 self._remember.write(note)
+                self._keep(self._remember, tree, note)
         self._tree = tree
         return len(waiting)
 
     def _load(self) -> CompactRange:
-        """Rebuild the tree from its leaf hashes, and refuse one that no longer is what was signed."""
+        """Rebuild the tree from the leaf hashes since it was kept; refuse one that is not what was signed."""
         size, latest = self._store.tree_size(), self._store.latest_checkpoint()
         remembered = None
         if self._remember is not None:
             remembered = self._remember.read(self._origin, self._signer.public_key)
-        tree = CompactRange()
+        tree = self._begun(size, remembered)
         while tree.size < size:
             page = self._store.leaf_hashes(tree.size, min(PAGE, size - tree.size))
             if not page:
@@ -88,7 +93,25 @@ class Sequencer:
                 if remembered is not None and tree.size == remembered.size and tree.root() != remembered.root:
                     raise _broken(f"it does not continue the remembered checkpoint of {remembered.size} events")
         self._check(tree, latest, remembered)
+        if self._remember is not None and latest is not None:
+            self._keep(self._remember, tree, latest.note)
         return tree
+
+    def _begun(self, size: int, remembered: TreeHead | None) -> CompactRange:
+        """Return the kept tree if it is one of the remembered checkpoint's past, and nothing was lost since."""
+        if self._remember is not None and remembered is not None:
+            kept = self._remember.read_tree(self._origin, self._signer.public_key)
+            # The remembered one is compared on the way.
+            same = kept is not None and (kept.size, kept.root()) == (remembered.size, remembered.root)
+            if kept is not None and (same or kept.size < remembered.size) and remembered.size <= size:
+                self._kept = kept.size
+                return kept
+        return CompactRange()
+
+    def _keep(self, remember: CheckpointFile, tree: CompactRange, note: str) -> None:
+        if tree.size - self._kept >= KEEP:
+            remember.write_tree(tree, note)
+            self._kept = tree.size
 
     def _check(self, tree: CompactRange, latest: Checkpoint | None, remembered: TreeHead | None) -> None:
         if (latest.tree_size if latest else 0) != tree.size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
@@ -27,9 +27,17 @@ class CompactRange:
 
     __slots__ = ("_peaks", "size")
 
-    def __init__(self) -> None:
-        self.size = 0
-        self._peaks: list[bytes] = []
+    def __init__(self, size: int = 0, peaks: Iterable[bytes] = ()) -> None:
+        """Raises ValueError for other than one hash per set bit of `size`."""
+        self.size = size
+        self._peaks = list(peaks)
+        if len(self._peaks) != size.bit_count() or any(len(peak) != len(EMPTY_ROOT) for peak in self._peaks):
+            raise ValueError("not the roots of a tree's perfect subtrees")
+
+    @property
+    def peaks(self) -> tuple[bytes, ...]:
+        """The roots of the perfect subtrees, largest first."""
+        return tuple(self._peaks)
 
     def append(self, leaf: bytes) -> None:
         """Add the next leaf, given as its hash."""
@@ -51,9 +59,7 @@ class CompactRange:
 
     def copy(self) -> CompactRange:
         """Return an independent copy."""
-        other = CompactRange()
-        other.size, other._peaks = self.size, list(self._peaks)
-        return other
+        return CompactRange(self.size, self._peaks)
 
 
 def root_of(leaves: Sequence[bytes]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from chancery.audit import log
 from chancery.audit.log import BATCH, Sequencer
 from chancery.audit.memory import CheckpointFile
 from chancery.audit.merkle import leaf_hash, root_of
@@ -144,6 +145,83 @@ def test_a_database_that_was_rolled_back_is_not_signed_again(tmp_path):
     assert 1 == sequencer(store).run_once()
     error = refusal(sequencer(store, remember=remember).run_once)
     assert "does not continue" in error.detail
+
+
+class _Reads(MemoryJournal):
+    """Says which leaves were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[int] = []
+
+    def leaf_hashes(self, start, limit):
+        found = super().leaf_hashes(start, limit)
+        self.read += range(start, start + len(found))
+        return found
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A journal of ten events whose tree was kept at four and at eight, and the file."""
+    monkeypatch.setattr(log, "KEEP", 4)
+    store, remember = _Reads(), CheckpointFile(tmp_path / "checkpoint")
+    line = sequencer(store, remember=remember)
+    for number in range(10):
+        store.write(event(number))
+        line.run_once()
+    assert [] == store.read
+    return store, remember
+
+
+def test_a_start_reads_the_leaves_since_the_tree_was_kept(kept):
+    store, remember = kept
+    assert 8 == remember.read_tree(ORIGIN, ED25519.public_key).size
+    line = sequencer(store, remember=remember)
+    assert (0, [8, 9]) == (line.run_once(), store.read)
+    store.write(event(10), event(11))
+    assert 2 == line.run_once()
+    assert 12 == remember.read_tree(ORIGIN, ED25519.public_key).size
+    # Stopped where it was kept.
+    store.read.clear()
+    assert (0, []) == (sequencer(store, remember=remember).run_once(), store.read)
+    assert () == audit(store).findings
+
+
+def test_a_tree_that_is_none_of_this_log_is_not_begun_with(kept):
+    store, remember = kept
+    good = remember.tree_path.read_text()
+    peak, note = good.split("\n\n", 1)
+    other = journals.journal((8,), signer=journals.OTHER).latest_checkpoint().note
+    for wrong in ("", "x", f"{peak}\n{peak}\n\n{note}", f"{'00' * 32}\n\n{note}", f"{peak}\n\n{other}"):
+        remember.tree_path.write_text(wrong)
+        store.read.clear()
+        assert (0, list(range(10))) == (sequencer(store, remember=remember).run_once(), store.read)
+        # And was kept anew.
+        assert 10 == remember.read_tree(ORIGIN, ED25519.public_key).size
+    remember.tree_path.unlink()
+    store.read.clear()
+    assert (0, 10) == (sequencer(store, remember=remember).run_once(), len(store.read))
+
+
+@pytest.mark.parametrize("index", [8, 9])
+def test_what_was_changed_since_the_tree_was_kept_is_refused(kept, index):
+    store, remember = kept
+    store.leaf_rows[index] = (store.leaf_rows[index][0], bytes(32))
+    assert "audit verify" in refusal(sequencer(store, remember=remember).run_once).detail
+
+
+def test_what_was_changed_before_is_found_by_the_full_check(kept):
+    store, remember = kept
+    store.leaf_rows[2] = (store.leaf_rows[2][0], bytes(32))
+    assert 0 == sequencer(store, remember=remember).run_once()
+    assert () != audit(store).findings
+
+
+def test_a_database_that_lost_what_was_kept_is_refused(kept):
+    store, remember = kept
+    for size in (8, 9, 10):
+        del store.leaf_rows[size - 1], store.checkpoint_rows[size]
+    assert "7 events, and 10 are remembered" in refusal(sequencer(store, remember=remember).run_once).detail
 
 
 def test_the_remembered_checkpoint_is_this_log_s_or_nothing_starts(tmp_path):
