@@ -210,10 +210,16 @@ CERTIFICATES = {
         eku=t.extended_key_usage((EKU["OCSPSigning"],), critical=False), san=None
     ),
     "ocsp_nocheck_misplaced": lambda: cert(extra=[t.ocsp_nocheck()]),
+    "ocsp_nocheck_of_ca": lambda: cert(**CA, extra=[t.ocsp_nocheck()]),
     "ocsp_signing_not_alone": lambda: cert(
         eku=t.extended_key_usage((EKU["OCSPSigning"], EKU["clientAuth"]), critical=False), extra=[t.ocsp_nocheck()]
     ),
     "server_without_san": lambda: cert(san=None),
+    "common_name_in_capitals": lambda: cert(subject=t.name(((A["CN"], "WWW.example.org"),))),
+    "common_name_with_kelvin_sign": lambda: cert(
+        subject=t.name(((A["CN"], "\u212a.example.org"),)),
+        san=t.subject_alt_name(("dns:k.example.org",), critical=False),
+    ),
     "common_name_not_in_san": lambda: cert(san=t.subject_alt_name(("dns:other.example",), critical=False)),
     "mail": lambda: cert(
         eku=t.extended_key_usage((EKU["emailProtection"],), critical=False),

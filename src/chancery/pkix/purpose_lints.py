@@ -65,11 +65,11 @@ def ocsp_signing(cert: CertificateView) -> Iterator[Finding]:
     """R20, RFC 6960 4.2.2.2.1: an OCSP delegate says that it need not be checked; nobody else does."""
     delegate = EXTENDED_KEY_USAGES["OCSPSigning"] in cert.usages
     nocheck = cert.raw(oids.OCSP_NOCHECK) is not None
-    if not cert.readable or cert.is_ca:
+    if not cert.readable:
         return
-    if delegate and not nocheck:
+    if delegate and not nocheck and not cert.is_ca:
         yield _error("ocsp_nocheck_missing", "an OCSP delegate without ocsp-nocheck", "RFC 6960 4.2.2.2.1")
-    if nocheck and not delegate:
+    if nocheck and (not delegate or cert.is_ca):
         yield _error("ocsp_nocheck_misplaced", "ocsp-nocheck in what is no OCSP delegate", "RFC 6960 4.2.2.2.1")
 
 
@@ -91,7 +91,8 @@ def server_names(cert: CertificateView) -> Iterator[Finding]:
     for attribute in cert.subject:
         if (
             attribute.type == oids.ATTRIBUTES["CN"]
-            and attribute.value.decode("utf-8", "replace").lower() not in names
+            # The small letters of ASCII alone: those of others may be ASCII (KELVIN SIGN, k).
+            and attribute.value.lower().decode("utf-8", "replace") not in names
         ):
             yield _error("common_name_not_in_san", "the CN is not one of the subjectAltNames", "BR 7.1.4.3")
 

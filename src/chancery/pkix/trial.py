@@ -183,6 +183,8 @@ def _subject(rule: Subject, names: list[str], *, full: bool) -> tuple[tuple[str,
             # The shortest is most likely to fit; a CN that cannot is one that the profile never grants.
             value = min((one.partition(":")[2] for one in names), key=len)
         found.append((rule.oid(short), value))
+        if full and rule.count(short) > 1:
+            found.append(found[-1])
         if short == "DC" and rule.count(short) > 1 and short not in rule.pattern:
             # A domain of one label is none (RFC 4519 2.4).
             found.append((rule.oid(short), "example"))

@@ -170,6 +170,11 @@ order = ["C", "O", "OU"]
     assert "string type" in _refused(profile, (("CN", "a*b"),))
 
 
+def test_a_profile_that_grants_two_common_names_is_refused_when_it_is_loaded():
+    assert "common_name_repeated" in _not_loaded(subject='required = ["CN"]\nmax_count = { CN = 2 }')
+    assert _profile(subject='required = ["CN"]\noptional = ["O"]\nmax_count = { O = 2 }')
+
+
 def test_an_attribute_of_one_s_own_has_a_name_an_oid_and_a_string_type():
     subject = """
 required = ["CN", "badge"]
