@@ -166,7 +166,9 @@ def _entries(crl: CRLView) -> Iterator[tuple[EncodedTime, tuple[EncodedExtension
     for tail in sorted(crl.tails):
         reader = der.Reader(tail)
         time = encoded_time(reader)
-        yield time, read_extensions(reader.enter()) if reader else ()
+        found = read_extensions(reader.enter()) if reader else ()
+        reader.done()
+        yield time, found
 
 
 def entry_dates(crl: CRLView) -> Iterator[Finding]:

@@ -37,6 +37,9 @@ def read_certificate(data: bytes) -> x509.Certificate:
         certificate = x509.load_der_x509_certificate(data)
         certificate.public_key()
         list(certificate.extensions)
+        # pyca reads a name when it is asked for.
+        for name in (certificate.subject, certificate.issuer):
+            name_text(name)
     except (*UNREADABLE, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise der.malformed(f"a certificate that cannot be read: {error}") from None
     return certificate

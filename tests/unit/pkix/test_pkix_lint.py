@@ -162,6 +162,12 @@ def test_what_pyca_did_not_foresee_is_unreadable_everywhere(case):
     assert ErrorType.BAD_DATA_FORMAT is caught.value.type
 
 
+def test_a_name_that_pyca_does_not_read_is_refused_at_the_gate():
+    _, data, _ = _case(CASES / "organisation_not_utf8.case")
+    with pytest.raises(PKIError, match="cannot be read"):
+        read_certificate(data)
+
+
 def test_a_crl_is_compared_with_its_issuers():
     _, data, _ = _case(CASES / "crl_clean.case")
     found = lint_crl(data, issuer=x509.load_der_x509_certificate(issuing_certificate()))
