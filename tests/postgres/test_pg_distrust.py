@@ -203,6 +203,9 @@ VALUES (1, 'x', sha256('x'), 'infinity')"""
 ACT = """
 INSERT INTO chancery.problem_report_act (report_id, kind, words, operator, at)
 VALUES (1, 'answered', 'x', 'x', '-infinity')"""
+CLIENT = """
+INSERT INTO chancery.tsa_client (name, kind, credential, networks, policies, added_at, per_second, burst, added_by)
+VALUES ('x', 'api-key', sha256('x'), '{}', {}, '{}', {}, 1, 'x')"""
 TOKEN = "INSERT INTO chancery.tsa_token VALUES (1, '{}', 'o', 'i', 'p', {})"
 
 
@@ -218,6 +221,11 @@ TOKEN = "INSERT INTO chancery.tsa_token VALUES (1, '{}', 'o', 'i', 'p', {})"
         ("ra", OPERATOR.format("{officer}", "{}", "infinity")),
         ("ra", APPROVAL),
         ("ra", ACT),
+        ("ra", CLIENT.format("{}", "NULL", "infinity", "1")),
+        ("ra", CLIENT.format("{NULL}", "NULL", "now", "1")),
+        ("ra", CLIENT.format("{{a},{b}}", "NULL", "now", "1")),
+        ("ra", CLIENT.format("{}", "'{NULL}'", "now", "1")),
+        ("ra", CLIENT.format("{}", "NULL", "now", "'NaN'")),
         ("tsa", TOKEN.format("infinity", "'c'")),
         ("tsa", TOKEN.format("-infinity", "'c'")),
         ("tsa", TOKEN.format("0044-03-15 BC", "'c'")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -330,6 +331,21 @@ def test_r22_a_rehearsal_measures_and_leaves_nothing(bureau):
     nothing = mass.MassWish(Selection(profile="none"), RevocationReason.SUPERSEDED)
     assert "nothing is chosen" in refusal(bureau.ask, mass.rehearse, OLGA, nothing).detail
     assert [] == bureau.findings()
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({}, 999_999_999),
+        ({"invalidity_date": datetime.datetime(1900, 1, 1, tzinfo=datetime.UTC)}, 3),
+        ({"chosen": Selection(spki_sha256=KEY, subject="\x01" * 1000, name="\U0001f511" * 1000)}, 3),
+    ],
+)
+def test_what_no_row_can_hold_was_asked_wrongly(bureau, changes, size):
+    wish = dataclasses.replace(WISH, **changes)
+    confirmation = f"9.{int((AT + DAY).timestamp())}.{size}.{bytes(32).hex()}"
+    assert ErrorType.BAD_REQUEST is refusal(bureau.ask, mass.revoke_many, OLGA, wish, confirmation).type
+    assert 0 == bureau.office.count("revocation_job")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import psycopg
@@ -162,7 +163,7 @@ class PgMassRevocations:
         """Store a job with its requests and their events, all or nothing; see the port."""
         where, values = _selected(selection)
         about_each, about_job = events
-        async with self._pool.transaction() as connection:
+        async with self._pool.transaction() as connection, _fitting():
             await connection.execute(_SLOW)
             job_id = await _insert_job(connection, job, None)
             asked = {
@@ -188,7 +189,7 @@ class PgMassRevocations:
     async def rehearse(self, job: NewJob, selection: Selection, sample: int) -> int:
         """Ask the worker to measure this job on a sample."""
         where, values = _selected(selection)
-        async with self._pool.transaction() as connection:
+        async with self._pool.transaction() as connection, _fitting():
             chosen = await _fetch(
                 connection, f"SELECT issuer_id, serial {where} LIMIT %(limit)s", {**values, "limit": sample}
             )
@@ -212,6 +213,17 @@ class PgMassRevocations:
         async with self._pool.transaction() as connection:
             await connection.execute(_APPROVE, (job_id, operator, digest, at))
             await insert_events_async(connection, events)
+
+
+@contextlib.asynccontextmanager
+async def _fitting() -> AsyncIterator[None]:
+    """Say of a job that no row can hold that it was asked wrongly."""
+    try:
+        yield
+    except psycopg.errors.CheckViolation as error:
+        raise PKIError(
+            ErrorType.BAD_REQUEST, "the selection is too long, or a number or a date cannot be"
+        ) from error
 
 
 async def _fetch(connection: AsyncPgConnection, query: str, values: Any) -> list[tuple[Any, ...]]:

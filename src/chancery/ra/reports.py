@@ -45,9 +45,11 @@ async def add_report(ra: RegistrationAuthority, operator: Operator, wish: Report
     """
     authorise(operator, Operation.REPORT)
     now = ra.clock.now()
-    received = (wish.received_at or now).astimezone(datetime.UTC)
+    received = wish.received_at or now
     if not now - datetime.timedelta(days=365) <= received <= now:
         raise PKIError(ErrorType.BAD_REQUEST, "a report was received within the last year, not later")
+    # Only now: not every time of another zone has one in UTC.
+    received = received.astimezone(datetime.UTC)
     key, ground = wish.spki_sha256, wish.ground
     if wish.proof is not None:
         key, ground = check_compromise(*wish.proof), Ground.KEY_COMPROMISE

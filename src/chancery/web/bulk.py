@@ -40,6 +40,8 @@ LINES_IN_FLIGHT: Final = 1024
 OCTETS_IN_FLIGHT: Final = 2 * 1024 * 1024
 LINES_AT_ONCE: Final = 128
 CALLS_AT_ONCE: Final = 8
+CALLS_OF_ONE: Final = 4
+"""Calls at once of one operator: the others are left half of them, however slowly it sends."""
 STALLED_SECONDS: Final = 90.0
 """A call in which for so long nothing arrives and nothing is settled has ended."""
 _log = structlog.get_logger("chancery.web.bulk")
@@ -85,7 +87,7 @@ async def request_certificates(call: Call) -> Response:
     choice = read_query(call.request, BulkChoice)
     if media_type(call.request) != NDJSON:
         raise HTTPException(415, f"the body is expected as {NDJSON}")
-    if call.service.bulk.taken >= CALLS_AT_ONCE:
+    if call.service.bulk.taken >= CALLS_AT_ONCE or call.service.bulk.by[call.operator.name] >= CALLS_OF_ONE:
         raise PKIError(ErrorType.SYSTEM_UNAVAIL, "too many bulk requests at once")
     return _Conversation(call, choice.wait)
 
@@ -122,6 +124,7 @@ class _Conversation(Response):
         self._timeout: asyncio.Timeout = state["timeout"]
         self._send = send
         bulk.taken += 1
+        bulk.by[self._call.operator.name] += 1
         try:
             await self._begin()
             async with asyncio.TaskGroup() as tasks:
@@ -138,6 +141,7 @@ class _Conversation(Response):
             pass
         finally:
             bulk.taken -= 1
+            bulk.by -= collections.Counter({self._call.operator.name: 1})
 
     async def _begin(self) -> None:
         headers = [(b"content-type", NDJSON.encode())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -90,9 +91,10 @@ class Health:
 
 @dataclasses.dataclass(slots=True)
 class Counter:
-    """How many of something are under way."""
+    """How many of something are under way, in all and by operator."""
 
     taken: int = 0
+    by: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

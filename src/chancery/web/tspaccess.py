@@ -20,6 +20,8 @@ import ipaddress
 import math
 from collections import Counter
 
+import structlog
+
 from chancery.errors import PKIError
 from chancery.ports import Clock
 from chancery.ports.timestamps import ClientKind, Span, TimestampClient, TimestampUsage
@@ -32,6 +34,7 @@ MAX_PLACES = 16384
 MAX_PORTION = 256
 RECHECK_SECONDS = 10.0
 """How long a quota that was used up is not asked about again: another process may have given some back."""
+_log = structlog.get_logger("chancery.web.tsp")
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -135,6 +138,16 @@ class _Known:
             ]
 
 
+def _is_readable(client: TimestampClient) -> bool:
+    try:
+        for one in client.networks:
+            ipaddress.ip_network(one)
+    except ValueError:
+        _log.warning("timestamp client", name=client.name, error="its networks cannot be read")
+        return False
+    return True
+
+
 class Entry:
     """A request that was let in: under which name it is recorded and which policies it may have (None: all)."""
 
@@ -181,7 +194,8 @@ class Access:
         """Read the clients again; what is counted for those that stayed goes on. PKIError(SYSTEM_UNAVAIL)."""
         if self._usage is None:
             return
-        found = await self._usage.clients()
+        # One that cannot be read is none: what was written by a hand of its own must not keep all out.
+        found = [one for one in await self._usage.clients() if _is_readable(one)]
         before = self._clients
         # Added, never changed: a client of the same name is the same.
         self._clients = {one.name: before.get(one.name) or _Known(one, self._usage, self._clock) for one in found}

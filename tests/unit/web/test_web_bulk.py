@@ -192,6 +192,14 @@ def test_too_many_calls_at_once_are_refused(world, monkeypatch):
     assert 503 == ask(world, line()).status_code
 
 
+def test_one_operator_leaves_calls_to_the_others(world, monkeypatch):
+    monkeypatch.setattr(bulk, "CALLS_OF_ONE", 1)
+    # One after the other is not at once.
+    assert [200, 200] == [ask(world, line()).status_code for _ in range(2)]
+    monkeypatch.setattr(bulk, "CALLS_OF_ONE", 0)
+    assert 503 == ask(world, line()).status_code
+
+
 def test_no_more_is_read_than_there_is_room_for(world, monkeypatch):
     """With room for two lines at a time everything is answered all the same, and never more are under way."""
     monkeypatch.setattr(bulk, "LINES_IN_FLIGHT", 2)

@@ -70,6 +70,11 @@ def test_without_clients_everybody_may_and_when_closed_nobody():
     assert [(401, "unauthorized"), (403, "forbidden")] == entered(CLOSED, post(), post(certificate=b"x"))
 
 
+def test_a_client_that_cannot_be_read_keeps_nobody_else_out():
+    clients = (office("somewhere", name="broken"), office("10/8", name="short"), robot())
+    assert ["robot@192.0.2.1", (401, "unauthorized")] == entered(CLOSED, post(key=KEY), post(), clients=clients)
+
+
 def test_a_key_is_its_client_s_and_a_wrong_one_nobody_s_even_where_all_may():
     asked = [post(key=KEY), post(key=KEY[:-1]), post(authorization=b""), post(authorization=b"Digest x")]
     for settings in (CLOSED, AccessSettings()):
