@@ -125,9 +125,6 @@ CRLS = {
             entry(ext(oids.INVALIDITY_DATE, der.tlv(der.GENERALIZED_TIME, b"20261101000000Z"), critical=True)),
         )
     ),
-    "crl_entry_of_four_fields": lambda: crl(
-        entries=(der.sequence(der.tlv(2, b"\x02" * 17), der.time(START), der.sequence(), der.null()),)
-    ),
     "crl_serial_zero": lambda: crl(entries=(crl_template.entry(b"\x00", START, 4),)),
     "crl_serial_negative": lambda: crl(entries=(crl_template.entry(b"\x81" + bytes(16), START, 4),)),
     "crl_serial_21_octets": lambda: crl(entries=(crl_template.entry(b"\x01" * 21, START, 4),)),

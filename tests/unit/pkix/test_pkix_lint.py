@@ -13,6 +13,7 @@ from cryptography import x509
 
 import chancery.pkix.lint as lint_module
 from cakit import PROFILES, issuing_certificate, issuing_issuer, key, make_csr, root_certificate
+from chancery.asn1 import der
 from chancery.asn1 import x509 as template
 from chancery.ca.issuance import make_serial
 from chancery.errors import ErrorType, PKIError
@@ -29,6 +30,7 @@ SOURCES += [ROOT / "src" / "chancery" / "pkix" / f"{name}.py" for name in ("lint
 
 sys.path.insert(0, str(CASES))
 import generate_lint_cases as generate  # noqa: E402 - from the folder that was just made importable
+import lint_case_crls as crls  # noqa: E402 - the same
 import lint_case_parts as parts  # noqa: E402 - the same
 
 NEEDS_ISSUER = {
@@ -172,6 +174,11 @@ def test_a_crl_is_compared_with_its_issuers():
     _, data, _ = _case(CASES / "crl_clean.case")
     found = lint_crl(data, issuer=x509.load_der_x509_certificate(issuing_certificate()))
     assert ["crl.issuer_name_mismatch", "crl.aki_mismatch"] == [one.code for one in found]
+
+
+def test_an_entry_of_a_crl_has_three_fields():
+    four = der.sequence(der.tlv(2, b"\x02" * 17), der.time(START), der.sequence(), der.null())
+    assert {"pkix.lint_failed"} == {one.code for one in lint_crl(crls.crl(entries=(four,)))}
 
 
 def test_a_lint_that_throws_is_a_fatal_finding(monkeypatch):
