@@ -12,7 +12,7 @@ from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ports import Event, EventKind, TokenRecord
 from chancery.postgres.session import AsyncPool, connect
 from chancery.postgres.timestamps import PgTimestampStore
-from chancery.tsa.recording import tokens_event
+from chancery.tsa.rows import tokens_event
 from pg import AT, tsa_serial
 
 STEP = datetime.timedelta(microseconds=1)

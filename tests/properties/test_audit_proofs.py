@@ -50,7 +50,7 @@ def test_the_root_that_grows_is_the_root_as_defined(leaves):
 def test_an_inclusion_proof_holds_for_its_leaf_and_place_only(leaves, data):
     size, root = len(leaves), root_of(leaves)
     index = data.draw(st.integers(0, size - 1))
-    proof = inclusion_proof(leaves, index)
+    proof = inclusion_proof(iter(leaves), index, size)
     assert inclusion_holds(leaves[index], index, size, proof, root)
     bit = data.draw(st.integers(0, 255))
     assert not inclusion_holds(flipped(leaves[index], bit), index, size, proof, root)
@@ -67,7 +67,7 @@ def test_an_inclusion_proof_holds_for_its_leaf_and_place_only(leaves, data):
 def test_a_consistency_proof_holds_between_its_two_trees_only(leaves, data):
     old, new = data.draw(st.integers(1, len(leaves))), len(leaves)
     old_root, new_root = root_of(leaves[:old]), root_of(leaves)
-    proof = consistency_proof(leaves, old)
+    proof = consistency_proof(iter(leaves), old, len(leaves))
     assert consistency_holds(old, old_root, new, new_root, proof)
     bit = data.draw(st.integers(0, 255))
     assert not consistency_holds(old, flipped(old_root, bit), new, new_root, proof)

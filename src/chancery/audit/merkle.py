@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
+_PAGE = 4096  # a power of two
+_SHA256 = hashlib.sha256
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
@@ -48,6 +51,22 @@ class CompactRange:
         self._peaks.append(node)
         self.size += 1
 
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Add many leaves, given as their hashes; a page at a time, level by level, where that is whole."""
+        source = iter(leaves)
+        while page := list(itertools.islice(source, _PAGE - self.size % _PAGE)):
+            if len(page) < _PAGE:
+                for leaf in page:
+                    self.append(leaf)
+                continue
+            while len(page) > 1:
+                page = [_SHA256(b"\x01" + left + right).digest() for left, right in _pairs(page)]
+            node, pages = page[0], self.size // _PAGE
+            while pages & 1:
+                node, pages = node_hash(self._peaks.pop(), node), pages >> 1
+            self._peaks.append(node)
+            self.size += _PAGE
+
     def root(self) -> bytes:
         """Return MTH of the leaves so far (RFC 9162 2.1.1); SHA-256 of nothing for the empty tree."""
         if not self._peaks:
@@ -62,11 +81,14 @@ class CompactRange:
         return CompactRange(self.size, self._peaks)
 
 
-def root_of(leaves: Sequence[bytes]) -> bytes:
+def _pairs(nodes: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return zip(nodes[::2], nodes[1::2], strict=True)
+
+
+def root_of(leaves: Iterable[bytes]) -> bytes:
     """Return MTH of these leaf hashes."""
     tree = CompactRange()
-    for leaf in leaves:
-        tree.append(leaf)
+    tree.extend(leaves)
     return tree.root()
 
 
@@ -75,20 +97,39 @@ def _split(size: int) -> int:
     return 1 << (size - 1).bit_length() - 1
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """
-    PATH(index, leaves) of RFC 9162 2.1.3.1: sibling hashes from the leaf upwards.
+def _roots(leaves: Iterable[bytes], ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Return MTH of each of these ranges, which do not overlap, in their order; one pass over the leaf hashes."""
+    found: dict[tuple[int, int], bytes] = {}
+    source, position = iter(leaves), 0
+    for start, end in sorted(ranges):
+        tree = CompactRange()
+        tree.extend(itertools.islice(source, start - position, end - position))
+        if tree.size != end - start:
+            raise ValueError("there are fewer leaves than the tree has")
+        found[start, end], position = tree.root(), end
+    return [found[one] for one in ranges]
 
-    Raises IndexError when there is no such leaf.
+
+def inclusion_proof(leaves: Iterable[bytes], index: int, size: int) -> list[bytes]:
     """
-    if not 0 <= index < len(leaves):
+    PATH(index, leaves) of RFC 9162 2.1.3.1 in the tree of the first `size` leaf hashes: siblings upwards.
+
+    One pass over them, with a page of them and one hash for each level in memory. Raises IndexError when the tree
+    has no such leaf, ValueError for fewer leaves than that.
+    """
+    if not 0 <= index < size:
         raise IndexError("no such leaf")
-    if len(leaves) == 1:
-        return []
-    middle = _split(len(leaves))
-    if index < middle:
-        return [*inclusion_proof(leaves[:middle], index), root_of(leaves[middle:])]
-    return [*inclusion_proof(leaves[middle:], index - middle), root_of(leaves[:middle])]
+    ranges: list[tuple[int, int]] = []
+    start, end = 0, size
+    while end - start > 1:
+        middle = start + _split(end - start)
+        if index < middle:
+            ranges.append((middle, end))
+            end = middle
+        else:
+            ranges.append((start, middle))
+            start = middle
+    return _roots(leaves, ranges[::-1])
 
 
 def inclusion_holds(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
@@ -109,24 +150,28 @@ def inclusion_holds(leaf: bytes, index: int, size: int, proof: Sequence[bytes], 
     return sn == 0 and node == root
 
 
-def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
+def consistency_proof(leaves: Iterable[bytes], old_size: int, size: int) -> list[bytes]:
     """
-    PROOF(old_size, leaves) of RFC 9162 2.1.4.1; empty when the sizes are equal.
+    PROOF(old_size, leaves) of RFC 9162 2.1.4.1 in the tree of the first `size`; empty when the sizes are equal.
 
-    Raises ValueError unless 0 < old_size <= len(leaves).
+    One pass, as `inclusion_proof`. Raises ValueError unless 0 < old_size <= size and there are so many leaves.
     """
-    if not 0 < old_size <= len(leaves):
+    if not 0 < old_size <= size:
         raise ValueError("the older tree is not empty and not larger")
-    return _subproof(old_size, leaves, whole=True)
-
-
-def _subproof(old_size: int, leaves: Sequence[bytes], *, whole: bool) -> list[bytes]:
-    if old_size == len(leaves):
-        return [] if whole else [root_of(leaves)]
-    middle = _split(len(leaves))
-    if old_size <= middle:
-        return [*_subproof(old_size, leaves[:middle], whole=whole), root_of(leaves[middle:])]
-    return [*_subproof(old_size - middle, leaves[middle:], whole=False), root_of(leaves[:middle])]
+    ranges: list[tuple[int, int]] = []
+    start, end = 0, size
+    while old_size < end:
+        middle = start + _split(end - start)
+        if old_size <= middle:
+            ranges.append((middle, end))
+            end = middle
+        else:
+            ranges.append((start, middle))
+            start = middle
+    if start:
+        # The older tree is not one of the perfect subtrees on the left edge: its last part is told, too.
+        ranges.append((start, end))
+    return _roots(leaves, ranges[::-1])
 
 
 def consistency_holds(

@@ -46,7 +46,7 @@ def verify_command(
     remembered checkpoint a database that was rolled back. Exit code 3 when anything is wrong.
     """
     settings = load_checked(config, AuditorConfig)
-    key = _public_key(settings.journal_key)
+    key = public_key(settings.journal_key)
     files = [CheckpointFile(path) for path in (settings.checkpoint_file, remember) if path is not None]
     # Read before the database: what is remembered is never newer than what is then found.
     heads = [head for file in files if (head := file.read(settings.origin, key)) is not None]
@@ -126,7 +126,8 @@ def _show(audit: Audit, remembered: int, *, as_json: bool) -> None:
         show_pairs([("and", f"{audit.omitted} more findings")])
 
 
-def _public_key(path: Path) -> PublicKey:
+def public_key(path: Path) -> PublicKey:
+    """Return the journal's public key from its file (PEM); OperatorError when it holds none."""
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:

@@ -40,6 +40,7 @@ GROUPS = {
     "bundle": ("offline", "bundles", "Bundles to and from the offline CA, at the installation."),
     "deploy": ("commands_deploy", "app", "Several hosts: made from one inventory, and checked against it."),
     "audit": ("audit", "app", "The journal: verify it, read it."),
+    "timestamp-record": ("timestamp_record", "app", "What was timestamped: look it up, prove it."),
     "auditor": ("auditor", "app", "Everything stored: its right to exist, re-derived."),
 }
 

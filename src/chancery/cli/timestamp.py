@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import enum
-import hashlib
-import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import httpx
 import typer
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from chancery.asn1 import tsp
 from chancery.cli.api_client import clean
+from chancery.cli.audit import FOUND
 from chancery.cli.clock import SystemEntropy
-from chancery.errors import ErrorType, OperatorError, PKIError
-from chancery.ports import Entropy
+from chancery.cli.show import JSONOption, show_json
+from chancery.cli.stamping import (
+    STDIN,
+    Wish,
+    connect,
+    digests_of,
+    fetch_crls,
+    progress_bar,
+    read_certificates,
+    read_crls,
+    read_small,
+    serial_text,
+    size_of,
+    stamp,
+    words,
+    write_whole,
+)
+from chancery.errors import OperatorError, PKIError
 from chancery.tsa import verification
+from chancery.tsa.revocation import Checked, check_revocation
 
 URL = "http://localhost:8081/tsa"
-_CHUNK = 1 << 20
-_TIMEOUT_S = 30.0
+TSR = ".tsr"
 
 
 class Hash(enum.StrEnum):
@@ -45,165 +61,249 @@ def register(app: typer.Typer) -> None:
     app.command("verify-timestamp")(verify_timestamp)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Order:
+    """What one run asks for, and where its answers go."""
+
+    client: httpx.Client
+    url: str
+    wish: Wish
+    anchors: Sequence[bytes]
+    out: Path | None
+    skip: bool
+
+    def target(self, file: Path) -> Path:
+        """Return where the response for a file goes."""
+        if file == STDIN:
+            return (self.out or Path()) / f"stdin{TSR}"
+        return (self.out or file.parent) / f"{file.name}{TSR}"
+
+
 def timestamp(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="The files to stamp.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE…", help="The files to stamp; - is standard input.")
+    ] = None,
     *,
+    files_from: Annotated[Path | None, typer.Option(help="A file that names more of them, one a line.")] = None,
     url: Annotated[str, typer.Option(help="The timestamping authority.")] = URL,
     hash_: Annotated[Hash, typer.Option("--hash", help="The digest that is stamped.")] = Hash.SHA256,
+    policy: Annotated[str | None, typer.Option(help="The TSA policy (OID) to ask for; else its default.")] = None,
+    certificates: Annotated[
+        bool, typer.Option(help="Have the authority's certificates put into the token, or not.")
+    ] = True,
     out: Annotated[
         Path | None, typer.Option(help="A directory for the .tsr files; without it each stands beside its file.")
     ] = None,
     ca: Annotated[Path | None, typer.Option(help="CA certificates (PEM) that the token must lead to.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="How many at a time.")] = 4,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave files alone whose .tsr is there and right; to go on.")
+    ] = False,
+    key_file: Annotated[Path | None, typer.Option(help="A file with your API key.")] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="Your TLS certificate (PEM), to be known by.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM), unless it is in the same file.")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="CA certificates (PEM) of the authority's web server.")
+    ] = None,
 ) -> None:
-    """Have each FILE timestamped, check the token, and write it to FILE.tsr. Nothing but the digest is sent."""
-    console = Console(soft_wrap=True, highlight=False)
-    anchors = read_certificates(ca) if ca is not None else ()
+    """
+    Have each FILE timestamped, check the token, and write it to FILE.tsr. Nothing but the digest is sent.
+
+    Of several files, one that fails does not stop the others; the exit code is then 1, --skip-existing goes on.
+    """
+    every = [*(files or []), *(_listed(files_from) if files_from is not None else [])]
+    if not every:
+        raise typer.BadParameter("name at least one file")
     if out is not None and not out.is_dir():
         raise OperatorError(f"{out} is not a directory", "make it, or leave --out away")
-    total = sum(_size(file) for file in files)
-    with (
-        httpx.Client(timeout=_TIMEOUT_S) as client,
-        _progress() as progress,
-    ):
-        task = progress.add_task("stamping", total=total)
-        for file in files:
-            digests = _digests(file, [hash_.value], progress, task)
-            oid = tsp.DIGEST_OIDS[hash_.value]
-            response, found = stamp(client, url, oid, digests[oid], entropy=SystemEntropy(), anchors=anchors)
-            target = (out or file.parent) / f"{file.name}.tsr"
-            _write(target, response)
-            console.print(f"{target}: {_words(found.info)}", markup=False)
+    anchors = read_certificates(ca) if ca is not None else ()
+    wish = Wish(hash_.value, policy, certificates)
+    with connect(
+        key_file=key_file, certificate=tls_certificate, certificate_key=tls_key, tls_ca=tls_ca, connections=jobs
+    ) as client:
+        failed = _stamp_all(every, _Order(client, url, wish, anchors, out, skip_existing), jobs)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        text = sys.stdin.read() if path == STDIN else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"{path} cannot be read: {error}", "give a text file with a name a line") from error
+    return [Path(line) for line in text.splitlines() if line]
+
+
+def _stamp_all(files: Sequence[Path], order: _Order, jobs: int) -> int:
+    """Stamp every file, `jobs` at a time, and tell of each in order; return how many failed. A lone one raises."""
+    console, failed = Console(soft_wrap=True, highlight=False), 0
+    with progress_bar() as progress, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        task = progress.add_task(
+            "stamping", total=sum(size_of(file) for file in files if len(files) == 1 or file.exists())
+        )
+
+        def advance(octets: int) -> None:
+            progress.advance(task, octets)
+
+        try:
+            for file, done in _in_order(pool, files, lambda file: _stamp_one(file, order, advance), 4 * jobs):
+                try:
+                    console.print(done.result(), markup=False)
+                except (PKIError, OperatorError) as error:
+                    if len(files) == 1:
+                        raise
+                    failed += 1
+                    why = error.detail if isinstance(error, PKIError) else error.what
+                    Console(stderr=True, soft_wrap=True, highlight=False).print(f"{file}: {why}", markup=False)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failed:
+        console.print(f"{len(files) - failed} of {len(files)} files are stamped", markup=False)
+    return failed
+
+
+def _in_order(
+    pool: concurrent.futures.Executor, files: Sequence[Path], act: Callable[[Path], str], ahead: int
+) -> Iterator[tuple[Path, concurrent.futures.Future[str]]]:
+    """Give each file with its future, in order; no more than `ahead` are begun before they are looked at."""
+    begun: list[tuple[Path, concurrent.futures.Future[str]]] = []
+    for file in files:
+        begun.append((file, pool.submit(act, file)))
+        if len(begun) >= ahead:
+            yield begun.pop(0)
+    yield from begun
+
+
+def _stamp_one(file: Path, order: _Order, advance: Callable[[int], None]) -> str:
+    target = order.target(file)
+    digest = digests_of(file, [order.wish.hash_name], advance)[order.wish.oid]
+    if order.skip and _is_there(target, order.wish, digest):
+        return f"{target}: is there and right"
+    response, found = stamp(
+        order.client,
+        order.url,
+        order.wish,
+        digest,
+        entropy=SystemEntropy(),
+        anchors=order.anchors,
+        pool=order.anchors,
+    )
+    write_whole(target, response)
+    token = verification.granted_token(response)
+    return f"{target}: {words(found.info if found is not None else verification.info_of(token))}"
+
+
+def _is_there(target: Path, wish: Wish, digest: bytes) -> bool:
+    """Tell whether a response for this digest is there already."""
+    if not target.exists():
+        return False
+    try:
+        info = verification.info_of(verification.granted_token(read_small(target, tsp.MAX_RESPONSE)))
+    except PKIError:
+        return False
+    return (info.hash_oid, info.hashed_message) == (wish.oid, digest)
 
 
 def verify_timestamp(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file that was stamped.")],
-    tsr: Annotated[Path, typer.Argument(metavar="TSR", help="The response that came for it.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE… [TSR]",
+            help="Files that were stamped, each checked against FILE.tsr, or the .tsr file named right after it.",
+        ),
+    ],
     *,
     ca: Annotated[Path, typer.Option(help="CA certificates (PEM) that are trusted.")],
     certificates: Annotated[
         Path | None, typer.Option(help="More certificates (PEM), for a token that carries none.")
     ] = None,
+    crl: Annotated[
+        list[Path] | None, typer.Option(help="A CRL (PEM or DER) to check against; may be given again.")
+    ] = None,
+    get_crls: Annotated[
+        bool,
+        typer.Option("--fetch-crls", help="Fetch the CRLs that the certificates name. Else no network is used."),
+    ] = False,
+    as_json: JSONOption = False,
 ) -> None:
-    """Check that TSR is a timestamp of FILE, made under a certificate that leads to the CA. No network is used."""
-    token = verification.granted_token(_read(tsr))
-    with _progress() as progress:
-        digests = _digests(file, list(tsp.DIGEST_OIDS), progress, progress.add_task("reading", total=_size(file)))
-    found = verification.verify(
-        token,
-        digests=digests,
-        anchors=read_certificates(ca),
-        certificates=read_certificates(certificates) if certificates is not None else (),
-    )
+    """
+    Check that each FILE was timestamped under a certificate that leads to the CA, and that it was valid then.
+
+    With CRLs also that it was not revoked (RFC 3161 4). Exit code 0: all are proved; 3: one is not, and why is
+    said; 1: something could not be read.
+    """
+    anchors = read_certificates(ca)
+    pool = read_certificates(certificates) if certificates is not None else []
+    crls = read_crls(crl or [])
+    shown = []
+    for file, tsr in _pairs(files):
+        response = read_small(tsr, tsp.MAX_RESPONSE)
+        digests = _read(file)
+        try:
+            token = verification.granted_token(response)
+            found = verification.verify(token, digests=digests, anchors=anchors, certificates=pool)
+            lists = crls + (fetch_crls(found.path) if get_crls else [])
+            revocation = check_revocation(found.path, lists, found.info.gen_time) if crl or get_crls else None
+        except PKIError as error:
+            shown.append({"file": str(file), "good": False, "what": error.detail})
+        else:
+            shown.append({"file": str(file), "good": True, **_told(found, revocation)})
+        if not as_json:
+            _say(shown[-1])
+    if as_json:
+        show_json(shown)
+    if not all(one["good"] for one in shown):
+        raise typer.Exit(FOUND)
+
+
+def _read(file: Path) -> dict[str, bytes]:
+    """Return every digest of a file by OID, with a bar while it is read."""
+    with progress_bar() as progress:
+        task = progress.add_task("reading", total=size_of(file))
+        return digests_of(file, list(tsp.DIGEST_OIDS), lambda octets: progress.advance(task, octets))
+
+
+def _pairs(files: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Pair each file with its response: the .tsr that is named right after it, else FILE.tsr."""
+    found: list[tuple[Path, Path]] = []
+    waiting = list(files)
+    while waiting:
+        file = waiting.pop(0)
+        named = waiting and waiting[0].suffix == TSR
+        found.append((file, waiting.pop(0) if named else file.with_name(f"{file.name}{TSR}")))
+    return found
+
+
+def _told(found: verification.Timestamp, revocation: Sequence[Checked] | None) -> dict[str, object]:
+    info = found.info
+    subjects = [x509.load_der_x509_certificate(one).subject.rfc4514_string() for one in found.path]
+    return {
+        "time": info.gen_time.isoformat(),
+        "accuracy_s": None if info.accuracy is None else info.accuracy.total_seconds(),
+        "serial": serial_text(info.serial),
+        "policy": info.policy,
+        "path": subjects,
+        "words": words(info),
+        "revocation": None if revocation is None else [one.this_update.isoformat() for one in revocation],
+    }
+
+
+def _say(told: dict[str, object]) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{file} existed at {_words(found.info)}", markup=False)
-    for certificate in found.path:
-        subject = x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
+    if not told["good"]:
+        console.print(f"{told['file']} is NOT proved: {clean(str(told['what']))}", markup=False)
+        return
+    console.print(f"{told['file']} existed at {told['words']}", markup=False)
+    path, revocation = told["path"], told["revocation"]
+    assert isinstance(path, list)
+    for subject in path:
         console.print(f"    {clean(subject)}", markup=False)
-    console.print("revocation of these certificates was not looked up", markup=False)
-
-
-def stamp(
-    client: httpx.Client,
-    url: str,
-    hash_oid: str,
-    digest: bytes,
-    *,
-    entropy: Entropy,
-    anchors: Sequence[bytes] = (),
-) -> tuple[bytes, verification.Timestamp]:
-    """
-    Ask for one timestamp and return the TimeStampResp (DER) with what its token says, checked against the request.
-
-    Raises PKIError with the authority's word when it refuses, or saying what is wrong with its answer, and
-    OperatorError when there is no timestamping authority at `url`.
-    """
-    nonce = int.from_bytes(entropy.draw(8), "big")
-    query = tsp.encode_request(hash_oid, digest, nonce=nonce)
-    response = _post(client, url, query)
-    token = verification.granted_token(response)
-    return response, verification.verify(token, digests={hash_oid: digest}, anchors=anchors, query=query)
-
-
-def _post(client: httpx.Client, url: str, query: bytes) -> bytes:
-    """Send a request and return the body of the answer, read up to its limit."""
-    next_step = "check --url, and `chancery status` where the authority runs"
-    headers = {"Content-Type": "application/timestamp-query"}
-    body = bytearray()
-    try:
-        with client.stream("POST", url, content=query, headers=headers) as response:
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > tsp.MAX_RESPONSE:
-                    raise PKIError(ErrorType.BAD_DATA_FORMAT, f"{url} answers with more than a timestamp")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise OperatorError(f"{url} cannot be reached: {error}", next_step) from error
-    if response.headers.get("content-type", "").split(";")[0].strip() != "application/timestamp-reply":
-        raise OperatorError(
-            f"{url} answers {response.status_code}, and not as a timestamping authority", next_step
+    if isinstance(revocation, list):
+        console.print(
+            f"not revoked, by CRLs of {', '.join(revocation) or 'nobody: the CA signed it'}", markup=False
         )
-    return bytes(body)
-
-
-def read_certificates(path: Path) -> list[bytes]:
-    """Return the certificates (DER) of a PEM file. Raises OperatorError when it holds none."""
-    try:
-        return [one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(_read(path))]
-    except ValueError as error:
-        raise OperatorError(
-            f"{path} holds no certificates in PEM", "give the file of the CA certificate"
-        ) from error
-
-
-def _progress() -> Progress:
-    """A bar on the terminal; where there is none, nothing."""
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
-
-
-def _digests(file: Path, names: Sequence[str], progress: Progress, task: TaskID) -> dict[str, bytes]:
-    """Read a file once, in pieces, and return its digests by OID."""
-    made = {tsp.DIGEST_OIDS[name]: hashlib.new(name) for name in names}
-    try:
-        with file.open("rb") as source:
-            while piece := source.read(_CHUNK):
-                for digest in made.values():
-                    digest.update(piece)
-                progress.advance(task, len(piece))
-    except OSError as error:
-        raise OperatorError(f"{file} cannot be read: {error.strerror}", "give a readable file") from error
-    return {oid: digest.digest() for oid, digest in made.items()}
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError as error:
-        raise OperatorError(f"{file} cannot be read: {error.strerror}", "give a readable file") from error
-
-
-def _read(path: Path) -> bytes:
-    """Read a small file: at most what a response may be."""
-    try:
-        with path.open("rb") as source:
-            return source.read(tsp.MAX_RESPONSE + 1)
-    except OSError as error:
-        raise OperatorError(f"{path} cannot be read: {error.strerror}", "give a readable file") from error
-
-
-def _write(target: Path, data: bytes) -> None:
-    """Write a file whole or not at all; one that stands there is replaced."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(data)
-        beside.replace(target)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OperatorError(f"{target} cannot be written: {error.strerror}", "choose another --out") from error
-
-
-def _words(info: tsp.TSTInfo) -> str:
-    accuracy = f" ± {info.accuracy.total_seconds():g} s" if info.accuracy is not None else ""
-    digits = f"{info.serial:X}"
-    # Whole octets, as every other command shows a serial.
-    serial = digits.zfill(len(digits) + len(digits) % 2)
-    return f"{info.gen_time.isoformat()}{accuracy}, serial {serial}, policy {info.policy}"
+    else:
+        console.print("revocation of these certificates was not looked up (--crl, --fetch-crls)", markup=False)

@@ -8,7 +8,8 @@ import enum
 from collections.abc import Sequence
 from typing import Protocol
 
-from chancery.ports.values import Event
+from chancery.ports.hierarchy import IssuerRecord
+from chancery.ports.values import Event, TokenRecord
 
 
 class ClientKind(enum.Enum):
@@ -100,3 +101,43 @@ class TimestampUsage(Protocol):
 
     async def give_back(self, client: str, span: Span, began: datetime.date, unused: int) -> None:
         """Take tokens that were reserved and not granted off the count again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokenQuery:
+    """Which recorded tokens: those that fit all that is given, the newest first, at most `limit`."""
+
+    serial: int | None = None
+    imprint: bytes | None = None
+    client: str | None = None
+    since: datetime.datetime | None = None
+    before: datetime.datetime | None = None
+    limit: int = 100
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BatchEvent:
+    """The event that covers a batch: its body, and its leaf in the journal's tree (None: not yet)."""
+
+    body: str
+    leaf_index: int | None
+
+
+class TokenReader(Protocol):
+    """What an auditor reads of the timestamping authority's records. PKIError(SYSTEM_UNAVAIL) when it cannot."""
+
+    def find(self, query: TokenQuery) -> list[TokenRecord]: ...
+
+    def batches(self, lowest: str, highest: str, limit: int) -> list[BatchEvent]:
+        """Return the events of batches with a subject in this range, from the highest down."""
+
+    def rows(self, first: int, last: int, since: datetime.datetime, until: datetime.datetime) -> list[TokenRecord]:
+        """Return the tokens with serials and genTimes in these ranges, by serial."""
+
+    def certificates(self, serial: bytes) -> list[bytes]:
+        """Return the certificates (DER) of any issuer with this serial number."""
+
+    def issuers(self) -> list[IssuerRecord]: ...
+
+    def crls(self, issuer_id: int, at: datetime.datetime) -> list[bytes]:
+        """Return the complete CRLs (DER), of each shard, that were the newest at this time, and are now."""

@@ -8,13 +8,13 @@ one of the unit, in whichever process: the store keeps the last one, and gives i
 from __future__ import annotations
 
 import datetime
-import hashlib
 from collections.abc import Sequence
 
 from chancery.errors import ErrorType, PKIError
-from chancery.ports import Entropy, Event, EventDetail, EventKind, TimestampStore, TokenRecord
+from chancery.ports import Entropy, Event, TimestampStore, TokenRecord
 from chancery.tsa.authority import Accepted, Recorded
 from chancery.tsa.policy import AuthoritySettings
+from chancery.tsa.rows import tokens_event
 from chancery.tsa.timekeeping import ClockGuard
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -23,38 +23,6 @@ MAX_AHEAD = datetime.timedelta(milliseconds=100)
 """By this much a genTime may be later than the clock for the sake of the order, if the accuracy leaves room."""
 _COUNT_BITS, _RANDOM = 24, 4
 Rows = tuple[Sequence[TokenRecord], Sequence[Event]]
-
-
-def rows_digest(tokens: Sequence[TokenRecord]) -> str:
-    """
-    SHA-256 (hex) over token rows in serial order, as the journal holds it.
-
-    Each row is the line `serial|genTime|hash OID|imprint in hex|policy|client` with genTime in UTC to the
-    microsecond, ended by a line feed.
-    """
-    digest = hashlib.sha256()
-    for token in sorted(tokens, key=lambda token: token.serial):
-        moment = token.gen_time.astimezone(datetime.UTC).isoformat(timespec="microseconds")
-        fields = (str(token.serial), moment, token.hash_oid, token.imprint.hex(), token.policy, token.client)
-        digest.update(("|".join(fields) + "\n").encode())
-    return digest.hexdigest()
-
-
-def tokens_event(tokens: Sequence[TokenRecord], at: datetime.datetime, actor: str) -> Event:
-    """
-    Return the event that covers a batch of one unit: how many, from which to which serial, SHA-256 over the rows.
-
-    The tokens of other units may have serials in between.
-    """
-    serials = [token.serial for token in tokens]
-    detail: EventDetail = {
-        "count": len(tokens),
-        "first": str(min(serials)),
-        "last": str(max(serials)),
-        "sha256": rows_digest(tokens),
-        "unit": tokens[0].unit,
-    }
-    return Event(EventKind.TOKENS_RECORDED, at, actor, "tokens", detail)
 
 
 class Serials:

@@ -48,6 +48,14 @@ def granted_token(response: bytes) -> bytes:
     return answer.time_stamp_token
 
 
+def info_of(token: bytes) -> tsp.TSTInfo:
+    """Return what a TimeStampToken (DER) says, with nothing of it checked. PKIError(BAD_DATA_FORMAT)."""
+    signed = cms.decode(token)
+    if signed.content_type != oids.TST_INFO:
+        raise der.malformed("a SignedData that is not a timestamp")
+    return tsp.decode_tst_info(signed.content)
+
+
 def verify(
     token: bytes,
     *,

@@ -12,7 +12,7 @@ from chancery.asn1 import cms, der, tsp
 from chancery.asn1.signature import ALGORITHMS, KeySigner
 from chancery.errors import ErrorType, OperatorError
 from chancery.ports import EventKind
-from chancery.tsa.recording import rows_digest
+from chancery.tsa.rows import row_hash, rows_digest
 from fakes import START, CountingSigner, FakeClock, Faults
 from unit.tsa.kit import (
     CRITICAL_TIME_STAMPING,
@@ -241,7 +241,7 @@ def test_every_token_given_out_is_recorded_and_journalled():
             "count": len(tokens),
             "first": str(tokens[0].serial),
             "last": str(tokens[-1].serial),
-            "sha256": rows_digest(tokens),
+            "sha256": rows_digest(map(row_hash, tokens)),
             "unit": "tsa",
         }
     for serial in serials:
