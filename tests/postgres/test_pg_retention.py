@@ -27,7 +27,7 @@ from chancery.postgres.retention import drop, drop_crls, old_crls, partitions
 from chancery.postgres.roles import create_database
 from chancery.postgres.session import AsyncPool, Session, connect
 from fakes import FakeClock
-from pg import AT, Database, password
+from pg import AT, Database, password, tsa_serial
 from unit.audit.journals import ED25519, ORIGIN
 
 LATER = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -317,6 +317,13 @@ class TestJournal:
     def test_a_year_on_which_something_rests_stays(self, office, journal):
         issue(office, 1, LATER + DAY)
         assert "certificates of that time are stored" == stays(office)["journal_event_before"]
+
+    def test_a_year_of_the_journal_that_covers_timestamps_stays_while_they_do(self, office, journal):
+        assert stays(office)["journal_event_before"] is None
+        office.sql(
+            "INSERT INTO chancery.tsa_token VALUES (%s, %s, '1.2', '\\x00', '1.2.3', 'c')", tsa_serial(AT), AT
+        )
+        assert "timestamps of that time are stored" == stays(office)["journal_event_before"]
 
 
 def test_the_command_changes_nothing_until_it_is_told_to(office, tmp_path):

@@ -8,9 +8,9 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import httpx
 from cryptography import x509
@@ -226,9 +226,13 @@ def digests_of(
     return {oid: digest.digest() for oid, digest in made.items()}
 
 
-def _feed(source: BinaryIO, digests: object, advance: Callable[[int], None]) -> None:
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+def _feed(source: BinaryIO, digests: Collection[_Digest], advance: Callable[[int], None]) -> None:
     while piece := source.read(_CHUNK):
-        for digest in digests:  # type: ignore[attr-defined]
+        for digest in digests:
             digest.update(piece)
         advance(len(piece))
 

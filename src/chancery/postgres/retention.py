@@ -56,6 +56,8 @@ SELECT CASE
         THEN 'issuers, profiles or operators came in then'
     WHEN EXISTS (SELECT FROM chancery.intent WHERE recorded_at <= %(newest)s)
         THEN 'certificates of that time are stored'
+    WHEN EXISTS (SELECT FROM chancery.tsa_token WHERE gen_time <= %(newest)s)
+        THEN 'timestamps of that time are stored'
     WHEN EXISTS (SELECT FROM {partition} AS e WHERE NOT EXISTS (
             SELECT FROM chancery.journal_leaf AS l WHERE l.event_id = e.event_id))
         THEN 'events without a leaf'
