@@ -333,6 +333,15 @@ def test_r22_a_rehearsal_measures_and_leaves_nothing(bureau):
     assert [] == bureau.findings()
 
 
+def test_rehearsals_hold_up_no_revocation(bureau):
+    for _ in range(3):
+        bureau.ask(mass.rehearse, OLGA, WISH)
+    job = bureau.confirmed()
+    decided = decide_jobs(bureau.jobs, bureau.office.revocations, bureau.clock, "worker-1", MassSettings())
+    assert (2, JobState.RUNNING) == (decided, bureau.job(job.job_id).state)
+    assert [JobState.DONE, JobState.WAITING, JobState.WAITING] == [bureau.job(n).state for n in (1, 2, 3)]
+
+
 @pytest.mark.parametrize(
     ("changes", "size"),
     [

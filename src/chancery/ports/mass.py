@@ -174,7 +174,11 @@ class JobStore(Protocol):
     """The worker's side; transactions as in `IssuanceStore`."""
 
     def due(self) -> list[int]:
-        """Jobs that need a decision: new ones, newly approved ones, and those whose last request is settled."""
+        """
+        Jobs that need a decision: new ones, newly approved ones, and those whose last request is settled.
+
+        Rehearsals come last.
+        """
 
     def standing(self, job_id: int) -> JobStanding: ...
 

@@ -78,7 +78,7 @@ WHERE state = 'waiting'
         SELECT FROM chancery.revocation_approval AS a WHERE a.job_id = j.job_id AND a.approval_id > j.seen)
    OR state = 'running' AND NOT EXISTS (
         SELECT FROM chancery.revocation_request AS q WHERE q.job_id = j.job_id AND q.state = 'waiting')
-ORDER BY job_id LIMIT 100"""
+ORDER BY sample_serials IS NOT NULL, job_id LIMIT 100"""
 _MAY = """
 SELECT o.name, c.spki_sha256, c.subject FROM chancery.operator AS o
 JOIN chancery.certificate AS c ON sha256(c.der) = o.fingerprint
