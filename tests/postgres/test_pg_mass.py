@@ -184,10 +184,15 @@ def test_what_expired_is_left_out_and_what_is_suspended_is_not(bureau):
         " WHERE serial = %s",
         serial(1),
     )
+    shown = bureau.ask(mass.look, OLGA, WISH)
+    assert (3, 1) == (shown.size, shown.expired)
     bureau.confirmed()
     bureau.work()
     assert [1, 2, 3] == bureau.revoked()
     assert RevocationReason.KEY_COMPROMISE is bureau.office.status(1).reason
+    # Nothing is left but what has expired.
+    shown = bureau.ask(mass.look, OLGA, WISH)
+    assert (0, 1) == (shown.size, shown.expired)
 
 
 def test_much_needs_a_second_person_who_saw_the_same(bureau):

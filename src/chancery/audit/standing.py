@@ -32,6 +32,7 @@ ACTS = {
 KINDS = (
     EventKind.CA_CREATED,
     EventKind.CA_IMPORTED,
+    EventKind.CA_FOREIGN_REVOKED,
     EventKind.CA_CERTIFICATE,
     *ACTS.values(),
     EventKind.PROFILE_LOADED,
@@ -81,7 +82,8 @@ def judge_issuers(
         yield from trail.once(added, EventKind.CA_IMPORTED, about)
         for act in added[:1]:
             sha256 = hashlib.sha256(issuer.record.certificate).hexdigest()
-            taken = {"revoked": issuer.taken_over} if issuer.taken_over or "revoked" in act.detail else {}
+            here = issuer.taken_over - len(trail.of(acts, EventKind.CA_FOREIGN_REVOKED, about))
+            taken = {"revoked": here} if here or "revoked" in act.detail else {}
             yield from trail.says(act, about, {"certificate_sha256": sha256, **taken})
         yield from _further(about, issuer, ground, known, acts)
         yield from _acts(about, issuer, acts)

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from chancery.asn1.signature import PrivateKey
+from chancery.ca.foreign import foreign
 from chancery.ca.installing import Held, Judged, Who, act_event, describe, install, judge, refuse_findings
 from chancery.cli import build
 from chancery.cli.clock import SystemClock
@@ -33,7 +34,7 @@ from chancery.pkcs11 import Token
 from chancery.pkcs11.softtoken import SoftToken
 from chancery.pkix.key import spki_der
 from chancery.pkix.name import name_text, parse_name
-from chancery.ports import Act, Event, EventDetail, EventKind, IssuerAct, IssuerRecord
+from chancery.ports import Act, Event, EventDetail, EventKind, IssuerAct, IssuerRecord, RevocationReason
 from chancery.postgres.issuers import PgIssuerStore
 from chancery.postgres.session import Session
 
@@ -60,6 +61,7 @@ def register(ca: typer.Typer) -> None:
     ca.command("deactivate")(deactivate)
     ca.command("activate")(activate)
     ca.command("default")(default)
+    ca.command("revoke-foreign")(revoke_foreign)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -272,6 +274,33 @@ def activate(name: Name, *, config: Worker, reason: Reason = "", yes: Yes = Fals
 def default(name: Name, *, config: Worker, reason: Reason = "", yes: Yes = False) -> None:
     """Make an issuer the default: what names no issuer is issued by it from now on."""
     _act(config, name, Act.DEFAULT, reason, f"Shall {name} issue what names no issuer?", yes=yes)
+
+
+def revoke_foreign(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="The certificate that it signed before (PEM or DER).")],
+    *,
+    config: Worker,
+    crl_reason: Annotated[str, typer.Option(help="CRLReason, as `chancery revoke --reason`.")] = "unspecified",
+    reason: Reason = "",
+    yes: Yes = False,
+) -> None:
+    """Revoke a certificate that this issuer signed elsewhere before it was taken over: on CRLs and in OCSP."""
+    try:
+        code = RevocationReason[crl_reason.replace("-", "_").upper()]
+    except KeyError:
+        raise OperatorError(f"there is no CRLReason {crl_reason}", "see `chancery revoke --help`") from None
+    with machine(config) as here:
+        if (record := here.find(name)) is None:
+            raise OperatorError(f"there is no issuer {name}", "see `chancery ca list`")
+        [der] = certificates(file, one=True)
+        who = here.who(reason)
+        one, events = foreign(record, der, code, who)
+        serial = one.entry.serial.hex().upper()
+        if not yes:
+            typer.confirm(f"Shall {serial} of {name} be revoked for good ({code.name.lower()})?", abort=True)
+        here.store.revoke_foreign(one, who.at, events)
+    show_pairs([(name, f"revoked {serial}")])
 
 
 def _act(config: Path, name: str, act: Act, reason: str, question: str, *, yes: bool) -> None:

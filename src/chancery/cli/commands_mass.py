@@ -45,8 +45,9 @@ def revoke_many(client: Client, asked: dict[str, Any], *, simulate: bool, wait: 
 
 
 def _show_chosen(chosen: dict[str, Any]) -> None:
+    left_out = f"{expired} have expired and are left out" if (expired := chosen.get("expired")) else None
     if not chosen["count"]:
-        fail("nothing is chosen", "look with `chancery list`", USAGE)
+        fail(f"nothing is chosen{f': {left_out}' if left_out else ''}", "look with `chancery list`", USAGE)
     show_rows(
         ("issuer", "profile", "certificates"),
         [[one["issuer"], one["profile"], str(one["count"])] for one in chosen["parts"]],
@@ -61,6 +62,7 @@ def _show_chosen(chosen: dict[str, Any]) -> None:
     show_pairs(
         [
             ("nothing was revoked", f"these would be: {chosen['count']}"),
+            ("of those that match", left_out),
             ("to revoke them", f"the same command with --confirm {chosen['confirmation']}"),
             ("to rehearse it", "the same command with --simulate"),
         ]

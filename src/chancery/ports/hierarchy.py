@@ -7,6 +7,7 @@ import datetime
 import enum
 
 from chancery.ports.crls import CRLRecord, RevokedEntry
+from chancery.ports.values import BlockedKey
 
 COUNTED = 1000
 """Certificates up to so many are counted for people; more are estimated."""
@@ -131,6 +132,22 @@ class Takeover:
     crl_number: int
     crl_sha256: bytes
     revoked: tuple[RevokedEntry, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ForeignRevocation:
+    """
+    The revocation of a certificate (DER) that an issuer signed before it was taken over.
+
+    `kept_until` as in `CertificateStatus`; `block` is its key, when the reason says that it is compromised.
+    """
+
+    issuer_id: int
+    certificate: bytes
+    entry: RevokedEntry
+    not_after: datetime.datetime
+    kept_until: datetime.datetime | None
+    block: BlockedKey | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -44,7 +44,8 @@ class Chosen:
     """
     What a selection finds: how many, how many of each (issuer, profile), and the oldest of them as a sample.
 
-    `digest` is SHA-256 over the sorted list of issuers and serials: another list has another one.
+    `digest` is SHA-256 over the sorted list of issuers and serials: another list has another one. `expired`: how
+    many match, are good or suspended, and are left out because they have expired.
     """
 
     selection: Selection
@@ -52,6 +53,7 @@ class Chosen:
     digest: bytes
     parts: tuple[tuple[str, str, int], ...]
     sample: tuple[StoredCertificate, ...]
+    expired: int = 0
 
 
 class JobState(enum.Enum):

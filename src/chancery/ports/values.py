@@ -25,6 +25,7 @@ class EventKind(enum.Enum):
 
     CA_CREATED = "ca.created"
     CA_IMPORTED = "ca.imported"
+    CA_FOREIGN_REVOKED = "ca.foreign-revoked"
     CA_REQUESTED = "ca.requested"
     CA_CERTIFICATE = "ca.certificate"
     CA_ACTIVATED = "ca.activated"

@@ -18,6 +18,7 @@ from chancery.ports import (
     Event,
     EventDetail,
     EventKind,
+    ForeignRevocation,
     IssuerAct,
     IssuerRecord,
     KeyPlace,
@@ -27,7 +28,7 @@ from chancery.ports import (
     RevokedEntry,
     Takeover,
 )
-from chancery.postgres import rows
+from chancery.postgres import blocklist, rows
 from chancery.postgres.crl import LOCK_NUMBERS, insert_crl
 from chancery.postgres.journal import insert_events
 from chancery.postgres.session import Connection, PgConnection, Session, session
@@ -61,9 +62,10 @@ FROM unnest(%(serials)s::bytea[], %(times)s::timestamptz[], %(reasons)s::smallin
     AS e (serial, revoked_at, reason, invalidity_date)"""
 _REVOKED_BEFORE = """
 INSERT INTO chancery.certificate_status
-    (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, changed_at)
-SELECT issuer_id, serial, 'revoked', %(not_after)s, revoked_at, reason, invalidity_date, %(at)s
-FROM chancery.imported_revocation WHERE issuer_id = %(issuer)s"""
+    (issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, changed_at, kept_until)
+SELECT issuer_id, serial, 'revoked', %(not_after)s, revoked_at, reason, invalidity_date, %(at)s, %(kept)s
+FROM chancery.imported_revocation WHERE issuer_id = %(issuer)s AND serial = ANY (%(serials)s::bytea[])"""
+_INTENDED = "SELECT FROM chancery.intent WHERE issuer_id = %s AND serial = %s"
 _SHARDS = "SELECT shard, url FROM chancery.crl_shard WHERE issuer_id = %s ORDER BY shard"
 _OPEN_SHARD = "INSERT INTO chancery.crl_shard (issuer_id, shard, url, opened_at) VALUES (%s, %s, %s, %s)"
 _INSERT_NUMBER = "INSERT INTO chancery.crl_number (issuer_id, number) VALUES (%s, %s) ON CONFLICT DO NOTHING"
@@ -128,6 +130,25 @@ class PgIssuerStore:
             _act(connection, acts)
             insert_events(connection, events)
             return issuer_id
+
+    def revoke_foreign(self, one: ForeignRevocation, at: datetime.datetime, events: Sequence[Event]) -> None:
+        """
+        Revoke a certificate that this issuer signed elsewhere, before it was taken over.
+
+        Raises PKIError(BAD_REQUEST) when it was issued here, or is revoked already.
+        """
+        # No CRL told of it: the certificate itself stands in for one, and no number was used.
+        told = Takeover(0, hashlib.sha256(one.certificate).digest(), (one.entry,))
+        with self._session.transaction() as connection:
+            if connection.execute(_INTENDED, (one.issuer_id, one.entry.serial)).fetchone() is not None:
+                raise PKIError(ErrorType.BAD_REQUEST, "it was issued here: use `chancery revoke`")
+            try:
+                _take_over(connection, one.issuer_id, told, one.not_after, at, kept=one.kept_until)
+            except psycopg.errors.UniqueViolation as error:
+                raise PKIError(ErrorType.BAD_REQUEST, "it is revoked already") from error
+            if one.block is not None:
+                blocklist.insert(connection, one.block)
+            insert_events(connection, events)
 
     def add_certificate(self, certificate: NewCertificate, at: datetime.datetime, events: Sequence[Event]) -> None:
         """
@@ -297,20 +318,23 @@ def _take_over(
     takeover: Takeover,
     not_after: datetime.datetime,
     at: datetime.datetime,
+    *,
+    kept: datetime.datetime | None = None,
 ) -> None:
     entries: Sequence[RevokedEntry] = takeover.revoked
-    connection.execute(
-        _TAKE_OVER,
-        {
-            "issuer": issuer_id,
-            "sha256": takeover.crl_sha256,
-            "serials": [one.serial for one in entries],
-            "times": [one.revoked_at for one in entries],
-            "reasons": [int(one.reason) for one in entries],
-            "invalidity": [one.invalidity_date for one in entries],
-        },
-    )
-    connection.execute(_REVOKED_BEFORE, {"issuer": issuer_id, "not_after": not_after, "at": at})
+    values = {
+        "issuer": issuer_id,
+        "sha256": takeover.crl_sha256,
+        "serials": [one.serial for one in entries],
+        "times": [one.revoked_at for one in entries],
+        "reasons": [int(one.reason) for one in entries],
+        "invalidity": [one.invalidity_date for one in entries],
+        "not_after": not_after,
+        "at": at,
+        "kept": kept,
+    }
+    connection.execute(_TAKE_OVER, values)
+    connection.execute(_REVOKED_BEFORE, values)
     if takeover.crl_number > 0:
         connection.execute(_INSERT_NUMBER, (issuer_id, takeover.crl_number))
 

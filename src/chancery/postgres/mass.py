@@ -21,12 +21,13 @@ from chancery.postgres.session import AsyncPgConnection, AsyncPool, Connection, 
 _SLOW = "SET LOCAL statement_timeout = '600s'"
 """A list of a million takes a while; nothing else waits for it."""
 
-_FROM = """
+_ALIVE, _EXPIRED = "c.not_after >= %(at)s", "c.not_after < %(at)s"
+_FROM = f"""
 FROM chancery.certificate AS c
 JOIN chancery.certificate_status AS s USING (issuer_id, serial)
 JOIN chancery.request AS r USING (request_id)
 JOIN chancery.issuer AS i USING (issuer_id)
-WHERE c.certificate_id <= %(up_to)s AND c.not_after >= %(at)s AND (s.state = 'good' OR s.reason = 6)"""
+WHERE c.certificate_id <= %(up_to)s AND {_ALIVE} AND (s.state = 'good' OR s.reason = 6)"""
 _CONDITIONS = {
     "spki_sha256": "c.spki_sha256 = %(spki_sha256)s",
     "profile": "c.profile = %(profile)s",
@@ -156,8 +157,10 @@ class PgMassRevocations:
                 f"SELECT {STORED} {where} ORDER BY c.certificate_id LIMIT %(limit)s",
                 {**values, "limit": sample},
             )
+            late = where.replace(_ALIVE, _EXPIRED)
+            ((expired,),) = await _fetch(connection, f"SELECT count(*) {late}", values)
         found = tuple((str(issuer), str(profile), int(count)) for issuer, profile, count in parts)
-        return Chosen(selection, size, digest, found, tuple(map(stored, shown)))
+        return Chosen(selection, size, digest, found, tuple(map(stored, shown)), expired)
 
     async def confirm(self, job: NewJob, selection: Selection, own: bytes, events: Sequence[Event]) -> int:
         """Store a job with its requests and their events, all or nothing; see the port."""

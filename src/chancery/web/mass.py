@@ -73,9 +73,14 @@ class PartView(View, frozen=True, kw_only=True):
 
 
 class ChosenView(View, frozen=True, kw_only=True):
-    """What would be revoked; sent again with `confirmation`, exactly this is. `sample`: the oldest of them."""
+    """
+    What would be revoked; sent again with `confirmation`, exactly this is. `sample`: the oldest of them.
+
+    `expired` others match and stay as they are, because they have expired.
+    """
 
     count: int
+    expired: int = 0
     parts: list[PartView]
     sample: list[CertificateView]
     confirmation: str
@@ -148,6 +153,7 @@ async def revoke_many(call: Call) -> Response:
     return json(
         ChosenView(
             count=chosen.size,
+            expired=chosen.expired,
             parts=[PartView(issuer=issuer, profile=name, count=count) for issuer, name, count in chosen.parts],
             sample=[certificate_view(one, whole=False) for one in chosen.sample],
             confirmation=mass.confirmation(chosen),

@@ -409,6 +409,15 @@ def _dropped(world, at, **detail):
     world.events[max(world.events) + 1] = json.loads(event.body())
 
 
+def test_what_a_taken_over_ca_revoked_here_is_journalled_one_by_one(world):
+    at = next(at for at, one in enumerate(world.issuer_rows) if one.record.name == "issuing")
+    world.issuer_rows[at] = dataclasses.replace(world.issuer_rows[at], taken_over=1)
+    assert [Kind.JOURNAL_DIFFERS] == [one.kind for one in audit(world, world.at).findings]
+    told = Event(EventKind.CA_FOREIGN_REVOKED, world.at, "uid:0", "issuer:issuing", {"serial": "51ab"})
+    world.events[max(world.events) + 1] = json.loads(told.body())
+    assert () == audit(world, world.at).findings
+
+
 def test_r28_retention_may_take_the_entries_of_a_crl_two_years_after_its_end(world):
     record = _two_crls(world)
     assert [Kind.BAD_CRL] == [one.kind for one in audit(world, world.at).findings]
