@@ -31,9 +31,9 @@ class CountingSession(Session):
         super().__init__(*arguments)
         self.said: list[str] = []
 
-    def run(self, statement, *values):
+    def run(self, statement, values=()):
         self.said.append("run")
-        return super().run(statement, *values)
+        return super().run(statement, values)
 
     def fetch(self, query, parameters=()):
         self.said.append("fetch")

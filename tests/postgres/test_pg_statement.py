@@ -30,6 +30,7 @@ ROWS = st.tuples(
 )
 SLEEP = Statement("SELECT pg_sleep({integer})::text")
 LARGE = Statement("SELECT octet_length({bytea})")
+SIZES = (0, 1, 20_000_000, 3_000_000)
 DIVIDE = Statement("SELECT 1 / {integer}")
 
 
@@ -43,43 +44,43 @@ def session(database):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(row=ROWS)
 def test_every_value_arrives_as_it_is(session, row):
-    assert [row] == session.run(ECHO, *row)
+    assert [row] == session.run(ECHO, row)
 
 
 def test_the_same_for_an_event_loop_and_for_more_than_a_socket_holds(database):
     async def act():
         async with AsyncPool(database.role("ra"), size=2) as pool:
-            return await asyncio.gather(*(pool.run(LARGE, bytes(size)) for size in (0, 1, 20_000_000, 3_000_000)))
+            return await asyncio.gather(*(pool.run(LARGE, [bytes(size)]) for size in SIZES))
 
-    assert [[(0,)], [(1,)], [(20_000_000,)], [(3_000_000,)]] == asyncio.run(act())
+    assert [[(size,)] for size in SIZES] == asyncio.run(act())
 
 
 def test_what_the_server_refuses_leaves_the_session_as_good_as_before(session):
     for _ in range(2):
         with pytest.raises(PKIError) as caught:
-            session.run(DIVIDE, 0)
+            session.run(DIVIDE, [0])
         assert ErrorType.SYSTEM_FAILURE is caught.value.type
-        assert [(1,)] == session.run(DIVIDE, 1)
+        assert [(1,)] == session.run(DIVIDE, [1])
 
 
 def test_a_lost_connection_is_an_outage_and_the_next_one_prepares_anew(session, database):
-    assert [(1,)] == session.run(DIVIDE, 1)
+    assert [(1,)] == session.run(DIVIDE, [1])
     kill = Statement("SELECT pg_terminate_backend(pg_backend_pid())")
     with pytest.raises(PKIError) as caught:
         session.run(kill)
     assert ErrorType.SYSTEM_UNAVAIL is caught.value.type
-    assert [(1,)] == session.run(DIVIDE, 1)
+    assert [(1,)] == session.run(DIVIDE, [1])
 
     async def act():
         async with AsyncPool(database.role("ra"), size=1) as pool:
-            assert [(1,)] == await pool.run(DIVIDE, 1)
+            assert [(1,)] == await pool.run(DIVIDE, [1])
             with pytest.raises(PKIError) as caught:
                 await pool.run(kill)
             assert ErrorType.SYSTEM_UNAVAIL is caught.value.type
             with pytest.raises(PKIError) as caught:
-                await pool.run(DIVIDE, 0)
+                await pool.run(DIVIDE, [0])
             assert ErrorType.SYSTEM_FAILURE is caught.value.type
-            return await pool.run(DIVIDE, 1)
+            return await pool.run(DIVIDE, [1])
 
     assert [(1,)] == asyncio.run(act())
 
@@ -87,9 +88,9 @@ def test_a_lost_connection_is_an_outage_and_the_next_one_prepares_anew(session, 
 def test_a_caller_who_gives_up_leaves_no_connection_in_the_middle(database):
     async def act():
         async with AsyncPool(database.role("ra"), size=1) as pool:
-            await pool.run(DIVIDE, 1)
+            await pool.run(DIVIDE, [1])
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(pool.run(SLEEP, 5), 0.1)
-            return await pool.run(DIVIDE, 1)
+                await asyncio.wait_for(pool.run(SLEEP, [5]), 0.1)
+            return await pool.run(DIVIDE, [1])
 
     assert [(1,)] == asyncio.run(act())

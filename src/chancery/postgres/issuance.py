@@ -13,7 +13,7 @@ from chancery.ports import CertificateRecord, EnrolmentRequest, Event, Intent, R
 from chancery.postgres.journal import event_body, insert_events
 from chancery.postgres.rows import columns, storable, text_array
 from chancery.postgres.session import Connection, Session, session
-from chancery.postgres.statement import Statement
+from chancery.postgres.statement import Rows, Statement
 
 # Its commit does not wait for the disk: a server that loses it leaves the requests waiting, and the commit of the
 # intents that follows, which does wait, is never on disk without it.
@@ -37,28 +37,28 @@ _TAKE_IN_SCOPE = Statement(
 # R5, as of the very moment of the intents: with one blocked key in it, nothing of the batch is recorded.
 _INTENTS = """
 WITH blocked AS (
-    SELECT asked.key FROM unnest({bytea[]}) AS asked (key)
+    SELECT asked.key FROM <bytea> AS asked (key)
     WHERE EXISTS (SELECT FROM chancery.blocked_key AS b WHERE b.spki_sha256 = asked.key)
 ), recorded AS (
     INSERT INTO chancery.intent (worker, request_id, issuer_id, serial, tbs, not_after, profile, profile_version,
         profile_sha256, recorded_at, shard)
-    SELECT {text}, * FROM unnest({bigint[]}, {integer[]}, {bytea[]}, {bytea[]}, {timestamptz[]}, {text[]},
-        {integer[]}, {bytea[]}, {timestamptz[]}, {smallint[]})
+    SELECT {text}, asked.*
+    FROM <bigint, integer, bytea, bytea, timestamptz, text, integer, bytea, timestamptz, smallint> AS asked
     WHERE NOT EXISTS (SELECT FROM blocked)
 ), journal AS (
     INSERT INTO chancery.journal_event (body)
-    SELECT body FROM unnest({text[]}) WITH ORDINALITY AS event (body, n)
+    SELECT body FROM <integer, text> AS event (n, body)
     WHERE NOT EXISTS (SELECT FROM blocked) ORDER BY n
 )
 SELECT key FROM blocked"""
-_RECORD_INTENTS = Statement(_INTENTS)
+_RECORD_INTENTS = Rows(_INTENTS)
 _REFUSED = """, refused AS (
     UPDATE chancery.request AS r SET state = 'refused', error = t.error, detail = t.detail
-    FROM unnest({bigint[]}, {text[]}, {text[]}) AS t (request_id, error, detail)
+    FROM <bigint, text, text> AS t (request_id, error, detail)
     WHERE r.request_id = t.request_id AND NOT EXISTS (SELECT FROM blocked)
 )
 SELECT key FROM blocked"""
-_RECORD_INTENTS_REFUSE = Statement(_INTENTS.replace("\nSELECT key FROM blocked", _REFUSED))
+_RECORD_INTENTS_REFUSE = Rows(_INTENTS.replace("\nSELECT key FROM blocked", _REFUSED))
 
 # Requests with their certificates, or with why there is none; most have no words about what was asked for and not
 # granted. A serial that was revoked on its intent alone stays revoked. One marked unconfirmed must not get
@@ -68,29 +68,26 @@ _SETTLED = """
 WITH settled AS (
     UPDATE chancery.request AS r SET state = CASE WHEN t.error IS NULL THEN 'done' ELSE 'refused' END,
         certificate_issuer_id = t.issuer_id, certificate_serial = t.serial, error = t.error, detail = t.detail
-    FROM unnest({bigint[]}, {integer[]}, {bytea[]}, {text[]}, {text[]})
-        AS t (request_id, issuer_id, serial, error, detail)
+    FROM <bigint, integer, bytea, text, text> AS t (request_id, issuer_id, serial, error, detail)
     WHERE r.request_id = t.request_id
 ), journal AS (
     INSERT INTO chancery.journal_event (body)
-    SELECT body FROM unnest({text[]}) WITH ORDINALITY AS event (body, n) ORDER BY n
+    SELECT body FROM <integer, text> AS event (n, body) ORDER BY n
 )"""
-_REFUSE = Statement(f"{_SETTLED} SELECT WHERE false")
-_RECORD_CERTIFICATES = Statement(
+_REFUSE = Rows(f"{_SETTLED} SELECT WHERE false")
+_RECORD_CERTIFICATES = Rows(
     f"""{_SETTLED}, stored AS (
     INSERT INTO chancery.certificate (request_id, issuer_id, serial, der, subject, names, spki_sha256, not_before,
         not_after, profile, issued_at)
     SELECT request_id, issuer_id, serial, der, subject, names::text[], spki_sha256, not_before,
         not_after, profile, issued_at
-    FROM unnest({{bigint[]}}, {{integer[]}}, {{bytea[]}}, {{bytea[]}}, {{text[]}}, {{text[]}}, {{bytea[]}},
-        {{timestamptz[]}}, {{timestamptz[]}}, {{text[]}}, {{timestamptz[]}})
+    FROM <bigint, integer, bytea, bytea, text, text, bytea, timestamptz, timestamptz, text, timestamptz>
         AS t (request_id, issuer_id, serial, der, subject, names, spki_sha256, not_before,
         not_after, profile, issued_at)
 )
 INSERT INTO chancery.certificate_status AS s (issuer_id, serial, state, not_after, changed_at, shard)
 SELECT issuer_id, serial, 'good', not_after, changed_at, shard
-FROM unnest({{integer[]}}, {{bytea[]}}, {{timestamptz[]}}, {{timestamptz[]}}, {{smallint[]}})
-    AS t (issuer_id, serial, not_after, changed_at, shard)
+FROM <integer, bytea, timestamptz, timestamptz, smallint> AS t (issuer_id, serial, not_after, changed_at, shard)
 ON CONFLICT (issuer_id, serial) DO UPDATE SET state = 'good' WHERE s.state <> 'revoked'"""  # noqa: S608 - put together from constants
 )
 
@@ -135,10 +132,10 @@ class PgIssuanceStore:
     ) -> list[EnrolmentRequest]:
         """Take at most `limit` requests in `scope` that wait, oldest first; no other worker gets them."""
         if scope is None:
-            rows = self._session.run(_TAKE_ANY, worker, at, limit)
+            rows = self._session.run(_TAKE_ANY, [worker, at, limit])
         else:
             some = (list(scope.issuers), list(scope.profiles), scope.inside)
-            rows = self._session.run(_TAKE_IN_SCOPE, worker, at, *some, limit)
+            rows = self._session.run(_TAKE_IN_SCOPE, [worker, at, *some, limit])
         # RETURNING has no order of its own.
         found = []
         for row in sorted(rows, key=lambda row: row[0]):
@@ -181,12 +178,12 @@ class PgIssuanceStore:
             )
             for i in intents
         ]
-        values = (keys, worker, *columns(rows, 10), [event_body(event) for event in events])
+        values = ([(key,) for key in keys], worker, rows, _numbered(events))
         if not refusals:
-            found = self._session.run(_RECORD_INTENTS, *values)
+            found = self._session.run(*_RECORD_INTENTS.of(*values))
         elif intents:
             refused = [(r.request_id, r.error.value, storable(r.detail)) for r in refusals]
-            found = self._session.run(_RECORD_INTENTS_REFUSE, *values, *columns(refused, 3))
+            found = self._session.run(*_RECORD_INTENTS_REFUSE.of(*values, refused))
         else:
             self._settle([], refusals, events)
             return set()
@@ -210,9 +207,8 @@ class PgIssuanceStore:
             (c.request_id, c.issuer_id, c.serial, None, c.dropped and storable(c.dropped)) for c in certificates
         ]
         ends += [(r.request_id, None, None, r.error.value, storable(r.detail)) for r in refusals]
-        settled = (*columns(ends, 5), [event_body(event) for event in events])
         if not certificates:
-            self._session.run(_REFUSE, *settled)
+            self._session.run(*_REFUSE.of(ends, _numbered(events)))
             return
         rows = [
             (
@@ -231,7 +227,7 @@ class PgIssuanceStore:
             for c in certificates
         ]
         good = [(c.issuer_id, c.serial, c.not_after, c.issued_at, c.shard) for c in certificates]
-        self._session.run(_RECORD_CERTIFICATES, *settled, *columns(rows, 11), *columns(good, 5))
+        self._session.run(*_RECORD_CERTIFICATES.of(ends, _numbered(events), rows, good))
 
     def unconfirmed(self, worker: str) -> list[Intent]:
         """Return intents of this worker that have neither a certificate nor a status of any kind."""
@@ -249,3 +245,7 @@ class PgIssuanceStore:
                 connection.execute(_MARK, (StatusState.UNCONFIRMED.value, at, *columns(rows, 4)))
             connection.execute(_RETURN, (worker,))
             insert_events(connection, events)
+
+
+def _numbered(events: Sequence[Event]) -> list[tuple[int, str]]:
+    return [(n, event_body(event)) for n, event in enumerate(events)]

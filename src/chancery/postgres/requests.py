@@ -26,7 +26,7 @@ from chancery.postgres.journal import event_body
 from chancery.postgres.listen import OUTCOMES, AsyncListener
 from chancery.postgres.rows import columns, is_storable, text_array
 from chancery.postgres.session import AsyncPool
-from chancery.postgres.statement import Statement
+from chancery.postgres.statement import Rows, Statement
 
 MAX_CSR = 65536
 MAX_TRANSACTION_ID = 200
@@ -46,10 +46,9 @@ Result = RequestOutcome | PKIError
 
 # One statement, its own transaction: the requests that are new and whose key is not blocked, and the events of
 # those alone. What is blocked comes back without an id.
-_SUBMIT = Statement("""
+_SUBMIT = Rows("""
 WITH asked AS (
-    SELECT * FROM unnest({integer[]}, {text[]}, {text[]}, {text[]}, {text[]}, {text[]}, {bytea[]}, {text[]},
-        {bytea[]}, {timestamptz[]}, {text[]}, {bytea[]})
+    SELECT * FROM <integer, text, text, text, text, text, bytea, text, bytea, timestamptz, text, bytea>
     AS t (n, transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at, wish,
         spki_sha256)
 ), blocked AS (
@@ -64,7 +63,7 @@ WITH asked AS (
     RETURNING request_id, requestor, transaction_id
 ), journal AS (
     INSERT INTO chancery.journal_event (body)
-    SELECT e.body FROM unnest({integer[]}, {text[]}) WITH ORDINALITY AS e (n, body, position)
+    SELECT e.body FROM <integer, integer, text> AS e (n, position, body)
     JOIN asked USING (n) JOIN stored USING (requestor, transaction_id) ORDER BY position
 )
 SELECT n, request_id FROM stored JOIN asked USING (requestor, transaction_id)
@@ -301,10 +300,11 @@ class PgRequestQueue:
         # Twice the same ids in one batch: the first is stored, the others are retries of it.
         first = {_key(one.request): n for n, one in reversed(list(enumerate(batch)))}
         chosen = sorted(first.values())
-        events = [(n, event_body(event)) for n in chosen for event in batch[n].events]
+        told = [(n, event) for n in chosen for event in batch[n].events]
+        events = [(n, position, event_body(event)) for position, (n, event) in enumerate(told)]
         fingerprints = [request_fingerprint(one.request) for one in batch]
         rows = [_row(n, batch[n], fingerprints[n]) for n in chosen]
-        found = await self._pool.run(_SUBMIT, *columns(rows, 12), *columns(events, 2))
+        found = await self._pool.run(*_SUBMIT.of(rows, events))
         new: dict[int, int] = {n: request_id for n, request_id in found if request_id is not None}
         blocked = {n for n, request_id in found if request_id is None}
         known = await self._known([key for key, n in first.items() if n not in new and n not in blocked])
@@ -327,11 +327,11 @@ class PgRequestQueue:
     async def _known(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], RequestOutcome]:
         if not keys:
             return {}
-        found = map(_outcome, await self._pool.run(_BY_TRANSACTION, *columns(keys, 2)))
+        found = map(_outcome, await self._pool.run(_BY_TRANSACTION, columns(keys, 2)))
         return {(outcome.requestor, outcome.transaction_id): outcome for outcome in found}
 
     async def _read(self, ids: list[int]) -> list[RequestOutcome | None]:
-        found = map(_outcome, await self._pool.run(_BY_ID, ids))
+        found = map(_outcome, await self._pool.run(_BY_ID, [ids]))
         by_id = {outcome.request_id: outcome for outcome in found}
         return [by_id.get(request_id) for request_id in ids]
 

@@ -246,7 +246,7 @@ class Session:
                 self._settle(connection)
                 raise
 
-    def run(self, statement: Statement, *values: object) -> list[TupleRow]:
+    def run(self, statement: Statement, values: Sequence[object] = ()) -> list[TupleRow]:
         """As `fetch`, for a statement of known types: one round trip and little else."""
         with self._lock, translated():
             connection = self._connected()
@@ -348,7 +348,7 @@ class AsyncPool:
             cursor = await connection.execute(query.encode(), parameters, binary=True)
             return await cursor.fetchall() if cursor.description is not None else []
 
-    async def run(self, statement: Statement, *values: object) -> list[TupleRow]:
+    async def run(self, statement: Statement, values: Sequence[object] = ()) -> list[TupleRow]:
         """As `fetch`, for a statement of known types: one round trip and little else."""
         async with self._connection() as connection:
             return await statement.run_async(connection, values)

@@ -22,6 +22,8 @@ from psycopg.pq import ConnStatus, ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import TupleRow
 
+from chancery.postgres.rows import columns
+
 _EPOCH = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _DAY, _SECOND = 86_400_000_000, 1_000_000
 _GOOD = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK})
@@ -30,6 +32,8 @@ _NULL = _LENGTH.pack(-1)
 _ARRAY = struct.Struct("!5i")
 _EMPTY = struct.Struct("!3i")
 _PARAMETER = re.compile(r"\{([a-z]+)(\[\])?\}")
+_ROWS = re.compile(r"<([a-z]+(?:, [a-z]+)*)>")
+_VALUES = re.compile(rf"{_PARAMETER.pattern}|{_ROWS.pattern}")
 
 
 _BIGINT = struct.Struct("!q").pack
@@ -122,6 +126,39 @@ class Statement:
         # Octets, or None for NULL, which the type of `exec_prepared` does not know of.
         pairs = zip(self._encoders, values, strict=True)
         return [None if value is None else encode(value) for encode, value in pairs]
+
+
+class Rows:
+    """
+    A statement about any number of rows: each `<type, type>` in `text` is a set of rows with these columns.
+
+    A single row goes as it is (VALUES), which the server is quicker to begin with; more go as columns (unnest).
+    """
+
+    def __init__(self, text: str) -> None:
+        self._one = Statement(_ROWS.sub(lambda m: f"(VALUES ({_types(m, '{%s}')}))", text))
+        self._many = Statement(_ROWS.sub(lambda m: f"unnest({_types(m, '{%s[]}')})", text))
+        self._sets = [match[0].startswith("<") for match in _VALUES.finditer(text)]
+        self._widths = [match[1].count(",") + 1 for match in _ROWS.finditer(text)]
+
+    def of(self, *values: Any) -> tuple[Statement, list[object]]:
+        """Return the statement and its values: of a set, the rows; of any other parameter, what it is."""
+        sets = [rows for rows, is_set in zip(values, self._sets, strict=True) if is_set]
+        widths = iter(self._widths)
+        found: list[object] = []
+        one = all(len(rows) == 1 for rows in sets)
+        for value, is_set in zip(values, self._sets, strict=True):
+            if not is_set:
+                found.append(value)
+            elif one:
+                found += value[0]
+            else:
+                found += columns(value, next(widths))
+        return (self._one if one else self._many), found
+
+
+def _types(match: re.Match[str], form: str) -> str:
+    return ", ".join(form % name for name in match[1].split(", "))
 
 
 _prepared: weakref.WeakKeyDictionary[psycopg.AsyncConnection[Any], set[bytes]] = weakref.WeakKeyDictionary()
