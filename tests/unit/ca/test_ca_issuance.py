@@ -9,15 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cryptography import x509
 
-from cakit import CA, PROFILES, issuing_issuer, key, make_csr, root_issuer
+from cakit import CA, PROFILES, URLS, issuing_issuer, key, make_csr, root_issuer
 from chancery.asn1.signature import KeySigner
-from chancery.ca.issuance import issue_batch, recover
+from chancery.ca.issuance import issue_batch, make_serial, recover
+from chancery.ca.issuer import Issuer
 from chancery.errors import ErrorType, PKIError
 from chancery.pkix.key import spki_der
-from chancery.pkix.profile import parse_profile
-from chancery.ports import EventKind, RequestState, StatusState
+from chancery.pkix.profile import grant, parse_profile, requested
+from chancery.ports import EventKind, IssuerRecord, RequestState, StatusState
 from checks import account_of, problems
-from fakes import CountingSigner, FakeEntropy, Faults, Killed, MemoryStore
+from fakes import START, CountingSigner, FakeEntropy, Faults, Killed, MemoryStore
 
 GOOD = make_csr(names=("dns:www.example.org",))
 
@@ -337,6 +338,28 @@ def test_a_deactivated_issuer_refuses_but_for_its_own_ocsp_delegates():
     ca.work()
     assert "deactivated" in ca.store.refusals[refused].detail
     assert "CN=OCSP,O=Example" == ca.certificate(delegate).subject.rfc4514_string()
+
+
+def test_a_connected_policy_ca_certifies_a_named_ca_key_below_it_r8():
+    source = PROFILES["sub-ca"].source
+    above = parse_profile(source.replace("path_length = 0", "path_length = 1"))
+    below = source.replace("ceremony = true", "policy_ca = true").replace('"sub-ca"', '"policy-sub-ca"')
+    profiles = {**PROFILES, "policy-sub-ca": parse_profile(below)}
+    root, wanted = root_issuer(), make_csr("CN=Policy,O=Example,C=XX", (), key("policy"))
+    granted = grant(above, requested(wanted), root.limits, START)
+    certificate = root.issue(root.prepare(granted, make_serial(1, FakeEntropy(9))))
+    record = IssuerRecord(2, "policy", certificate, 1, "ca", "policy")
+    policy = Issuer(record, KeySigner(key("policy")), URLS)
+    csr = make_csr("CN=Partner,O=Partner", (), key("partner"))
+    named = frozenset({hashlib.sha256(spki_der(key("partner").public_key())).digest()})
+    ca = CA(profiles=profiles, ca_keys=named, issuers={"policy": policy}, default_issuer="policy")
+    number = ca.ask(csr, "policy-sub-ca")
+    ca.work()
+    assert {} == ca.store.refusals
+    made = ca.certificate(number)
+    basic = made.extensions.get_extension_for_class(x509.BasicConstraints).value
+    assert (True, 0) == (basic.ca, basic.path_length)
+    made.verify_directly_issued_by(x509.load_der_x509_certificate(certificate))
 
 
 def test_a_connected_ca_certifies_named_ca_keys_alone_and_a_root_none_r8():

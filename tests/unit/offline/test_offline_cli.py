@@ -6,6 +6,7 @@ import re
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from typer.testing import CliRunner
 
@@ -167,6 +168,51 @@ def test_from_nothing_to_an_issuing_ca_in_the_database(place, database):
     with connect(database.superuser) as superuser:
         kinds = [row[0] for row in superuser.execute("SELECT kind FROM chancery.journal_event ORDER BY event_id")]
     assert ["ca.imported", "crl.published", "ca.imported", "bundle.imported"] == kinds
+
+
+def test_a_ca_is_renewed_and_then_re_keyed_by_bundles(place, database):
+    place.offline("init")
+    place.request()
+    request, response = place.path / "request", place.path / "response"
+    assert 0 == place.offline("sign", request, "--out", response, answer="y\n").exit_code
+    place.offline("export", "--out", place.path / "out")
+    place.worker(database.role("worker"))
+    assert 0 == place.take_in().exit_code
+
+    def ceremony(number: int) -> None:
+        before = [file.rename(file.with_name(f"{file.name}-{number}")) for file in (request, response)]
+        words = ("--after-request", before[0], "--after-response", before[1])
+        assert 0 == place.request("--transaction-id", f"issuing-{number}", *words).exit_code
+        result = place.offline("sign", request, "--out", response, answer="y\n")
+        assert 0 == result.exit_code, result.output
+
+    def issuers():
+        session = Session(database.role("worker"))
+        try:
+            return {one.name: one for one in PgIssuerStore(session).issuers()}
+        finally:
+            session.close()
+
+    first = issuers()["issuing"]
+    ceremony(2)
+    assert 0 == place.take_in().exit_code
+    renewed = issuers()["issuing"]
+    assert first.certificate != renewed.certificate
+    assert [first.certificate] == [one.certificate for one in renewed.further]
+    new = ec.generate_private_key(ec.SECP256R1())
+    (place.path / "issuing.csr").write_bytes(
+        x509.load_der_x509_csr(ceremonies.csr(new)).public_bytes(Encoding.PEM)
+    )
+    ceremony(3)
+    again = ("--name", "issuing-2", "--key-label", "issuing-2", "--replaces", "issuing")
+    assert 0 == place.take_in(*again).exit_code
+    old, successor = issuers()["issuing"], issuers()["issuing-2"]
+    # The old one issues no more, and has its key for CRLs and OCSP delegates.
+    assert (False, "issuing", False) == (old.active, old.key_label, old.default)
+    assert (True, "issuing-2", True) == (successor.active, successor.key_label, successor.default)
+    with connect(database.superuser) as superuser:
+        kinds = [row[0] for row in superuser.execute("SELECT kind FROM chancery.journal_event ORDER BY event_id")]
+    assert {"ca.certificate", "ca.deactivated", "ca.default"} <= set(kinds)
 
 
 def test_sign_asks_first_and_takes_no_for_an_answer(place):
