@@ -94,7 +94,11 @@ async def run_server(order: dict) -> None:
     await pool.open()
     service = TSAService(
         store=PgTimestampStore(pool),
-        units=[UnitPlan(AuthoritySettings(1, (Policy(POLICY),)), signer, [bytes.fromhex(order["certificate"])])],
+        units=[
+            UnitPlan(
+                AuthoritySettings(1, (Policy(POLICY),)), lambda: [signer], [bytes.fromhex(order["certificate"])]
+            )
+        ],
         clock=SystemClock(),
         source=Vouched(),
         entropy=SystemEntropy(),

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chancery.cli import build, layout
+from chancery.cli import build, layout, tsakeys
 from chancery.cli.layout import DATABASE_ROLES, TOKENS, Account, Layout
 from chancery.cli.show import working
-from chancery.cli.suite import ISSUING, ROOT, SERVICE_LABELS, Suite, process_configs, subject
+from chancery.cli.suite import ISSUING, ROOT, SERVICE_LABELS, Suite, process_configs, subject, tsa_label
 from chancery.config import encode
 from chancery.errors import OperatorError
 from chancery.offline.media import read_file
@@ -130,7 +130,10 @@ def _configurations(place: Layout, suite: Suite, socket: Path) -> None:
 
 def _services(place: Layout, suite: Suite, accounts: dict[str, Account]) -> None:
     """Make the services' keys and requests, each under its own account: the worker is told which keys they are."""
-    for process, label in SERVICE_LABELS.items():
+    # R25: the spare that follows the timestamping key in use is made ahead, as the worker reads which
+    # keys may be certified when it starts.
+    spare = ("tsa", tsakeys.following(tsa_label(place), SERVICE_LABELS["tsa"]))
+    for process, label in (*SERVICE_LABELS.items(), spare):
         if not (path := place.service_request(label)).exists():
             kind, title = {
                 "ocsp": (suite.ocsp_key, "OCSP Responder"),

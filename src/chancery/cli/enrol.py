@@ -27,12 +27,12 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from chancery.cli import build, layout
+from chancery.cli import build, layout, tsakeys
 from chancery.cli.api_client import ClientConfig
 from chancery.cli.clock import SystemClock
 from chancery.cli.commands_key import host_name, request
 from chancery.cli.layout import Account, Layout
-from chancery.cli.suite import ISSUING, SERVICE_LABELS, Suite, subject
+from chancery.cli.suite import ISSUING, SERVICE_LABELS, Suite, subject, tsa_label
 from chancery.config import CAConfig, encode, load
 from chancery.errors import OperatorError, PKIError
 from chancery.pkix.path import check_signed
@@ -52,6 +52,7 @@ from chancery.ports import (
 from chancery.postgres.directory import PgDirectory
 from chancery.postgres.requests import PgRequestQueue
 from chancery.postgres.session import AsyncPool
+from chancery.tsa.authority import validity
 
 REQUESTOR = "installation"
 ISSUE_SECONDS = 60.0
@@ -78,7 +79,6 @@ async def _ensure(place: Layout, suite: Suite) -> list[str]:
     config = load(place.config("ca"))
     assert isinstance(config, CAConfig)
     ocsp = place.service_request(SERVICE_LABELS["ocsp"]).read_bytes()
-    tsa = Wanted("tsa", "timestamping", place.service_request(SERVICE_LABELS["tsa"]).read_bytes())
     async with AsyncPool(build.connection(config.database, "enrol"), size=2) as pool:
         clock = SystemClock()
         queue = PgRequestQueue(pool)
@@ -86,9 +86,9 @@ async def _ensure(place: Layout, suite: Suite) -> list[str]:
         try:
             done = [
                 await issuing.have(Wanted("ocsp", "ocsp-signing", ocsp, ISSUING)),
-                await issuing.have(tsa),
                 await _server(place, suite, issuing, accounts.get("ca")),
                 await _administrator(place, suite, issuing),
+                await timestamping(place, issuing),
                 # Last: an issuer that cannot make its delegate now must not keep the others from theirs.
                 *[await issuing.have(one) for one in await issuing.delegates(ocsp)],
             ]
@@ -130,21 +130,36 @@ class Issuing:
             "a certificate of this installation is of no issuer here", "run `chancery auditor run`"
         )
 
-    async def have(self, wanted: Wanted) -> tuple[str, bool, bytes]:
-        """Return (purpose, whether it is new, certificate DER) of a certificate with life left in it."""
-        csr = x509.load_pem_x509_csr(wanted.csr)
-        spki = csr.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    async def had(self, wanted: Wanted) -> tuple[bytes | None, int]:
+        """
+        Return a certificate (DER) of this key with a third of its life left, and the id of the newest (0: none).
+
+        The life of a certificate ends with its private key usage period (R25), where it has one.
+        """
+        spki = x509.load_pem_x509_csr(wanted.csr).public_key()
         query = CertificateQuery(
-            spki_sha256=hashlib.sha256(spki).digest(), profile=wanted.profile, issuer=wanted.issuer
+            spki_sha256=hashlib.sha256(
+                spki.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            ).digest(),
+            profile=wanted.profile,
+            issuer=wanted.issuer,
         )
         found = await self.directory.search(query)
         now = self._clock.now()
         for one in found:
-            left, life = one.not_after - now, one.not_after - one.not_before
-            if one.status.state is StatusState.GOOD and left > life / 3:
-                return wanted.purpose, False, one.der
+            start, end = validity(x509.load_der_x509_certificate(one.der))
+            if one.status.state is StatusState.GOOD and end - now > (end - start) / 3:
+                return one.der, found[0].certificate_id
+        return None, found[0].certificate_id if found else 0
+
+    async def have(self, wanted: Wanted) -> tuple[str, bool, bytes]:
+        """Return (purpose, whether it is new, certificate DER) of a certificate with life left in it."""
+        good, newest = await self.had(wanted)
+        if good is not None:
+            return wanted.purpose, False, good
+        csr, now = x509.load_pem_x509_csr(wanted.csr), self._clock.now()
+        spki = csr.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         # The same for whoever tries again within the hour; another one after a refusal that was put right.
-        newest = found[0].certificate_id if found else 0
         transaction = f"{wanted.purpose}-{hashlib.sha256(spki).hexdigest()[:16]}-{newest}-{now:%Y%m%dT%H}"
         return wanted.purpose, True, await self._issue(wanted, transaction, csr, now)
 
@@ -182,6 +197,28 @@ class Issuing:
             why = outcome.detail or f"the worker has not answered within {ISSUE_SECONDS:.0f} s"
             raise OperatorError(f"no certificate for {wanted.purpose}: {why}", "look at the log of the worker")
         return outcome.certificate
+
+
+async def timestamping(place: Layout, issuing: Issuing) -> tuple[str, bool, bytes]:
+    """
+    Certify the timestamping key, or the spare when its use is near its end.
+
+    R25: it is not certified again. The unit takes the spare over once it has its certificate.
+    """
+    label = tsa_label(place)
+    wanted = Wanted("tsa", "timestamping", place.service_request(label).read_bytes())
+    good, newest = await issuing.had(wanted)
+    if good is not None or not newest:
+        return await issuing.have(wanted)
+    label = tsakeys.following(label, SERVICE_LABELS["tsa"])
+    if not (path := place.service_request(label)).exists():
+        raise OperatorError(
+            "the use of the timestamping key is near its end, and there is no spare key",
+            "run `chancery down` and `chancery up`, which makes one",
+        )
+    fresh = await issuing.have(dataclasses.replace(wanted, csr=path.read_bytes()))
+    layout.write_public(place.tsa_label, label.encode() + b"\n")
+    return fresh
 
 
 async def _server(

@@ -88,6 +88,11 @@ class Layout:
     def client(self) -> Path:
         return self.admin / "client.toml"
 
+    @property
+    def tsa_label(self) -> Path:
+        """The label of the timestamping key in use, once it is not the first."""
+        return self.pki / "tsa.label"
+
     def service_request(self, label: str) -> Path:
         """The PKCS#10 request of a service's key; kept, as making it again needs that service's account."""
         return self.pki / f"{label}.csr"

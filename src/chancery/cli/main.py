@@ -32,6 +32,7 @@ REGISTER = {
     ),
     "timestamp": ("timestamp", "verify-timestamp"),
     "commands_key": ("key",),
+    "commands_tsa_key": ("tsa-key",),
 }
 GROUPS = {
     "hsm": ("hsm", "app", "Tokens and their keys."),

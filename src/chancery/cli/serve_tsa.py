@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import functools
 
 from chancery.asn1.tsp import DIGEST_OIDS
-from chancery.cli import build
+from chancery.cli import build, tsakeys
 from chancery.cli.clock import SystemClock, SystemEntropy, time_source
 from chancery.cli.serve_hot import measured, report, secured, serve, stopping
 from chancery.config import AccessSection, TSAConfig, TSAPolicySection
@@ -41,7 +42,7 @@ async def run(config: TSAConfig) -> None:
             units=[
                 UnitPlan(
                     settings(config, lane),
-                    build.signer(token, unit.key_label, unit.signature),
+                    functools.partial(tsakeys.signers, token, unit),
                     finder=CertificateFinder(reader.certificates_of_key, reader.issuers),
                 )
                 for lane, unit in enumerate(config.units)

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chancery.cli.layout import DATABASE_ROLES, TOKENS, Layout
+from chancery.cli.tsakeys import following
 from chancery.config import (
     AuditorConfig,
     CAConfig,
@@ -174,10 +175,17 @@ def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, Pro
     }
 
 
+def tsa_label(layout: Layout) -> str:
+    """Return the label of the timestamping key in use."""
+    path = layout.tsa_label
+    return path.read_text().strip() if path.exists() else SERVICE_LABELS["tsa"]
+
+
 def service_keys(layout: Layout) -> tuple[str, ...]:
     """SHA-256 (hex) of the public keys for which the installation's services have made requests."""
     found = []
-    for label in SERVICE_LABELS.values():
+    spare = following(tsa_label(layout), SERVICE_LABELS["tsa"])
+    for label in sorted({*SERVICE_LABELS.values(), tsa_label(layout), spare}):
         if (path := layout.service_request(label)).exists():
             key = x509.load_pem_x509_csr(path.read_bytes()).public_key()
             spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

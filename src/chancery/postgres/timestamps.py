@@ -76,6 +76,13 @@ class PgTimestampStore:
             if added.rowcount or key.rowcount:
                 await insert_events_async(connection, [event])
 
+    async def keys(self, unit: str) -> dict[bytes, datetime.datetime]:
+        """Return the keys that a unit signed with (SHA-256 of their SubjectPublicKeyInfo), and since when."""
+        rows = await self._pool.fetch(
+            "SELECT spki_sha256, added_at FROM chancery.tsa_key WHERE unit = %s", (unit,)
+        )
+        return {row[0]: row[1] for row in rows}
+
 
 async def _insert(connection: AsyncPgConnection, tokens: Sequence[TokenRecord], events: Sequence[Event]) -> None:
     rows = [

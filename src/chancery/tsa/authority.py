@@ -32,8 +32,8 @@ class Credential:
     """
 
     __slots__ = (
-        "_public_key", "_signed_data", "_signer", "_tst_info", "_with_signing_time", "certificates", "not_after",
-        "not_before",
+        "_public_key", "_signed_data", "_signer", "_tst_info", "_with_signing_time", "algorithm",
+        "certificates", "not_after", "not_before",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +42,7 @@ class Credential:
         certificate = x509.load_der_x509_certificate(certificates[0])
         self._public_key = _check_certificate(certificate, signer)
         self._signer = signer
+        self.algorithm = signer.algorithm.name
         self.certificates = tuple(certificates)
         self.not_before, self.not_after = validity(certificate)
         if not self.may_sign_at(at):
@@ -130,39 +131,26 @@ class Recorded:
 
 class Authority:
     """
-    Judges requests and issues tokens under one certificate at a time.
+    Judges requests and issues tokens under one credential at a time.
 
-    Arguments and errors as for `Credential`. For one thread, but `sign` and `grant` may run in any.
+    For one thread, but `sign` and `grant` may run in any. OperatorError when the settings cannot be kept.
     """
 
-    def __init__(
-        self,
-        settings: AuthoritySettings,
-        *,
-        signer: Signer,
-        certificates: Sequence[bytes],
-        guard: ClockGuard,
-        at: datetime.datetime,
-    ) -> None:
+    def __init__(self, settings: AuthoritySettings, credential: Credential, guard: ClockGuard) -> None:
         settings.check()
         self.settings = settings
-        self._signer = signer
         self._guard = guard
-        self._credential: Credential | None = Credential(settings, signer, certificates, at)
+        self._credential: Credential | None = credential
         self._policies = {policy.oid: policy for policy in settings.policies}
 
     @property
     def credential(self) -> Credential | None:
-        """What signs now; None after `withdraw`."""
+        """What signs now; None while there is nothing good to sign with."""
         return self._credential
 
-    def renew(self, certificates: Sequence[bytes], at: datetime.datetime) -> None:
-        """Sign under another certificate of this key from now on. OperatorError, and no change, as at start."""
-        self._credential = Credential(self.settings, self._signer, certificates, at)
-
-    def withdraw(self) -> None:
-        """Sign nothing more that is not accepted already, because the certificate is no longer good."""
-        self._credential = None
+    def adopt(self, credential: Credential | None) -> None:
+        """Sign with another certificate or key from now on, or with none. What is accepted keeps its own."""
+        self._credential = credential
 
     def accept(self, data: bytes, client: str, policies: Sequence[str] | None = None) -> Accepted:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +25,13 @@ class UnitPlan:
     """
     What a unit is made of. `certificates` is the chain (DER), the unit's own first.
 
-    When it is empty, or whenever `finder` knows a newer one, the certificate is found by its key.
+    `signers` lists the unit's keys as they are in the token now, the newest first (it may block): a fresh key
+    takes over as soon as it has a certificate (R25). When `certificates` is empty, or whenever `finder` knows a
+    newer one, the certificate is found by its key.
     """
 
     settings: AuthoritySettings
-    signer: Signer
+    signers: Callable[[], Sequence[Signer]]
     certificates: Sequence[bytes] = ()
     finder: CertificateFinder | None = None
 
@@ -52,16 +55,12 @@ class Unit:
         self._report = report
         self._actor = actor
         self._authority: Authority | None = None
+        self._store: TimestampStore | None = None
 
     @property
     def name(self) -> str:
         """The unit's name."""
         return self.settings.unit
-
-    @property
-    def algorithm(self) -> str:
-        """What the unit signs with, by the name that certificates and configurations use."""
-        return self._plan.signer.algorithm.name
 
     @property
     def credential(self) -> Credential | None:
@@ -80,69 +79,77 @@ class Unit:
 
     async def start(self, store: TimestampStore) -> Authority:
         """
-        Find the certificate, and note in the records whose key this is.
+        Find the newest key that has a certificate, and note in the records whose key it is.
 
         Raises OperatorError when there is no certificate that may sign timestamps now, or the key is another
         unit's, PKIError(SYSTEM_UNAVAIL) when that cannot be asked.
         """
         plan = self._plan
-        spki = plan.signer.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        self._authority = self._first_fit(
-            [tuple(plan.certificates)] if plan.certificates else await self._chains()
-        )
-        digest = hashlib.sha256(spki).digest()
-        detail: EventDetail = {"ordering": self.settings.ordering, "spki_sha256": digest.hex(), "unit": self.name}
-        event = Event(EventKind.TSA_KEY, self._clock.now(), self._actor, f"tsa-unit:{self.name}", detail)
-        await store.register(self.name, digest, ordering=self.settings.ordering, event=event)
-        return self._authority
-
-    async def refresh(self) -> None:
-        """Follow the certificate of the key: take over a newer one, stop signing when none is good any more."""
-        finder, authority = self._plan.finder, self._authority
-        if finder is None or authority is None:
-            return
-        try:
-            chains = await finder.chains(self._plan.signer.public_key)
-        except PKIError as error:
-            self._report("tsa.certificate_unknown", {"unit": self.name, "error": str(error)})
-            return
-        current = authority.credential.certificates[0] if authority.credential else None
-        for chain in chains:
-            if chain[0] == current:
-                return
-            try:
-                authority.renew(chain, self._clock.now())
-            except OperatorError as error:
-                self._report("tsa.certificate_refused", {"unit": self.name, "error": str(error)})
-                continue
-            self._certificate_changed()
-            return
-        if current is not None:
-            authority.withdraw()
-            self._certificate_changed()
-
-    async def _chains(self) -> list[tuple[bytes, ...]]:
-        finder = self._plan.finder
-        return [] if finder is None else await finder.chains(self._plan.signer.public_key)
-
-    def _first_fit(self, chains: Sequence[tuple[bytes, ...]]) -> Authority:
-        """Make the authority under the first chain that may sign; OperatorError says why the last may not."""
         refused = OperatorError(
             f"there is no certificate for the key of the timestamping unit {self.name}",
             "issue one from the timestamping profile",
         )
-        for chain in chains:
-            try:
-                return Authority(
-                    self.settings,
-                    signer=self._plan.signer,
-                    certificates=chain,
-                    guard=self._guard,
-                    at=self._clock.now(),
-                )
-            except OperatorError as error:
-                refused = error
+        for signer in plan.signers():
+            for chain in [tuple(plan.certificates)] if plan.certificates else await self._chains(signer):
+                try:
+                    credential = Credential(self.settings, signer, chain, self._clock.now())
+                except OperatorError as error:
+                    refused = error
+                    continue
+                await self._register(store, signer)
+                self._store = store
+                self._authority = Authority(self.settings, credential, self._guard)
+                return self._authority
         raise refused
+
+    async def _register(self, store: TimestampStore, signer: Signer) -> None:
+        spki = signer.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        digest = hashlib.sha256(spki).digest()
+        detail: EventDetail = {
+            "act": "registered",
+            "ordering": self.settings.ordering,
+            "spki_sha256": digest.hex(),
+            "unit": self.name,
+        }
+        event = Event(EventKind.TSA_KEY, self._clock.now(), self._actor, f"tsa-unit:{self.name}", detail)
+        await store.register(self.name, digest, ordering=self.settings.ordering, event=event)
+
+    async def _chains(self, signer: Signer) -> list[tuple[bytes, ...]]:
+        finder = self._plan.finder
+        return [] if finder is None else await finder.chains(signer.public_key)
+
+    async def refresh(self) -> None:
+        """
+        Follow the unit's keys and their certificates: take over a newer one of either.
+
+        Stop signing when none is good any more. What cannot be asked changes nothing.
+        """
+        authority, store = self._authority, self._store
+        if self._plan.finder is None or authority is None or store is None:
+            return
+        try:
+            found = await self._newest(store, authority.credential)
+        except (PKIError, OperatorError) as error:
+            self._report("tsa.certificate_unknown", {"unit": self.name, "error": str(error)})
+            return
+        if found is not authority.credential:
+            authority.adopt(found)
+            self._certificate_changed()
+
+    async def _newest(self, store: TimestampStore, current: Credential | None) -> Credential | None:
+        """Return what to sign with: `current` when nothing is newer, None when nothing is good."""
+        for signer in await asyncio.to_thread(self._plan.signers):
+            for chain in await self._chains(signer):
+                if current is not None and chain[0] == current.certificates[0]:
+                    return current
+                try:
+                    credential = Credential(self.settings, signer, chain, self._clock.now())
+                    await self._register(store, signer)
+                except OperatorError as error:
+                    self._report("tsa.certificate_refused", {"unit": self.name, "error": str(error)})
+                else:
+                    return credential
+        return None
 
     def _certificate_changed(self) -> None:
         detail: EventDetail = {"sha256": self.certificate_sha256(), "unit": self.name}
@@ -154,7 +161,7 @@ class Unit:
         settings = self.settings
         return {
             "accuracy_us": round(settings.accuracy.total_seconds() * 1e6),
-            "algorithm": self.algorithm,
+            "algorithm": self.credential.algorithm if self.credential else None,
             "certificate_sha256": self.certificate_sha256(),
             "instance": settings.instance,
             "ordering": settings.ordering,

@@ -9,11 +9,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from chancery.cli.enrol import Issuing, Wanted
+from chancery.cli.enrol import Issuing, Wanted, timestamping
+from chancery.cli.layout import Layout
+from chancery.cli.suite import service_keys, tsa_label
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ports import NewRevocation, RevocationReason
+from chancery.tsa.authority import validity
 from fakes import FakeClock
-from unit.web.world import MemoryRegistration, make_csr
+from unit.web.world import MemoryRegistration, key, make_csr
 
 WANTED = Wanted("ocsp", "ocsp-signing", make_csr("OCSP Responder", "ocsp").public_bytes(Encoding.PEM))
 DAY = datetime.timedelta(days=1)
@@ -96,3 +99,29 @@ def test_a_database_that_is_away_is_an_operators_matter():
     office.memory.away = True
     with pytest.raises(PKIError, match="away"):
         office.have()
+
+
+def test_r25_the_timestamping_key_is_followed_by_a_fresh_one(tmp_path):
+    office, place = Office(), Layout(tmp_path)
+    place.pki.mkdir()
+    for label in ("tsa", "tsa-2"):
+        path = place.service_request(label)
+        path.write_bytes(make_csr("Timestamping Authority", label).public_bytes(Encoding.PEM))
+
+    def stamping():
+        _, new, der = asyncio.run(timestamping(place, office.issuing))
+        return new, x509.load_der_x509_certificate(der)
+
+    new, first = stamping()
+    assert (True, "tsa") == (new, tsa_label(place))
+    assert (False, first) == stamping()
+    start, ended = validity(first)
+    office.clock.time = ended - (ended - start) / 4
+    new, second = stamping()
+    assert (True, "tsa-2") == (new, tsa_label(place))
+    assert key("tsa-2").public_key() == second.public_key() != first.public_key()
+    # The worker may certify the first, the one in use and its spare, as far as they are there.
+    assert 2 == len(service_keys(place))
+    # What this CA issues begins on one day, so the second is as old as the first.
+    with pytest.raises(OperatorError, match="no spare key"):
+        stamping()

@@ -20,7 +20,7 @@ from chancery.asn1 import der
 from chancery.asn1 import tsp as our_tsp
 from chancery.asn1.signature import ML_DSA_SETS, KeySigner
 from chancery.errors import ErrorType, OperatorError, PKIError
-from chancery.tsa.authority import Authority
+from chancery.tsa.authority import Authority, Credential
 from chancery.tsa.issuance import TokenService
 from chancery.tsa.policy import AuthoritySettings, Policy
 from chancery.tsa.recording import Recorder
@@ -267,13 +267,9 @@ class TSA:
         if fit:
             self.measure()
         certificates = [as_der(self.certificate)] + ([as_der(self.root)] if chain else [])
-        self.authority = Authority(
-            self.settings,
-            signer=self.signer,
-            certificates=certificates,
-            guard=self.guard,
-            at=self.clock.now(),
-        )
+        self.settings.check()
+        credential = Credential(self.settings, self.signer, certificates, self.clock.now())
+        self.authority = Authority(self.settings, credential, self.guard)
         self.reports = []
 
     def measure(self):
@@ -299,18 +295,18 @@ class TSA:
         return asyncio.run(self.respond_all([data]))[0]
 
 
-def plan(kind="p256", *, certificates=None, finder=None, signer=None, **settings) -> UnitPlan:
+def plan(kind="p256", *, certificates=None, finder=None, signers=None, **settings) -> UnitPlan:
     chosen = AuthoritySettings(**({"instance": 7, "policies": POLICIES} | settings))
     found = [as_der(certificate(kind))] if certificates is None else certificates
-    return UnitPlan(chosen, signer or KeySigner(key(kind)), found, finder)
+    return UnitPlan(chosen, signers or (lambda: [KeySigner(key(kind))]), found, finder)
 
 
-def service(kind="p256", *, certificates=None, finder=None, signer=None, **options):
+def service(kind="p256", *, certificates=None, finder=None, signers=None, **options):
     """A `TSAService` of one unit over fakes, or of `units`; what it reports is in `service.reports`."""
     reports: list[tuple[str, dict]] = []
     defaults = {
         "store": FakeTimestampStore(),
-        "units": [plan(kind, certificates=certificates, finder=finder, signer=signer)],
+        "units": [plan(kind, certificates=certificates, finder=finder, signers=signers)],
         "clock": FakeClock(),
         "source": FakeSource(),
         "entropy": FakeEntropy(),
