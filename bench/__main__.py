@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NOT_BENCHMARKS = {"__init__", "__main__", "common", "filling", "issuance"}
+NOT_BENCHMARKS = {"__init__", "__main__", "common", "filling", "issuance", "tsa"}
 
 
 LONG = {"issuance-10m"}

@@ -40,6 +40,11 @@ class Batcher(Generic[T, R]):
         self._draining = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def full(self) -> bool:
+        """Tell whether the next item would be refused."""
+        return len(self._waiting) + self._in_flight >= self._max_pending
+
     async def submit(self, item: T) -> R:
         """
         Return what `flush` made of this item.
@@ -47,7 +52,7 @@ class Batcher(Generic[T, R]):
         Raises PKIError(SYSTEM_UNAVAIL) when too much waits already, and whatever `flush` raised for the
         item's batch. Cancelled before its batch starts, the item is not handled; later it is, unheard.
         """
-        if len(self._waiting) + self._in_flight >= self._max_pending:
+        if self.full:
             raise PKIError(ErrorType.SYSTEM_UNAVAIL, "too many requests are waiting; try again later")
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))

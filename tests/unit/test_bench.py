@@ -19,7 +19,10 @@ BENCHMARKS = {
     "ocsp-fresh-p256",
     "ocsp-cached",
     "revocation-cost",
+    "tsa-overload",
     "tsa-p256",
+    "tsa-peers",
+    "tsa-rsa2048",
 }
 
 

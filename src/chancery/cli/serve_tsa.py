@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import sys
 
 from chancery.asn1.tsp import DIGEST_OIDS
 from chancery.cli import build, tsakeys
@@ -33,6 +34,7 @@ def _access(section: AccessSection) -> AccessSettings:
 
 async def run(config: TSAConfig) -> None:
     """Serve timestamps until told to stop."""
+    sys.setswitchinterval(tsp_face.SWITCH_SECONDS)
     clock = SystemClock()
     token = build.token(config.token)
     async with AsyncPool(build.connection(config.database, "tsa"), size=4) as pool, stopping() as stop:

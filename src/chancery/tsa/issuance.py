@@ -64,6 +64,11 @@ class TokenService:
         self.answered: Counter[str] = Counter()
         self._batches: Batcher[Accepted, Answer] = Batcher(self._answer, max_batch, max_pending, concurrency=2)
 
+    @property
+    def full(self) -> bool:
+        """Tell whether the next request would be refused because too many wait."""
+        return self._batches.full
+
     async def respond(self, request: bytes, client: str, policies: Sequence[str] | None = None) -> Answer:
         """
         Answer one TimeStampReq from `client` (a name, for the record), who may have these policies (None: all).

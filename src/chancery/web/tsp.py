@@ -29,6 +29,10 @@ PATH = b"/tsa"
 QUERY, REPLY = b"application/timestamp-query", "application/timestamp-reply"
 LIMITS = Limits(max_body=tsp.MAX_REQUEST)
 _RETRY = ("Retry-After", "1")
+BUSY_SECONDS = 0.5
+SWITCH_SECONDS = 0.0005
+"""`sys.setswitchinterval` of a process that signs in threads: a thread that comes back from the token waits so long
+for a busy event loop. With Python's 5 ms a flood of refusals would leave 200 signatures a second."""
 
 
 class TSAService:
@@ -191,6 +195,9 @@ class TSAService:
                 return text(405, "send a TimeStampReq with POST", ("Allow", "POST"))
             if (request.content_type or b"").split(b";", 1)[0].strip().lower() != QUERY:
                 return text(415, f"send a TimeStampReq as {QUERY.decode()}")
+            if self._is_full(name):
+                self._access.refused["busy"] += 1
+                return _refuse_late()
             return self._stamp(request, name)
         if request.method == b"POST":
             return text(404, "timestamps are made at /tsa")
@@ -202,6 +209,10 @@ class TSAService:
             health = self.health()
             return _as_json(200 if health["ready"] else 503, health)
         return text(404, "there is nothing here; timestamps are made at /tsa")
+
+    def _is_full(self, unit: str) -> bool:
+        asked = [self._tokens[unit]] if unit else self._tokens.values()
+        return bool(asked) and all(tokens.full for tokens in asked)
 
     async def _stamp(self, request: Request, unit: str) -> Reply:
         if not self._tokens:
@@ -341,6 +352,21 @@ def _check(units: Sequence[UnitPlan]) -> None:
 def _unavailable(der: bytes) -> Answer:
     """Too much to do, or no records: the refusal for a timestamping client, 503 for what stands between."""
     return Answer(503, REPLY, der, (_RETRY,))
+
+
+_BUSY = to_wire(
+    _unavailable(refusal(ErrorType.SYSTEM_UNAVAIL, "too many requests are waiting; try again later").der)
+)
+
+
+async def _refuse_late() -> bytes:
+    """
+    Say that too many wait, with nothing decoded or encoded, and not at once.
+
+    Whoever asks again as soon as it is refused would take the time that the requests before it are answered in.
+    """
+    await asyncio.sleep(BUSY_SECONDS)
+    return _BUSY
 
 
 def _kept_out(error: RefusedError) -> Answer:
