@@ -31,8 +31,8 @@ LIMITS = Limits(max_body=tsp.MAX_REQUEST)
 _RETRY = ("Retry-After", "1")
 BUSY_SECONDS = 0.5
 SWITCH_SECONDS = 0.0005
-"""`sys.setswitchinterval` of a process that signs in threads: a thread that comes back from the token waits so long
-for a busy event loop. With Python's 5 ms a flood of refusals would leave 200 signatures a second."""
+"""`sys.setswitchinterval` of a process that signs in threads: one that comes back from the token waits so long for
+a busy event loop. With Python's 5 ms a flood of refusals would leave 200 signatures a second."""
 
 
 class TSAService:
