@@ -27,6 +27,7 @@ from bench.common import Running, bring_up, take_down
 from chancery.cli import build
 from chancery.cli.suite import ISSUING
 from chancery.config import WorkerConfig, load_checked
+from chancery.postgres.embedded import EmbeddedPostgres
 from chancery.postgres.session import connect
 
 CSRS = 1000
@@ -212,14 +213,13 @@ def token_limits(running: Running, label: str = ISSUING) -> tuple[tuple[float, f
     return (one, four), cpu
 
 
-def _commit_for(config: str) -> None:
-    """The other limit's process: median seconds of one durable commit, on a connection such as the worker's."""
-    section = load_checked(Path(config), WorkerConfig).database
-    with connect(build.connection(section, "bench")) as connection:
+def _commit_for(database: str) -> None:
+    """The other limit's process: median seconds of one durable commit in the cluster of this directory."""
+    with connect(EmbeddedPostgres(Path(database)).superuser) as connection:
         took = []
         for _ in range(COMMITS):
             began = time.perf_counter()
-            # A record of the write-ahead log, and nothing in a table.
+            # A record of the write-ahead log, and nothing in a table: no role of the suite may write one.
             connection.execute("SELECT pg_logical_emit_message(true, 'bench', 'a commit')")
             took.append(time.perf_counter() - began)
     print(statistics.median(took))
@@ -227,7 +227,7 @@ def _commit_for(config: str) -> None:
 
 def commit_seconds(running: Running) -> float:
     """Median seconds of one durable commit in the suite's PostgreSQL: a statement that only writes to its log."""
-    command = [sys.executable, "-m", "bench.issuance", "commit", str(running.place.config("worker"))]
+    command = [sys.executable, "-m", "bench.issuance", "commit", str(running.place.database)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
