@@ -26,6 +26,7 @@ from chancery.ports import (
     CertificateStatus,
     CRLRecord,
     CRLScope,
+    ForeignIssuer,
     IssuerRecord,
     RevocationReason,
     StatusState,
@@ -147,6 +148,7 @@ class FakeReader:
         }
         self.records = list(records())
         self.certificates = {spki_sha256("Responder"): [delegate_certificate()]}
+        self.foreigners: list[ForeignIssuer] = []
         self.crls: dict[int | tuple[int, CRLScope], CRLRecord] = {}
         self.crl_reads = 0
 
@@ -177,6 +179,9 @@ class FakeReader:
 
     async def issuers(self) -> list[IssuerRecord]:
         return self._around(lambda: list(self.records))
+
+    async def foreign(self) -> list[ForeignIssuer]:
+        return self._around(lambda: list(self.foreigners))
 
     async def latest_crl(self, issuer_id: int, scope: CRLScope = COMPLETE) -> CRLRecord | None:
         self.crl_reads += 1

@@ -283,6 +283,7 @@ class PolicySection(Section, frozen=True, kw_only=True):
     archive_days: Annotated[int, msgspec.Meta(ge=0, le=36525)] | None = None
     crl_reference: HTTPURL | None = None
     require_signed: SignedSection | None = None
+    stale_crl: Literal["try-later", "unknown"] | None = None
 
 
 class PresignSection(Section, frozen=True, kw_only=True):
@@ -315,6 +316,7 @@ class OCSPConfig(Served, frozen=True, kw_only=True, tag="ocsp"):
     archive_days: Annotated[int, msgspec.Meta(ge=0, le=36525)] = 0
     crl_reference: HTTPURL | None = None
     require_signed: SignedSection | None = None
+    stale_crl: Literal["try-later", "unknown"] = "try-later"
     policies: dict[Name, PolicySection] = {}
     presign: PresignSection | None = None
     cache_mebibytes: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
@@ -397,6 +399,19 @@ class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
             raise ValueError("`ntp_servers` are asked with time_source `ntp` alone")
 
 
+class ForeignConfig(Section, frozen=True, kw_only=True, tag="foreign", tag_field="process"):
+    """
+    `chancery ocsp foreign …`: brings in the CRLs of foreign CAs, fetched over HTTP or from files.
+
+    `proxy` is the URL of an HTTP proxy to go out by; `seconds` is how long one download may take.
+    """
+
+    database: DatabaseSection
+    max_mebibytes: Annotated[int, msgspec.Meta(ge=1, le=4095)] = 64
+    seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 60
+    proxy: HTTPURL | None = None
+
+
 class AuditorConfig(Section, frozen=True, kw_only=True, tag="auditor", tag_field="process"):
     """`chancery audit …`: reads everything, changes nothing."""
 
@@ -456,7 +471,9 @@ def token_labelled(config: object, label: str | None) -> TokenSection:
     return found
 
 
-ProcessConfig = CAConfig | WorkerConfig | OCSPConfig | TSAConfig | AuditorConfig | OfflineConfig | OwnerConfig
+ProcessConfig = (
+    CAConfig | WorkerConfig | OCSPConfig | TSAConfig | ForeignConfig | AuditorConfig | OfflineConfig | OwnerConfig
+)
 _PATH = re.compile(r"\$((?:\.[\w-]+|\[\.\.\.\]|\[\d+\])+)")
 _CLOSED = re.compile(r"Invalid (?:enum )?value|Object missing required field `(\w+)`")
 

@@ -47,10 +47,16 @@ TABLES = (
     "issuer_act",
     "imported_revocation",
     "retired",
+    "foreign_issuer",
+    "foreign_point",
+    "foreign_delegate",
+    "foreign_crl",
+    "foreign_revoked",
 )
+FOREIGN = {table for table in TABLES if table.startswith("foreign_")}
 CHANGING = {
-    "operator", "request", "certificate_status", "revocation_request", "revocation_job", "tsa_client", "tsa_usage",
-    "tsa_unit",
+    "foreign_issuer", "operator", "request", "certificate_status", "revocation_request", "revocation_job",
+    "tsa_client", "tsa_usage", "tsa_unit",
 }  # fmt: skip
 HISTORY = tuple(sorted(set(TABLES) - CHANGING))
 ALL = "*"
@@ -64,13 +70,17 @@ NOT_THE_WORKERS = {
     "problem_report",
     "problem_report_act",
 }
+NOT_THE_WORKERS |= FOREIGN
 
 READ = {
     "ra": "issuer profile profile_switch operator request certificate certificate_status revocation_request"
     " revocation_job revocation_approval problem_report problem_report_act crl crl_part crl_shard"
     " crl_wish blocked_key issuer_certificate issuer_key issuer_act tsa_client",
     "worker": " ".join(sorted(set(TABLES) - NOT_THE_WORKERS)),
-    "ocsp": "issuer certificate certificate_status crl crl_part crl_shard issuer_certificate",
+    "ocsp": " ".join(
+        ["issuer certificate certificate_status crl crl_part crl_shard issuer_certificate", *sorted(FOREIGN)]
+    ),
+    "foreign": " ".join(sorted(FOREIGN)),
     "tsa": "issuer certificate certificate_status issuer_certificate tsa_client tsa_usage tsa_unit tsa_key",
     "auditor": " ".join(TABLES),
 }
@@ -132,6 +142,21 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
     ("ra", "operator"): {"fingerprint", "name", "roles", "profiles", "added_at"},
     ("ra", "journal_event"): {"body"},
     ("ra", "blocked_key"): ALL,
+    ("foreign", "journal_event"): {"body"},
+    ("foreign", "foreign_issuer"): {"name", "certificate", "spki_sha256", "added_at"},
+    ("foreign", "foreign_point"): {"foreign_id", "url"},
+    ("foreign", "foreign_delegate"): {"foreign_id", "certificate", "spki_sha256", "added_at"},
+    ("foreign", "foreign_crl"): {
+        "point_id",
+        "number",
+        "base_number",
+        "this_update",
+        "next_update",
+        "sha256",
+        "freshest",
+        "imported_at",
+    },
+    ("foreign", "foreign_revoked"): ALL,
     ("tsa", "journal_event"): {"body"},
     ("tsa", "tsa_token"): ALL,
     ("tsa", "tsa_usage"): ALL,
@@ -221,6 +246,7 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
 }
 UPDATE: dict[tuple[str, str], set[str]] = {
     ("tsa", "tsa_unit"): {"last_gen_time"},
+    ("foreign", "foreign_issuer"): {"ended_at"},
     ("ra", "operator"): {"removed_at"},
     ("ra", "tsa_client"): {"revoked_at"},
     ("tsa", "tsa_usage"): {"used"},
@@ -311,6 +337,16 @@ def full(server):
         )
         office.sql("INSERT INTO chancery.crl_shard VALUES (1, 1, 'http://pki.example.org/1.crl', %s)", AT)
         office.sql("INSERT INTO chancery.retired VALUES ('p', 'tsa_token', NULL, '1', 0, NULL, %s)", AT)
+        office.sql("INSERT INTO chancery.foreign_issuer VALUES (DEFAULT, 'partner', 'x', %s, %s)", bytes(32), AT)
+        office.sql("INSERT INTO chancery.foreign_point VALUES (DEFAULT, 1, 'http://partner.example.org/')")
+        office.sql("INSERT INTO chancery.foreign_delegate VALUES (DEFAULT, 1, 'x', %s, %s)", bytes(32), AT)
+        office.sql(
+            "INSERT INTO chancery.foreign_crl VALUES (DEFAULT, 1, 1, NULL, %s, 'infinity', %s, NULL, %s)",
+            AT,
+            bytes(32),
+            AT,
+        )
+        office.sql("INSERT INTO chancery.foreign_revoked VALUES (1, '1', %s, 0, NULL)", AT)
         assert {} == {table: 0 for table in TABLES if office.count(table) == 0}
         yield office
 
@@ -467,7 +503,7 @@ def test_reasons_are_those_that_end_a_certificate(full):
             assert ("failed" if refused else "done") == attempt(ra, statement)
 
 
-@pytest.mark.parametrize("role", ["ra", "ocsp", "tsa", "auditor"])
+@pytest.mark.parametrize("role", ["ra", "ocsp", "tsa", "foreign", "auditor"])
 @pytest.mark.parametrize(
     "call",
     [

@@ -28,6 +28,7 @@ PROCESSES = [
     config.CAConfig,
     config.OCSPConfig,
     config.TSAConfig,
+    config.ForeignConfig,
     config.AuditorConfig,
     config.OfflineConfig,
     config.OwnerConfig,

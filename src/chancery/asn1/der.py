@@ -179,7 +179,7 @@ def malformed(detail: str) -> PKIError:
     return PKIError(ErrorType.BAD_DATA_FORMAT, detail)
 
 
-def header(data: bytes, at: int, end: int) -> tuple[int, int, int]:
+def header(data: bytes | memoryview, at: int, end: int) -> tuple[int, int, int]:
     """
     Read tag and length of the TLV at `at`, which must lie wholly before `end`.
 

@@ -10,6 +10,7 @@ import typer
 import uvloop
 
 from chancery.cli import build
+from chancery.cli.commands_foreign import foreign
 from chancery.config import OCSPConfig, load_checked
 
 ocsp = typer.Typer(no_args_is_help=True)
@@ -17,12 +18,8 @@ ocsp = typer.Typer(no_args_is_help=True)
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.add_typer(ocsp, name="ocsp", help="OCSP answers as files.")
-
-
-@ocsp.callback()
-def _group() -> None:
-    """Keep `export` a word of its own."""
+    ocsp.add_typer(foreign, name="foreign")
+    app.add_typer(ocsp, name="ocsp", help="OCSP answers as files; CAs that are answered for from their CRLs.")
 
 
 @ocsp.command()

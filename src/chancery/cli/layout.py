@@ -19,6 +19,7 @@ DATABASE_ROLES = {
     "worker": "worker",
     "ocsp": "ocsp",
     "tsa": "tsa",
+    "foreign": "foreign",
     "auditor": "auditor",
     "owner": "owner",
 }

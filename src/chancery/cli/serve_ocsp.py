@@ -14,12 +14,12 @@ from chancery.cli.serve_hot import measured, report, serve, stopping
 from chancery.config import OCSPConfig, PolicySection, PresignSection, SignedSection
 from chancery.errors import OperatorError
 from chancery.ocsp.answering import AnswererLimits
-from chancery.ocsp.responder import NeverIssued, Nonces, Policies, ResponderSettings
+from chancery.ocsp.responder import NeverIssued, Nonces, Policies, ResponderSettings, Stale
 from chancery.ocsp.signed import RequestSigners
 from chancery.pkcs11 import Token
 from chancery.pkcs11.softtoken import SoftToken
 from chancery.ports import CRLScope
-from chancery.postgres.listen import CRLS, ISSUERS, STATUSES, AsyncListener
+from chancery.postgres.listen import CRLS, FOREIGN, ISSUERS, STATUSES, AsyncListener
 from chancery.postgres.session import AsyncPool
 from chancery.postgres.status import PgStatusReader
 from chancery.web import ocsp as ocsp_face
@@ -61,6 +61,7 @@ def _settings(config: OCSPConfig, own: PolicySection) -> ResponderSettings:
         archive=datetime.timedelta(days=days) if days else None,
         crl_url=of("crl_reference"),
         signers=None if signed is None else _signers(signed),
+        stale=Stale(of("stale_crl")),
     )
 
 
@@ -97,13 +98,15 @@ async def run(config: OCSPConfig) -> None:
                 service.issuers_changed()
             elif channel == STATUSES:
                 service.invalidate(int(issuer), bytes.fromhex(serial))
+            elif channel == FOREIGN:
+                service.foreign_changed(int(issuer))
             else:
                 shard, _, kind = serial.partition(":")
                 scope = CRLScope(int(shard), delta=kind == "delta") if shard else None
                 service.crl_changed(int(issuer), scope)
 
         listener = AsyncListener(
-            database, (STATUSES, CRLS, ISSUERS), notified, service.listening, service.not_listening
+            database, (STATUSES, CRLS, ISSUERS, FOREIGN), notified, service.listening, service.not_listening
         )
         listener.start()
         await service.start()

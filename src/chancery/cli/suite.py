@@ -19,6 +19,7 @@ from chancery.config import (
     DatabaseSection,
     Delegate,
     Deployment,
+    ForeignConfig,
     JournalSection,
     KeyKind,
     Listen,
@@ -164,6 +165,7 @@ def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, Pro
             delegate_signature=suite.signature(suite.ocsp_key),
         ),
         "tsa": _tsa(layout, suite, database["tsa"]),
+        "foreign": ForeignConfig(database=database["foreign"]),
         "auditor": AuditorConfig(
             database=database["auditor"],
             origin=_origin(suite),

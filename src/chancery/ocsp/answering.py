@@ -219,6 +219,10 @@ class Answerer:
         """Forget the status of one certificate, because it changed. The caller has noted the change."""
         self._statuses.drop(subject)
 
+    def drop_issuer(self, issuer_id: int) -> None:
+        """Forget the statuses of one issuer's certificates. The caller has noted the change."""
+        self._statuses.drop_issuer(issuer_id)
+
     def clear(self) -> None:
         """Forget every status. The caller has noted the change."""
         self._statuses.clear()

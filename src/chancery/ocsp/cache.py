@@ -32,6 +32,7 @@ class Changes:
         self._remembered = remembered
         self._floor = 0
         self._last: collections.OrderedDict[Subject, int] = collections.OrderedDict()
+        self._issuers: dict[int, int] = {}
 
     def note(self, subject: Subject) -> None:
         """One status changed."""
@@ -40,6 +41,11 @@ class Changes:
         self._last.move_to_end(subject)
         if len(self._last) > self._remembered:
             _, self._floor = self._last.popitem(last=False)
+
+    def note_issuer(self, issuer_id: int) -> None:
+        """Any status of one issuer may have changed."""
+        self.now += 1
+        self._issuers[issuer_id] = self.now
 
     def note_all(self) -> None:
         """Anything may have changed."""
@@ -51,7 +57,11 @@ class Changes:
         """Tell whether one of these may have changed after `moment` (a value of `now`)."""
         if moment < self._floor:
             return True
-        return any(self._last.get(subject, 0) > moment for subject in subjects)
+        last, issuers = self._last, self._issuers
+        return any(
+            last.get(subject, 0) > moment or (issuers and issuers.get(subject[0], 0) > moment)
+            for subject in subjects
+        )
 
 
 @dataclasses.dataclass(slots=True)
@@ -114,6 +124,11 @@ class Cache(Generic[K, V]):
         """Forget everything that says something about this status."""
         for key in tuple(self._keys.get(subject, ())):
             self._remove(key)
+
+    def drop_issuer(self, issuer_id: int) -> None:
+        """Forget everything that says something about one of this issuer's statuses."""
+        for subject in [one for one in self._keys if one[0] == issuer_id]:
+            self.drop(subject)
 
     def clear(self) -> None:
         """Forget everything."""

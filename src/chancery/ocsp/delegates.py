@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -12,7 +12,7 @@ from chancery.asn1 import der
 from chancery.asn1.signature import Scheme, SignatureAlgorithm, Signer
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ocsp.responder import Delegate, IssuerTable, Policies, delegate
-from chancery.ports import Clock, StatusReader
+from chancery.ports import Clock, IssuerRecord, StatusReader
 
 Report = Callable[[str, Mapping[str, object]], None]
 """Takes the name of what happened and its details, for the log."""
@@ -45,6 +45,7 @@ class Delegates:
         self._clock = clock
         self._report = report
         self._policies = policies
+        self._made: Mapping[int, Sequence[bytes]] = {}
         self._found: dict[int, tuple[Delegate, ...]] = {}
         self._ending: dict[str, str] = {}
         self._problems: dict[str, str] = dict.fromkeys(self._signers, "no certificate was looked for yet")
@@ -134,7 +135,8 @@ class Delegates:
 
         Raises what the reader raises; then everything stays as it was.
         """
-        records = await self._reader.issuers()
+        ours = await self._reader.issuers()
+        records = [*ours, *await self._foreign({one.name for one in ours})]
         table = IssuerTable(records)
         ids = {name: issuer_id for issuer_id, name in table.names.items()}
         found: dict[int, tuple[Delegate, ...]] = {}
@@ -173,17 +175,29 @@ class Delegates:
         self._ending = ending
         return changed
 
+    async def _foreign(self, taken: Collection[str]) -> list[IssuerRecord]:
+        """Return the foreign CAs that a key here is named for, and keep the certificates they made for it."""
+        found = [
+            one
+            for one in await self._reader.foreign()
+            if one.record.name in self._signers and one.record.name not in taken
+        ]
+        self._made = {one.record.issuer_id: one.delegates for one in found}
+        return [one.record for one in found]
+
+    async def _certificates(self, issuer_id: int, signer: Signer) -> Sequence[bytes]:
+        """Return the certificates (DER) of a key that may be this issuer's work, newest first."""
+        if issuer_id in self._made:
+            return self._made[issuer_id]
+        spki = signer.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return await self._reader.certificates_of_key(hashlib.sha256(spki).digest())
+
     async def _choose(self, table: IssuerTable, issuer_id: int, signer: Signer) -> Delegate | str:
         """Return the first certificate that may sign now, or what is wrong with the newest."""
-        spki = signer.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        problem, by_name = (
-            "no certificate was issued for its key",
-            self._policies.of(table.names[issuer_id]).by_name,
-        )
+        problem = "no certificate was issued for its key"
+        by_name = self._policies.of(table.names[issuer_id]).by_name
         at = self._clock.now()
-        for number, certificate in enumerate(
-            await self._reader.certificates_of_key(hashlib.sha256(spki).digest())
-        ):
+        for number, certificate in enumerate(await self._certificates(issuer_id, signer)):
             try:
                 chosen = delegate(certificate, table.certificates[issuer_id], signer, by_name=by_name)
             except OperatorError as error:

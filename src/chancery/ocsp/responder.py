@@ -51,6 +51,13 @@ class Nonces(enum.Enum):
     REQUIRE = "require"
 
 
+class Stale(enum.Enum):
+    """What is said of a foreign CA's certificates while its CRL is out of date."""
+
+    TRY_LATER = "try-later"
+    UNKNOWN = "unknown"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ResponderSettings:
     """
@@ -59,7 +66,7 @@ class ResponderSettings:
     `validity` is from thisUpdate to nextUpdate, 8 hours to 10 days (R18). `by_name` names the responder by its
     subject rather than by its key's hash. `archive` is how long after their end certificates are answered for:
     then answers say so (archive cutoff, RFC 6960 4.4.4). `crl_url` stands in the answers about revoked
-    certificates (4.4.2). With `signers`, requests must be signed by one of them.
+    certificates (4.4.2). With `signers`, requests must be signed by one of them. `stale` is about foreign CAs.
     """
 
     validity: datetime.timedelta = datetime.timedelta(hours=24)
@@ -69,6 +76,7 @@ class ResponderSettings:
     archive: datetime.timedelta | None = None
     crl_url: str | None = None
     signers: RequestSigners | None = None
+    stale: Stale = Stale.TRY_LATER
 
     def check(self) -> None:
         """Raise OperatorError when the validity is not what R18 allows."""
@@ -265,19 +273,31 @@ def respond(
 
     `statuses` lacks the serials that were never used; they were read at `known_at`, which becomes thisUpdate,
     and `at` becomes producedAt. nextUpdate is no later than the end of the delegate's certificate.
+
+    What a foreign CA's CRL says is known from its thisUpdate to its nextUpdate (RFC 6960 2.4). After that only
+    what is revoked for good is known to be so still: PKIError(SYSTEM_UNAVAIL) or `unknown`, by `stale`.
     """
     settings, produced_at = asked.settings, at.replace(microsecond=0)
-    this_update = known_at.replace(microsecond=0)
-    next_update = min(this_update + settings.validity, by.not_after)
+    read_at = known_at.replace(microsecond=0)
+    times: list[tuple[datetime.datetime, datetime.datetime]] = []
     responses, lasting, extended = [], True, False
     for one in asked.request.cert_ids:
         status = next(
             (found for issuer_id in asked.issuer_ids if (found := statuses.get((issuer_id, one.serial)))), None
         )
+        this_update, next_update = read_at, min(read_at + settings.validity, by.not_after)
+        window = None if status is None else status.window
+        if window is not None and _counts(window, at):
+            this_update, next_update = min(this_update, window[0]), min(next_update, window[1])
+        elif window is not None and status is not None and not _for_good(status):
+            if settings.stale is Stale.TRY_LATER:
+                raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the CRL of this CA is out of date")
+            status = None
+        times.append((this_update, next_update))
         encoded = _known(status)
         if encoded is None:
             lasting = False
-            extended = settings.never_issued is NeverIssued.EXTENDED_REVOKED
+            extended = settings.never_issued is NeverIssued.EXTENDED_REVOKED and window is None
             # RFC 6960 2.2: revoked since 1970, on hold.
             encoded = ocsp.CertStatus.revoked(EPOCH, _HOLD) if extended else ocsp.CertStatus.UNKNOWN
         extensions = _extensions(status, settings, produced_at)
@@ -289,7 +309,17 @@ def respond(
         nonce=asked.request.nonce,
         extended_revoke=extended,
     )
-    return Unsigned(data, this_update, next_update, lasting)
+    return Unsigned(data, min(this for this, _ in times), min(until for _, until in times), lasting)
+
+
+def _counts(window: tuple[datetime.datetime, datetime.datetime], at: datetime.datetime) -> bool:
+    """Tell whether a CRL still says something of this moment; a second is left for the answer's life."""
+    return at < window[1] - datetime.timedelta(seconds=1)
+
+
+def _for_good(status: CertificateStatus) -> bool:
+    """Tell whether this can never change again: revoked, and not on hold."""
+    return status.state is StatusState.REVOKED and not status.held
 
 
 def _known(status: CertificateStatus | None) -> bytes | None:

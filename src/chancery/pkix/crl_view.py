@@ -198,9 +198,13 @@ def view_crl_parts(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Layout:
-    """Offsets in a CertificateList: first field, revokedCertificates, its content, the TBSCertList's end."""
+class Layout:
+    """
+    Offsets in a CertificateList: the TBSCertList, its first field, revokedCertificates, its content, the
+    TBSCertList's end.
+    """
 
+    tbs: int
     fields: int
     revoked: int
     start: int
@@ -208,14 +212,27 @@ class _Layout:
     end: int
 
 
-def _layout(data: bytes, total: int) -> _Layout:
+def view_ends(data: memoryview) -> tuple[CRLView, Layout]:
+    """
+    Look at a CRL (DER) of any size but for its entries, and say where they are; errors as of `view_crl`.
+
+    The view has none of them: `entries`, `repeated` and `tails` say nothing.
+    """
+    layout = _layout(data, len(data))
+    ends = bytes(data[: layout.start]), bytes(data[layout.stop :])
+    scan = EntryScan()
+    scan.size = layout.stop - layout.start
+    return _view(layout, ends, scan, None, datetime.timedelta.max), layout
+
+
+def _layout(data: bytes | memoryview, total: int) -> Layout:
     """
     Find where everything is in a CRL of `total` octets; `data` may be no more than those before its entries.
 
     Where revokedCertificates is absent its offsets are all the same.
     """
-    _, at, whole = der.header(data, 0, total)
-    tag, fields, end = der.header(data, at, whole)
+    _, tbs, whole = der.header(data, 0, total)
+    tag, fields, end = der.header(data, tbs, whole)
     if whole != total:
         raise der.malformed("bytes follow the value")
     if data[:1] != b"\x30" or tag != der.SEQUENCE:
@@ -233,12 +250,12 @@ def _layout(data: bytes, total: int) -> _Layout:
         at = der.header(data, at, end)[2]
     if tag_at(at) == der.SEQUENCE:
         _, start, stop = der.header(data, at, end)
-        return _Layout(fields, at, start, stop, end)
-    return _Layout(fields, at, at, at, end)
+        return Layout(tbs, fields, at, start, stop, end)
+    return Layout(tbs, fields, at, at, at, end)
 
 
 def _view(
-    layout: _Layout,
+    layout: Layout,
     ends: tuple[bytes, bytes],
     scan: EntryScan,
     issuer: x509.Certificate | None,

@@ -11,6 +11,7 @@ from chancery.ports.crls import (
     CRLState,
     RevokedEntry,
 )
+from chancery.ports.foreign import ForeignCRL, ForeignIssuer, ForeignPoint, ForeignStore
 from chancery.ports.hierarchy import (
     COUNTED,
     Act,
@@ -101,7 +102,14 @@ __all__ = [
     "Event",
     "EventDetail",
     "EventKind",
+<<<<<<< HEAD
     "ForeignRevocation",
+=======
+    "ForeignCRL",
+    "ForeignIssuer",
+    "ForeignPoint",
+    "ForeignStore",
+>>>>>>> 1dabdfd (OCSP answers for foreign CAs from their CRLs: pinned, verified, streamed in, complete, delta and partitioned)
     "FurtherCertificate",
     "HierarchyNode",
     "Intent",

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from chancery.errors import PKIError
 from chancery.ports.crls import COMPLETE, CRLRecord, CRLScope, CRLSelection, CRLShard, CRLState
+from chancery.ports.foreign import ForeignIssuer
 from chancery.ports.hierarchy import (
     HierarchyNode,
     IssuerAct,
@@ -387,6 +388,9 @@ class StatusReader(Protocol):
         """
         Return the status of each (issuer_id, serial) that was ever used, in one statement; a serial that was
         never used is absent. Raises PKIError(SYSTEM_UNAVAIL) when the database is away.
+
+        Of a foreign CA's serials nobody knows which were used: each has a status with a `window`, and is good
+        where no CRL lists it; of one that was never heard of the window is empty.
         """
 
     async def live(self, issuer_id: int, after: bytes, limit: int) -> list[bytes]:
@@ -399,6 +403,9 @@ class StatusReader(Protocol):
         """
 
     async def issuers(self) -> list[IssuerRecord]: ...
+
+    async def foreign(self) -> list[ForeignIssuer]:
+        """Return the foreign CAs that are answered for from their CRLs."""
 
     async def latest_crl(self, issuer_id: int, scope: CRLScope = COMPLETE) -> CRLRecord | None:
         """Return the newest CRL of this scope, its DER as a whole."""

@@ -80,6 +80,11 @@ class EventKind(enum.Enum):
     BUNDLE_ANSWERED = "bundle.answered"
     BUNDLE_IMPORTED = "bundle.imported"
     RETENTION_DROPPED = "retention.dropped"
+    FOREIGN_ADDED = "foreign.added"
+    FOREIGN_ENDED = "foreign.ended"
+    FOREIGN_DELEGATE = "foreign.delegate"
+    FOREIGN_CRL = "foreign.crl-imported"
+    FOREIGN_REFUSED = "foreign.crl-refused"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -323,7 +328,8 @@ class CertificateStatus:
     What a serial's status is, and since when. `released_at` is when its last suspension ended, None without one.
 
     Revoked for good while suspended, it is revoked since the suspension (X.509 9.5.3.2). `kept_until`: its entry
-    stays on CRLs until then instead of its certificate's end (R16), None: it does not.
+    stays on CRLs until then instead of its certificate's end (R16), None: it does not. `window` is from when to
+    when it is known to be so, of what a foreign CA's CRL says.
     """
 
     issuer_id: int
@@ -336,6 +342,7 @@ class CertificateStatus:
     released_at: datetime.datetime | None = None
     shard: int = 0
     kept_until: datetime.datetime | None = None
+    window: tuple[datetime.datetime, datetime.datetime] | None = None
 
     @property
     def listed_until(self) -> datetime.datetime:

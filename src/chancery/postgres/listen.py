@@ -26,6 +26,8 @@ STATUSES = "chancery_status"
 """`issuer_id:serial in hex` of a status that is not good any more."""
 ISSUERS = "chancery_issuer"
 """An issuer was added, got another certificate, was activated or deactivated; no payload."""
+FOREIGN = "chancery_foreign"
+"""The id of a foreign CA of which another CRL counts now."""
 CRLS = "chancery_crl"
 """`issuer_id:shard` of a published CRL."""
 

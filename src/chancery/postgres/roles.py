@@ -12,7 +12,10 @@ from psycopg import sql
 from chancery.errors import OperatorError
 from chancery.postgres.session import Connection, PgConnection, connect, translated
 
-ROLES = ("chancery_owner", "chancery_ra", "chancery_worker", "chancery_ocsp", "chancery_tsa", "chancery_auditor")
+ROLES = (
+    "chancery_owner", "chancery_ra", "chancery_worker", "chancery_ocsp", "chancery_tsa", "chancery_foreign",
+    "chancery_auditor",
+)  # fmt: skip
 READERS = ("chancery_ocsp", "chancery_auditor")
 """Roles whose sessions are read-only from the start; their grants hold without it."""
 DATABASE = "chancery"

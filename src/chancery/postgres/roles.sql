@@ -2,8 +2,9 @@
 -- chancery_owner owns the schema and is used by `chancery db migrate` alone.
 -- Columns that the database fills in (ids, states, xids, the writer) are granted to nobody.
 -- First everything is taken back, in the same transaction: a right that a release gives up is gone with its migration.
-REVOKE ALL ON ALL TABLES IN SCHEMA chancery FROM chancery_ra, chancery_worker, chancery_ocsp, chancery_tsa, chancery_auditor;
-GRANT USAGE ON SCHEMA chancery TO chancery_ra, chancery_worker, chancery_ocsp, chancery_tsa, chancery_auditor;
+REVOKE ALL ON ALL TABLES IN SCHEMA chancery FROM chancery_ra, chancery_worker, chancery_ocsp, chancery_tsa, chancery_foreign,
+    chancery_auditor;
+GRANT USAGE ON SCHEMA chancery TO chancery_ra, chancery_worker, chancery_ocsp, chancery_tsa, chancery_foreign, chancery_auditor;
 
 -- The web process that the network reaches: it asks, it never issues.
 GRANT SELECT ON chancery.issuer, chancery.profile, chancery.profile_switch, chancery.operator, chancery.request, chancery.certificate,
@@ -64,6 +65,20 @@ GRANT SELECT (issuer_id, serial, not_after) ON chancery.intent TO chancery_ocsp;
 GRANT SELECT ON chancery.issuer_certificate TO chancery_ocsp;
 GRANT SELECT (act_id, issuer_id, act) ON chancery.issuer_act TO chancery_ocsp;
 
+GRANT SELECT ON chancery.foreign_issuer, chancery.foreign_point, chancery.foreign_delegate, chancery.foreign_crl,
+    chancery.foreign_revoked, chancery.foreign_standing TO chancery_ocsp;
+
+-- The program that fetches foreign CAs' CRLs brings them in, and sees nothing of ours.
+GRANT SELECT, INSERT (name, certificate, spki_sha256, added_at), UPDATE (ended_at) ON chancery.foreign_issuer
+    TO chancery_foreign;
+GRANT SELECT, INSERT (foreign_id, url) ON chancery.foreign_point TO chancery_foreign;
+GRANT SELECT, INSERT (foreign_id, certificate, spki_sha256, added_at) ON chancery.foreign_delegate TO chancery_foreign;
+GRANT SELECT, INSERT (point_id, number, base_number, this_update, next_update, sha256, freshest, imported_at)
+    ON chancery.foreign_crl TO chancery_foreign;
+GRANT SELECT, INSERT ON chancery.foreign_revoked TO chancery_foreign;
+GRANT SELECT ON chancery.foreign_standing TO chancery_foreign;
+GRANT INSERT (body) ON chancery.journal_event TO chancery_foreign;
+
 -- The timestamping authority records, and finds the certificate of its own key.
 GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_status TO chancery_tsa;
 GRANT SELECT ON chancery.issuer_certificate TO chancery_tsa;
@@ -87,5 +102,6 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chancery FROM PUBLIC;
 -- But for this one, which writes a switch and its event or neither,
 GRANT EXECUTE ON FUNCTION chancery.switch_profile TO chancery_ra;
 GRANT EXECUTE ON FUNCTION chancery.begin_year() TO chancery_worker;
+GRANT EXECUTE ON FUNCTION chancery.forget_foreign_entries TO chancery_foreign;
 -- and this one, which computes a column that the worker writes.
 GRANT EXECUTE ON FUNCTION chancery.crl_entry TO chancery_worker;

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from chancery.ports import COMPLETE, CertificateStatus, Clock, CRLRecord, CRLScope, IssuerRecord
-from chancery.postgres import rows
+from chancery.ports import COMPLETE, CertificateStatus, Clock, CRLRecord, CRLScope, ForeignIssuer, IssuerRecord
+from chancery.postgres import foreign, rows
 from chancery.postgres.session import AsyncPool
 
 # A serial of which only the intent is known has no status row yet; its intent is looked at for it alone.
@@ -51,9 +51,20 @@ class PgStatusReader:
         self._clock = clock
 
     async def statuses(self, keys: Sequence[tuple[int, bytes]]) -> Mapping[tuple[int, bytes], CertificateStatus]:
-        """Return the status of each (issuer_id, serial) that was ever used, in one statement."""
-        found = await self._pool.fetch(_STATUSES, rows.columns(keys, 2))
-        return {(row[0], row[1]): rows.status(row) for row in found if row[3] is not None}
+        """Return the status of each (issuer_id, serial) that was ever used; foreign ones by another statement."""
+        ours = [key for key in keys if key[0] >= 0]
+        found = await self._pool.fetch(_STATUSES, rows.columns(ours, 2)) if ours else []
+        known = {(row[0], row[1]): rows.status(row) for row in found if row[3] is not None}
+        return known if len(ours) == len(keys) else known | await self._foreign(keys)
+
+    async def _foreign(self, keys: Sequence[tuple[int, bytes]]) -> dict[tuple[int, bytes], CertificateStatus]:
+        ids, serials = rows.columns([(-issuer_id, serial) for issuer_id, serial in keys if issuer_id < 0], 2)
+        asked = {"issuers": sorted(set(ids)), "ids": ids, "serials": serials}
+        return foreign.statuses(await self._pool.fetch(foreign.STATUSES, asked), self._clock.now())
+
+    async def foreign(self) -> list[ForeignIssuer]:
+        """Return the foreign CAs that are answered for from their CRLs."""
+        return [foreign.issuer(row) for row in await self._pool.fetch(foreign.ISSUERS)]
 
     async def live(self, issuer_id: int, after: bytes, limit: int) -> list[bytes]:
         """Return at most `limit` serials after one, in the order of their octets: good or revoked, and of now."""

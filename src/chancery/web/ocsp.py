@@ -275,6 +275,12 @@ class OCSPService:
         self._cache.drop(subject)
         self._answerer.drop(subject)
 
+    def foreign_changed(self, foreign_id: int) -> None:
+        """Forget what a foreign CA's CRL said: another one counts now (channel chancery_foreign)."""
+        self._changes.note_issuer(-foreign_id)
+        self._cache.drop_issuer(-foreign_id)
+        self._answerer.drop_issuer(-foreign_id)
+
     def issuers_changed(self) -> None:
         """Look for issuers and delegates now (channel chancery_issuer)."""
         self._wake.set()
@@ -398,9 +404,9 @@ class OCSPService:
         return kept.to(request)
 
     def _kept(self, answered: Answered) -> _Kept:
-        half = (answered.next_update - answered.this_update) / 2
-        age = self._clock.now() - answered.this_update
-        max_age = int(min(self._settings.max_age, half).total_seconds())
+        # From now on: a foreign CA's CRL, and with it thisUpdate, may be half as old as it gets.
+        left = (answered.next_update - self._clock.now()).total_seconds()
+        max_age = int(min(self._settings.max_age.total_seconds(), left / 2))
         tag = caching.etag(answered.response)
         headers = caching.fields(tag, answered.this_update, answered.next_update, max_age)
         now = self._clock.monotonic()
@@ -408,8 +414,8 @@ class OCSPService:
             tag,
             to_wire(Answer(200, ocsp.CONTENT_TYPE_RESPONSE, answered.response, headers)),
             to_wire(caching.not_modified(headers)),
-            now + (half - age).total_seconds(),
-            now + (2 * half - age).total_seconds() - _MARGIN_SECONDS,
+            now + left / 2,
+            now + left - _MARGIN_SECONDS,
             answered.subjects,
             answered.read_at,
         )
