@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
-import msgspec.inspect
 import tomli_w
 
+from chancery.choices import choices_of
 from chancery.errors import OperatorError
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -512,30 +512,10 @@ def decode(file: Path, type_: Any) -> Any:
         what = _PATH.sub("", str(error)).removesuffix(" - at ``")
         if closed := _CLOSED.match(what):
             key = closed[1] or (found[1].rpartition(".")[2] if found else "")
-            what += f": expected one of {', '.join(choices)}" if (choices := _choices(type_, key)) else ""
+            what += f": expected one of {', '.join(choices)}" if (choices := choices_of(type_, key)) else ""
         raise OperatorError(
             f"{file}: {where}: {what}", "correct the key and run `chancery check-config` on it"
         ) from None
-
-
-def _choices(type_: Any, key: str) -> list[str]:
-    """Return what a key of this name may say, where that is a closed list; msgspec's message leaves it out."""
-    found: dict[str, None] = {}
-    waiting: list[msgspec.inspect.Type] = [msgspec.inspect.type_info(type_)]
-    while waiting:
-        match waiting.pop():
-            case msgspec.inspect.UnionType(types=types):
-                waiting += types
-            case msgspec.inspect.ListType(item_type=item) | msgspec.inspect.VarTupleType(item_type=item):
-                waiting.append(item)
-            case msgspec.inspect.StructType(fields=fields, tag_field=tag_field, tag=tag):
-                waiting += [field.type for field in fields]
-                named = [field.type for field in fields if field.encode_name == key]
-                values = [one.values for one in named if isinstance(one, msgspec.inspect.LiteralType)]
-                found |= dict.fromkeys(str(value) for some in values for value in some)
-                if tag_field == key:
-                    found[str(tag)] = None
-    return sorted(found)
 
 
 def encode(config: msgspec.Struct) -> bytes:

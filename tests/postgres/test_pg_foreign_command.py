@@ -19,6 +19,7 @@ from chancery.cli.commands_foreign import foreign
 from chancery.cli.foreign_crls import MEBIBYTE, Importer
 from chancery.config import DatabaseSection, ForeignConfig
 from chancery.postgres.foreign import PgForeignStore
+from chancery.postgres.session import Session
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0) - kit.HOUR  # noqa: TID251 - the program's clock is real
 
@@ -112,10 +113,12 @@ def test_a_download_is_bounded_and_goes_where_it_was_told(database, web):
     url, files = web
     points = [f"{url}/{name}" for name in ("large", "moved", "noise", "none")]
     files |= {"/large": bytes(2 * MEBIBYTE), "/moved": f"{url}/noise", "/noise": b"\x30\x03abc"}
-    store = PgForeignStore(database.role("foreign"))
+    session = Session(database.role("foreign"))
+    store = PgForeignStore(session)
     event = kit.event()
     store.add("partner", kit.ca().public_bytes(Encoding.DER), [*points, "http://127.0.0.1:1/"], event.at, event)
     section = DatabaseSection(host="/nowhere", user="chancery_foreign")
     importer = Importer(store, SystemClock(), ForeignConfig(database=section, max_mebibytes=1, seconds=10))
     assert len(points) + 1 == importer.fetch_all()
     assert {None} == {one.number for one in store.points()}
+    session.close()

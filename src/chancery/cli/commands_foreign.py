@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import getpass
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from chancery.ocsp.foreign import Pinned
 from chancery.pkix.name import name_text
 from chancery.ports import Event, EventKind, ForeignPoint
 from chancery.postgres.foreign import PgForeignStore
+from chancery.postgres.session import Session
 
 foreign = typer.Typer(help="CAs whose keys are elsewhere, answered for from their CRLs.", no_args_is_help=True)
 Config = Annotated[Path, typer.Option("--config", help="The configuration of `foreign` (TOML).")]
@@ -33,12 +35,17 @@ IMPORT_SECONDS = 900.0
 """How long the database may take for one statement: a CRL of millions of entries is one."""
 
 
-def _open(config: Path) -> tuple[ForeignConfig, PgForeignStore]:
+@contextlib.contextmanager
+def _opened(config: Path) -> Iterator[tuple[ForeignConfig, PgForeignStore]]:
     settings = load_checked(config, ForeignConfig)
     database = build.connection(settings.database, "foreign")
-    return settings, PgForeignStore(
+    session = Session(
         dataclasses.replace(database, statement_timeout=IMPORT_SECONDS, idle_in_transaction_timeout=IMPORT_SECONDS)
     )
+    try:
+        yield settings, PgForeignStore(session)
+    finally:
+        session.close()
 
 
 @foreign.command()
@@ -55,25 +62,27 @@ def add(
     config: Config,
 ) -> None:
     """Pin a foreign CA's certificate; from then on its CRLs can be imported."""
-    _, store = _open(config)
-    [der] = certificates(certificate, one=True)
-    pinned = Pinned(x509.load_der_x509_certificate(der), tuple(dict.fromkeys(crl)))
-    pinned.check()
-    if strange := [one for one in pinned.urls if not one.startswith(("http://", "https://"))]:
-        raise OperatorError(f"{strange[0]} is no http URL", "give the URL of its CRL, http:// or https://")
-    subject = name_text(pinned.certificate.subject)
-    event = _event(EventKind.FOREIGN_ADDED, name, subject=subject, points=list(pinned.urls))
-    store.add(name, der, pinned.urls, event.at, event)
-    show_pairs([("added", name), ("subject", subject), ("next", f"chancery ocsp foreign fetch --config {config}")])
+    with _opened(config) as (_, store):
+        [der] = certificates(certificate, one=True)
+        pinned = Pinned(x509.load_der_x509_certificate(der), tuple(dict.fromkeys(crl)))
+        pinned.check()
+        if strange := [one for one in pinned.urls if not one.startswith(("http://", "https://"))]:
+            raise OperatorError(f"{strange[0]} is no http URL", "give the URL of its CRL, http:// or https://")
+        subject = name_text(pinned.certificate.subject)
+        event = _event(EventKind.FOREIGN_ADDED, name, subject=subject, points=list(pinned.urls))
+        store.add(name, der, pinned.urls, event.at, event)
+        show_pairs(
+            [("added", name), ("subject", subject), ("next", f"chancery ocsp foreign fetch --config {config}")]
+        )
 
 
 @foreign.command()
 def end(name: Name, *, config: Config) -> None:
     """Answer for a foreign CA no more; its name and key can be added again."""
-    _, store = _open(config)
-    event = _event(EventKind.FOREIGN_ENDED, name)
-    store.end(name, event.at, event)
-    typer.echo(f"{name} is not answered for any more")
+    with _opened(config) as (_, store):
+        event = _event(EventKind.FOREIGN_ENDED, name)
+        store.end(name, event.at, event)
+        typer.echo(f"{name} is not answered for any more")
 
 
 @foreign.command()
@@ -84,29 +93,29 @@ def delegate(
     config: Config,
 ) -> None:
     """Bring in a delegate certificate that the CA made for a key of the OCSP server (see `chancery key make`)."""
-    _, store = _open(config)
-    [der] = certificates(certificate, one=True)
-    found = x509.load_der_x509_certificate(der)
-    issuer = next((one for one in store.issuers() if one.record.name == name), None)
-    if issuer is None:
-        raise OperatorError(f"there is no foreign CA {name}", "`chancery ocsp foreign list` names them")
-    try:
-        found.verify_directly_issued_by(x509.load_der_x509_certificate(issuer.record.certificate))
-    except (InvalidSignature, ValueError, TypeError) as error:
-        raise OperatorError(f"{certificate} was not issued by {name}", "give the one that it made") from error
-    until = found.not_valid_after_utc.isoformat()
-    event = _event(EventKind.FOREIGN_DELEGATE, name, serial=f"{found.serial_number:X}", not_after=until)
-    store.add_delegate(name, der, event.at, event)
-    show_pairs([("delegate of", name), ("until", until)])
+    with _opened(config) as (_, store):
+        [der] = certificates(certificate, one=True)
+        found = x509.load_der_x509_certificate(der)
+        issuer = next((one for one in store.issuers() if one.record.name == name), None)
+        if issuer is None:
+            raise OperatorError(f"there is no foreign CA {name}", "`chancery ocsp foreign list` names them")
+        try:
+            found.verify_directly_issued_by(x509.load_der_x509_certificate(issuer.record.certificate))
+        except (InvalidSignature, ValueError, TypeError) as error:
+            raise OperatorError(f"{certificate} was not issued by {name}", "give the one that it made") from error
+        until = found.not_valid_after_utc.isoformat()
+        event = _event(EventKind.FOREIGN_DELEGATE, name, serial=f"{found.serial_number:X}", not_after=until)
+        store.add_delegate(name, der, event.at, event)
+        show_pairs([("delegate of", name), ("until", until)])
 
 
 @foreign.command("list")
 def list_command(*, config: Config) -> None:
     """List foreign CAs, where their CRLs come from, and how these stand."""
-    _, store = _open(config)
-    at = SystemClock().now()
-    columns = ("name", "CRL", "number", "entries", "this update", "next update", "delta", "state")
-    show_rows(columns, [_row(one, at) for one in store.points()])
+    with _opened(config) as (_, store):
+        at = SystemClock().now()
+        columns = ("name", "CRL", "number", "entries", "this update", "next update", "delta", "state")
+        show_rows(columns, [_row(one, at) for one in store.points()])
 
 
 def _row(point: ForeignPoint, at: object) -> Sequence[object]:
@@ -139,11 +148,11 @@ def import_command(
 ) -> None:
     """Import CRLs from files; nothing of one is believed before its signature was verified."""
     build.harden()
-    settings, store = _open(config)
-    importer = Importer(store, SystemClock(), settings)
-    for one in file:
-        done = importer.take(name, one, crl)
-        show_pairs([("CRL", done.url), ("number", done.number), ("entries", done.entries)])
+    with _opened(config) as (settings, store):
+        importer = Importer(store, SystemClock(), settings)
+        for one in file:
+            done = importer.take(name, one, crl)
+            show_pairs([("CRL", done.url), ("number", done.number), ("entries", done.entries)])
 
 
 @foreign.command()
@@ -154,23 +163,23 @@ def fetch(
 ) -> None:
     """Fetch the CRLs of all foreign CAs, and their deltas, and import what is new; exit code 3 when one failed."""
     build.harden()
-    settings, store = _open(config)
-    importer = Importer(store, SystemClock(), settings)
-    stop = threading.Event()
-    if every is not None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-    while True:
-        try:
-            failed = importer.fetch_all()
-        except PKIError:
+    with _opened(config) as (settings, store):
+        importer = Importer(store, SystemClock(), settings)
+        stop = threading.Event()
+        if every is not None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stop.set())
+        while True:
+            try:
+                failed = importer.fetch_all()
+            except PKIError:
+                if every is None:
+                    raise
+                failed = 1
             if every is None:
-                raise
-            failed = 1
-        if every is None:
-            raise typer.Exit(3 if failed else 0)
-        if stop.wait(every):
-            return
+                raise typer.Exit(3 if failed else 0)
+            if stop.wait(every):
+                return
 
 
 def _event(kind: EventKind, name: str, **detail: str | list[str]) -> Event:

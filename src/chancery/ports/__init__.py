@@ -102,14 +102,11 @@ __all__ = [
     "Event",
     "EventDetail",
     "EventKind",
-<<<<<<< HEAD
-    "ForeignRevocation",
-=======
     "ForeignCRL",
     "ForeignIssuer",
     "ForeignPoint",
+    "ForeignRevocation",
     "ForeignStore",
->>>>>>> 1dabdfd (OCSP answers for foreign CAs from their CRLs: pinned, verified, streamed in, complete, delta and partitioned)
     "FurtherCertificate",
     "HierarchyNode",
     "Intent",
