@@ -362,6 +362,7 @@ class UnitSection(Section, frozen=True, kw_only=True):
     policies: Annotated[tuple[OID | TSAPolicySection, ...], msgspec.Meta(min_length=1)]
     ordering: bool = False
     tsa_name: bool = False
+    authenticode: bool = False
 
 
 class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):

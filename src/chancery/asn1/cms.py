@@ -127,8 +127,8 @@ class SignedDataTemplate:
         self._certificate_attribute = _attribute(oids.SIGNING_CERTIFICATE_V2, signing_certificate_v2(certificate))
         self._content_oid = der.oid(content_type)
         self._signed_data_oid = der.oid(oids.SIGNED_DATA)
-        # RFC 5652 5.1: version 3, because the content is not id-data.
-        self._head = der.integer(3) + der.tlv(der.SET, digest)
+        # RFC 5652 5.1: version 3, unless the content is id-data.
+        self._head = der.integer(1 if content_type == ID_DATA else 3) + der.tlv(der.SET, digest)
         self._certificates = der.tlv(0xA0, *sorted(certificates)) if certificates else b""
         # RFC 5652 5.3: version 1, because the signer is named by issuer and serial.
         self._signer = der.integer(1) + der.sequence(*issuer_and_serial(certificate)) + digest

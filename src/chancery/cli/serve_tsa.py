@@ -46,6 +46,7 @@ async def run(config: TSAConfig) -> None:
                     settings(config, lane),
                     functools.partial(tsakeys.signers, token, unit),
                     finder=CertificateFinder(reader.certificates_of_key, reader.issuers),
+                    authenticode=unit.authenticode,
                 )
                 for lane, unit in enumerate(config.units)
             ],

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from chancery.asn1 import cms, der, oids, tsp
+from chancery.asn1 import authenticode, cms, der, oids, tsp
 from chancery.asn1.signature import PublicKey, Signer, algorithm_for
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ports import TokenRecord
@@ -32,7 +33,7 @@ class Credential:
     """
 
     __slots__ = (
-        "_public_key", "_signed_data", "_signer", "_tst_info", "_with_signing_time", "algorithm",
+        "_countersigned", "_public_key", "_signed_data", "_signer", "_tst_info", "_with_signing_time", "algorithm",
         "certificates", "not_after", "not_before",
     )  # fmt: skip
 
@@ -53,6 +54,7 @@ class Credential:
         tsa = certificate.subject.public_bytes() if settings.include_tsa_name else None
         self._tst_info = tsp.TSTInfoTemplate(settings.accuracy, tsa, ordering=settings.ordering)
         self._signed_data = cms.SignedDataTemplate(oids.TST_INFO, certificates[0], signer.algorithm, certificates)
+        self._countersigned = cms.SignedDataTemplate(cms.ID_DATA, certificates[0], signer.algorithm, certificates)
         self._with_signing_time = settings.include_signing_time
 
     def may_sign_at(self, at: datetime.datetime) -> bool:
@@ -64,19 +66,33 @@ class Credential:
         """Return the refusal for a time at which it may not: the time source is well, the authority is not."""
         return PKIError(ErrorType.SYSTEM_FAILURE, "the authority's certificate cannot be used at this time")
 
-    def sign(self, request: tsp.TimeStampReq, record: TokenRecord, *, qualified: bool) -> Signed:
+    def sign(self, accepted: Accepted, record: TokenRecord) -> Signed:
         """Write what one token says and have it signed. Blocks; any thread. Raises what the signer raises."""
+        request, template = accepted.request, self._signed_data
+        if accepted.countersigns is not None:
+            template, content = self._countersigned, accepted.countersigns
+            attributes = template.signed_attributes(content, record.gen_time)
+            return Signed(
+                self,
+                template,
+                content,
+                attributes,
+                self._signer.sign(attributes),
+                cert_req=True,
+                countersigns=True,
+            )
         content = self._tst_info.encode(
             record.policy,
             request.message_imprint,
             record.serial,
             record.gen_time,
             request.nonce,
-            qualified=qualified,
+            qualified=accepted.policy.qualified,
         )
         signing_time = record.gen_time if self._with_signing_time else None
-        attributes = self._signed_data.signed_attributes(content, signing_time)
-        return Signed(self, content, attributes, self._signer.sign(attributes), cert_req=request.cert_req)
+        attributes = template.signed_attributes(content, signing_time)
+        signature = self._signer.sign(attributes)
+        return Signed(self, template, content, attributes, signature, cert_req=request.cert_req)
 
     def token(self, signed: Signed) -> bytes:
         """
@@ -85,7 +101,7 @@ class Credential:
         Raises PKIError(SYSTEM_FAILURE) when the token device gave back a signature that does not verify.
         """
         content = signed.content
-        token = self._signed_data.content_info(
+        token = signed.template.content_info(
             content, signed.attributes, signed.signature, with_certificates=signed.cert_req
         )
         try:
@@ -97,13 +113,15 @@ class Credential:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Signed:
-    """The parts of a token whose signature nobody has checked yet: TSTInfo, signedAttrs (DER), signature."""
+    """The parts of a token whose signature nobody has checked yet: eContent, signedAttrs (DER), signature."""
 
     credential: Credential
+    template: cms.SignedDataTemplate
     content: bytes
     attributes: bytes
     signature: bytes
     cert_req: bool
+    countersigns: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,7 +129,8 @@ class Accepted:
     """
     A request that came at `at` and will be answered with a token, if its time can be had. Not yet recorded.
 
-    `credential` was valid at that time, and signs it even if another has taken its place by then.
+    `credential` was valid at that time, and signs it even if another has taken its place by then. `countersigns`
+    is the signature that a request of Authenticode is for; then there was no other.
     """
 
     request: tsp.TimeStampReq
@@ -119,6 +138,7 @@ class Accepted:
     client: str
     at: datetime.datetime
     credential: Credential
+    countersigns: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -162,22 +182,38 @@ class Authority:
         SYSTEM_FAILURE.
         """
         request = tsp.decode_request(data)
-        policy = self._judge(request, policies)
+        return self._accept(request, self._judge(request, policies), client)
+
+    def accept_countersignature(self, data: bytes, client: str, policies: Sequence[str] | None = None) -> Accepted:
+        """
+        Judge a request of Authenticode (base64) as `accept` does; it is recorded as SHA-256 of the signature.
+
+        The time is in whole seconds, in the signingTime; the policy is the client's default, and said nowhere.
+        """
+        signature = authenticode.decode_request(data)
+        digest = hashlib.sha256(signature).digest()
+        request = tsp.decode_request(tsp.encode_request(oids.SHA256, digest))
+        return self._accept(request, self._judge(request, policies), client, signature)
+
+    def _accept(
+        self, request: tsp.TimeStampReq, policy: Policy, client: str, countersigns: bytes | None = None
+    ) -> Accepted:
         now, credential = self._guard.now(), self._credential
         if credential is None or not credential.may_sign_at(now):
             raise Credential.outlived()
-        return Accepted(request, policy, client, now, credential)
+        return Accepted(request, policy, client, now, credential, countersigns)
 
     @staticmethod
     def sign(recorded: Recorded) -> Signed:
         """Sign a recorded request, once. Blocks; any thread. Raises what the signer raises."""
         accepted = recorded.accepted
-        return accepted.credential.sign(accepted.request, recorded.record, qualified=accepted.policy.qualified)
+        return accepted.credential.sign(accepted, recorded.record)
 
     @staticmethod
     def grant(signed: Signed) -> bytes:
-        """Check what was signed and return the TimeStampResp (DER). Any thread. Raises as `Credential.token`."""
-        return tsp.granted(signed.credential.token(signed))
+        """Check what was signed and return the response. Any thread. Raises as `Credential.token`."""
+        token = signed.credential.token(signed)
+        return authenticode.encode_response(token) if signed.countersigns else tsp.granted(token)
 
     def _judge(self, request: tsp.TimeStampReq, policies: Sequence[str] | None) -> Policy:
         """Return the policy to stamp under, or raise what is wrong with the request, in RFC 3161's order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -69,19 +70,23 @@ class TokenService:
         """Tell whether the next request would be refused because too many wait."""
         return self._batches.full
 
-    async def respond(self, request: bytes, client: str, policies: Sequence[str] | None = None) -> Answer:
+    async def respond(
+        self, request: bytes, client: str, policies: Sequence[str] | None = None, *, countersign: bool = False
+    ) -> Answer:
         """
         Answer one TimeStampReq from `client` (a name, for the record), who may have these policies (None: all).
 
-        `answered` counts the answers by RFC 3161's word for the refusal, or `granted`.
+        `countersign`: it is a request of Authenticode, and so is the answer, unless it refuses. `answered` counts
+        the answers by RFC 3161's word for the refusal, or `granted`.
         """
-        answer = await self._respond(request, client, policies)
+        judge = self._authority.accept_countersignature if countersign else self._authority.accept
+        answer = await self._respond(functools.partial(judge, request, client, policies))
         self.answered["granted" if answer.error is None else tsp.FAIL_INFO[answer.error].name.lower()] += 1
         return answer
 
-    async def _respond(self, request: bytes, client: str, policies: Sequence[str] | None) -> Answer:
+    async def _respond(self, judge: Callable[[], Accepted]) -> Answer:
         try:
-            return await self._batches.submit(self._authority.accept(request, client, policies))
+            return await self._batches.submit(judge())
         except PKIError as error:
             return refusal(error.type, error.detail)
         except Exception as error:  # noqa: BLE001 - the one handler: anything else is an internal error without detail

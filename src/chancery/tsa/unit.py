@@ -27,13 +27,14 @@ class UnitPlan:
 
     `signers` lists the unit's keys as they are in the token now, the newest first (it may block): a fresh key
     takes over as soon as it has a certificate (R25). When `certificates` is empty, or whenever `finder` knows a
-    newer one, the certificate is found by its key.
+    newer one, the certificate is found by its key. `authenticode`: answer what is older than RFC 3161, too.
     """
 
     settings: AuthoritySettings
     signers: Callable[[], Sequence[Signer]]
     certificates: Sequence[bytes] = ()
     finder: CertificateFinder | None = None
+    authenticode: bool = False
 
 
 class Unit:

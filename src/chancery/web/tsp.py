@@ -25,7 +25,7 @@ from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
 from chancery.web.metrics import Labels, Metric, single
 from chancery.web.tspaccess import Access, AccessSettings, RefusedError
 
-PATH = b"/tsa"
+PATH, AUTHENTICODE = b"/tsa", b"/authenticode"
 QUERY, REPLY = b"application/timestamp-query", "application/timestamp-reply"
 LIMITS = Limits(max_body=tsp.MAX_REQUEST)
 _RETRY = ("Retry-After", "1")
@@ -88,6 +88,7 @@ class TSAService:
             actor=actor,
         )
         self.units = tuple(Unit(one, self.guard, clock, report=report, actor=actor) for one in units)
+        self._countersigner = next((one.settings.unit for one in units if one.authenticode), None)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="tsa-sign")
         # Apart from the signers: a time source that hangs must not hold up a signature.
         self._measurer = ThreadPoolExecutor(1, thread_name_prefix="tsa-clock")
@@ -199,6 +200,10 @@ class TSAService:
                 self._access.refused["busy"] += 1
                 return _refuse_late()
             return self._stamp(request, name)
+        if request.target == AUTHENTICODE and self._countersigner is not None and request.method == b"POST":
+            if self._is_full(self._countersigner):
+                return text(503, "too many are waiting", _RETRY)
+            return self._stamp(request, self._countersigner, countersign=True)
         if request.method == b"POST":
             return text(404, "timestamps are made at /tsa")
         if (page := self._page.get(request.target)) is not None:
@@ -214,7 +219,7 @@ class TSAService:
         asked = [self._tokens[unit]] if unit else self._tokens.values()
         return bool(asked) and all(tokens.full for tokens in asked)
 
-    async def _stamp(self, request: Request, unit: str) -> Reply:
+    async def _stamp(self, request: Request, unit: str, *, countersign: bool = False) -> Reply:
         if not self._tokens:
             return _unavailable(refusal(ErrorType.SYSTEM_UNAVAIL, "the authority has not started").der)
         try:
@@ -226,7 +231,7 @@ class TSAService:
         try:
             await entry.take()
             tokens = self._tokens[unit or self._unit_of(request.body, entry.policies)]
-            answer = await tokens.respond(request.body, entry.recorded_as, entry.policies)
+            answer = await tokens.respond(request.body, entry.recorded_as, entry.policies, countersign=countersign)
             granted = answer.error is None
         except RefusedError as error:
             granted = False
@@ -237,6 +242,8 @@ class TSAService:
             return _unavailable(refusal(error.type, error.detail).der)
         finally:
             entry.leave(granted=granted)
+        if countersign:
+            return _countersigned(answer.der, answer.error)
         if answer.error is ErrorType.SYSTEM_UNAVAIL:
             return _unavailable(answer.der)
         return b"".join((_GRANTED, b"%d\r\n\r\n" % len(answer.der), answer.der))
@@ -377,6 +384,15 @@ def _kept_out(error: RefusedError) -> Answer:
     if error.after is not None:
         fields.append(("Retry-After", str(error.after)))
     return Answer(error.status, REPLY, refusal(ErrorType.NOT_AUTHORIZED, error.words).der, tuple(fields))
+
+
+def _countersigned(data: bytes, error: ErrorType | None) -> Answer:
+    """Authenticode has no word for a refusal but HTTP's."""
+    if error is None:
+        return Answer(200, "application/octet-stream", data)
+    if error in {ErrorType.SYSTEM_UNAVAIL, ErrorType.SYSTEM_FAILURE, ErrorType.TIME_NOT_AVAILABLE}:
+        return text(503, tsp.decode_response(data).words(), _RETRY)
+    return text(400, tsp.decode_response(data).words())
 
 
 def _as_json(status: int, value: Mapping[str, object]) -> Answer:
