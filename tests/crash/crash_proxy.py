@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from pathlib import Path
 
 from chancery.postgres.embedded import PORT
+
+# PostgreSQL protocol, message formats: Parse with the name of a `postgres.statement.Statement`, sent alone;
+# ReadyForQuery when no transaction is open.
+_PREPARED = re.compile(rb"P.{4}(s[0-9a-f]{16}\0)", re.DOTALL)
+_IDLE = b"Z\0\0\0\x05I"
 
 
 class Link:
@@ -15,7 +21,7 @@ class Link:
     Listens in `directory` as the server's socket would, and passes everything on to the server in `host`.
 
     When `statement` comes by, the connection is cut: with `losing="statement"` before the server gets it, with
-    "reply" after the server has said COMMIT, which the client never hears. Once; then all passes.
+    "reply" after the server has said that it is committed, which the client never hears. Once; then all passes.
     """
 
     def __init__(self, directory: Path, host: str, statement: bytes, losing: str) -> None:
@@ -23,6 +29,7 @@ class Link:
         self.cut = False
         self._server = f"{host}/.s.PGSQL.{PORT}"
         self._statement, self._losing = statement, losing
+        self._names: set[bytes] = set()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(f"{directory}/.s.PGSQL.{PORT}")
         self._listener.listen(8)
@@ -65,8 +72,13 @@ class Link:
 
     def _breaks(self, data: bytes, seen: threading.Event, upwards: bool) -> bool:
         if upwards:
-            if self._statement in data:
+            if self._statement not in data:
+                # A statement that was prepared before runs by its name alone.
+                if any(name in data for name in self._names):
+                    seen.set()
+            elif prepared := _PREPARED.search(data):
+                self._names.add(prepared[1])
+            else:
                 seen.set()
             return seen.is_set() and self._losing == "statement"
-        # CommandComplete of the transaction (PostgreSQL protocol, message formats).
-        return seen.is_set() and self._losing == "reply" and b"COMMIT\0" in data
+        return seen.is_set() and self._losing == "reply" and _IDLE in data
