@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cakit import CA, make_csr
-from chancery.asn1.signature import KeySigner
 from chancery.errors import PKIError
 from chancery.ports import RequestState, StatusState
 from checks import account_of, problems
-from fakes import MODES, CountingSigner, Faults, Killed
+from fakes import MODES, Faults, Killed
 
 GOOD = make_csr(names=("dns:www.example.org",))
 BAD = make_csr("CN=no names")
@@ -107,22 +106,3 @@ def test_a_signature_made_before_a_kill_is_named_by_an_intent_that_is_unconfirme
     ca.work()
     assert StatusState.REVOKED is ca.store.statuses[2, lost].state
     assert [] == problems(account_of(ca.store), {2: ca.signer.signed}, {2: ca.issuer.certificate})
-
-
-def test_the_checker_sees_what_it_is_there_for():
-    ca = _scenario(Faults())
-    account, signed, issuers = account_of(ca.store), {2: ca.signer.signed}, {2: ca.issuer.certificate}
-    assert [] == problems(account, signed, issuers)
-    stray = CountingSigner(KeySigner(ca.signer._signer.key))
-    stray.sign(b"\x30\x03\xa0\x01\x02")
-    assert ["issuer 2: a signature that no intent names"] == problems(
-        account, {2: [*ca.signer.signed, *stray.signed]}, issuers
-    )
-    assert ["issuer 2: a TBSCertificate was signed twice"] == problems(
-        account, {2: [*ca.signer.signed, ca.signer.signed[0]]}, issuers
-    )
-    ca.store.events = [one for one in ca.store.events if one.kind.value != "certificate.issued"]
-    assert 3 == len(problems(account_of(ca.store), signed, issuers))
-    ca = _scenario(Faults())
-    ca.store.statuses.clear()
-    assert problems(account_of(ca.store), {2: ca.signer.signed}, issuers)
