@@ -74,9 +74,11 @@ class TimeStampResp(core.Sequence):
 @functools.cache
 def key(kind: str):
     """One key of each kind a run; the authority and its CA have different ones."""
-    name = kind.split("/", 1)[0]
-    if name == "rsa":
-        return rsa.generate_private_key(65537, 2048)
+    name, _, whose = kind.partition("/")
+    if name.startswith("rsa"):
+        return rsa.generate_private_key(
+            65537, 2048 if whose else int(name.removeprefix("rsa-").replace("rsa", "2048"))
+        )
     if name == "ed25519":
         return ed25519.Ed25519PrivateKey.generate()
     if name in ML_DSA_SETS:
