@@ -192,7 +192,8 @@ class Wide:
         return len(lost)
 
     def _account(self, where: str) -> None:
-        assert [] == self.case.problems(), where
+        problems = self.case.problems()
+        assert [] == problems, (where, problems)
         found = {row[0]: (row[1], row[2]) for row in self.case.sql(_STANDINGS)}
         assert self.expected == found, where
 

@@ -195,9 +195,9 @@ class World:
                 superuser.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def good() -> bytes:
+def good(host: str = "www.example.org") -> bytes:
     """A request with a key of its own that gets its certificate."""
-    return cakit.make_csr(names=("dns:www.example.org",), signer=ec.generate_private_key(ec.SECP256R1()))
+    return cakit.make_csr(f"CN={host}", (f"dns:{host}",), ec.generate_private_key(ec.SECP256R1()))
 
 
 def kill(server) -> None:
