@@ -141,6 +141,18 @@ def test_units_and_labels_that_are_not_there_are_named(place):
     token.close()
 
 
+def test_a_fresh_key_may_be_of_another_kind(place):
+    text = place.path.read_text().replace('key_label = "tsa"', 'key_label = "tsa"\nsignature = "rsassaPss-sha256"')
+    place.path.write_text(text)
+    for kind in ("rsa-2048", "ec-p256"):
+        made(place.run("new", "--subject", "CN=Unit", "--kind", kind))
+    config = load(place.path)
+    token = build.token(config.token)
+    found = [one.algorithm.name for one in tsakeys.signers(token, config.units[0])]
+    token.close()
+    assert ["ecdsa-with-SHA256", "rsassaPss-sha256"] == found
+
+
 @pytest.mark.parametrize(
     ("label", "number"),
     [

@@ -118,9 +118,11 @@ CONFIG = """
 process = "tsa"
 deployment = "laptop"
 instance = 1
-key_label = "{key}"
-policy = "1.3.6.1.4.1.99999.1"
 time_source = "trust-system-clock"
+
+[[units]]
+key_label = "{key}"
+policies = ["1.3.6.1.4.1.99999.1"]
 
 [listen]
 port = 8081
@@ -137,10 +139,13 @@ softhsm_conf = "{conf}"
 """
 
 
-@pytest.mark.parametrize(("key", "code"), [("tsu", 0), ("missing", 1)])
+# R25: of the row `tsa`, `tsa-2` … the first may be gone.
+@pytest.mark.parametrize(("key", "code"), [("tsu", 0), ("tsa", 0), ("ts", 1), ("missing", 1)])
 def test_a_process_configuration_says_which_token_and_which_keys(scratch, pin_file, tmp_path, key, code):
     with open_token(scratch.settings()) as token:
-        token.generate_key("tsu", "ec-p256")
+        for label in ("tsu", "tsa-2"):
+            if label not in {info.label for info in token.keys()}:  # noqa: SIM118 - a token is no mapping
+                token.generate_key(label, "ec-p256")
     config = tmp_path / "tsa.toml"
     config.write_text(
         CONFIG.format(key=key, library=LIBRARY, label=scratch.label, pin=pin_file, conf=scratch.conf)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chancery.cli import build
-from chancery.config import TokenSection, WorkerConfig, load, token_labelled, token_sections
+from chancery.config import TokenSection, TSAConfig, WorkerConfig, load, token_labelled, token_sections
 from chancery.errors import OperatorError
 from chancery.pkcs11.check import HSMReport, check_token
 
@@ -43,7 +43,11 @@ def check(
     The PIN is tried once, and not at all when one mistake more would lock the token. Exits with 1 on a problem.
     """
     tokens = _tokens(config, module, label, pin_file, softhsm_conf)
-    reports = [check_token(build.token_settings(section), expected) for section, expected in tokens]
+    # R25: a timestamping key may be gone when another has followed it.
+    numbered = config is not None and isinstance(load(config), TSAConfig)
+    reports = [
+        check_token(build.token_settings(section), expected, numbered=numbered) for section, expected in tokens
+    ]
     for report in reports:
         if json:
             typer.echo(msgspec.json.encode({"ok": report.ok, **msgspec.to_builtins(report)}))

@@ -32,10 +32,14 @@ def following(label: str, base: str) -> str:
 
 def signers(token: Token | SoftToken, unit: UnitSection) -> list[KeySigner]:
     """Return signers of the unit's keys, the newest first; OperatorError when there is none."""
-    labels = family([info.label for info in token.keys()], unit.key_label)  # noqa: SIM118 - a token is no mapping
+    kinds = {info.label: info.kind for info in token.keys()}  # noqa: SIM118 - a token is no mapping
+    labels = family(kinds, unit.key_label)
     if not labels:
         raise OperatorError(
             f"the token holds no key labelled {unit.key_label} for the timestamping unit {unit.name}",
             "correct `key_label`, or make the key with `chancery tsa-key new`",
         )
-    return [build.signer(token, label, unit.signature) for label in labels]
+    # A fresh key may be of another kind than the one before; `signature` says how RSA signs.
+    return [
+        build.signer(token, label, unit.signature if kinds[label].startswith("rsa") else None) for label in labels
+    ]

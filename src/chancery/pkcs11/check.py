@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,16 +75,17 @@ class HSMReport:
         return not self.problems
 
 
-def check_token(settings: TokenSettings, expected: Sequence[str] = ()) -> HSMReport:
+def check_token(settings: TokenSettings, expected: Sequence[str] = (), *, numbered: bool = False) -> HSMReport:
     """
     Check the token of these settings and the round trip of every key; `expected` labels must be there.
 
+    `numbered`: or a key that has followed it, `LABEL-2`, `LABEL-3` ….
     Returns what was found and never raises for what an operator can put right. Opens and closes the token.
     """
     check = _Check(settings)
     try:
         check.look()
-        check.enter(expected)
+        check.enter(expected, numbered=numbered)
     except OperatorError as error:
         check.problem(error.what, error.next_step)
     except PKIError as error:
@@ -127,7 +129,7 @@ class _Check:
             signs=tuple(name for name, any_of in _SIGNING.items() if any_of & offered),
         )
 
-    def enter(self, expected: Sequence[str]) -> None:
+    def enter(self, expected: Sequence[str], *, numbered: bool) -> None:
         """Log in and try every key."""
         with contextlib.closing(open_token(self.settings)) as token:
             self.note(logged_in=True)
@@ -135,8 +137,9 @@ class _Check:
             for info in infos:
                 self._try_key(token, info)
         labels = sorted(info.label for info in infos)
+        held = {*labels, *(re.sub(r"-[1-9][0-9]*\Z", "", label) for label in labels if numbered)}
         for label in expected:
-            if label not in labels:
+            if label not in held:
                 self.problem(
                     f"token `{self.report.label}` holds no key labelled `{label}`, which the configuration names; "
                     f"it holds {', '.join(labels) or 'none'}",
