@@ -121,15 +121,26 @@ def script(folder: Path, head: str, bodies: Sequence[bytes]) -> Path:
     return file
 
 
-def load(port: int, lua: Path, seconds: float, connections: int) -> Round:
-    """Run wrk with one thread on this process's cores. SystemExit when a request failed."""
+def _wrk(port: int, lua: Path, seconds: float, connections: int) -> tuple[int, ...]:
+    """Run wrk with one thread on this process's cores; return what its script counted."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(lua), f"http://127.0.0.1:{port}/"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    requests, micros, bad, p50, p99 = map(int, line.split()[1:])
+    return tuple(map(int, line.split()[1:]))
+
+
+def load(port: int, lua: Path, seconds: float, connections: int) -> Round:
+    """Run wrk with one thread on this process's cores. SystemExit when a request failed."""
+    requests, micros, bad, p50, p99 = _wrk(port, lua, seconds, connections)
     if bad:
         raise SystemExit(f"{bad} requests failed")
     return Round(requests / (micros / 1e6), requests, p50 / 1000, p99 / 1000)
+
+
+def flood(port: int, lua: Path, seconds: float, connections: int) -> tuple[float, float, float]:
+    """Offer more than can be done; return granted and refused requests a second, and p99 of all in ms."""
+    requests, micros, bad, _, p99 = _wrk(port, lua, seconds, connections)
+    return (requests - bad) * 1e6 / micros, bad * 1e6 / micros, p99 / 1000
 
 
 def median(rounds: Sequence[Round], field: str) -> float:

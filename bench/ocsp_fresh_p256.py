@@ -43,6 +43,12 @@ def requests(issuer: x509.Certificate, certificates: list[x509.Certificate]) -> 
     ]
 
 
+def head(bodies: list[bytes]) -> str:
+    """What stands before each of these bodies, which are of one length."""
+    fields = "Host: localhost\r\nContent-Type: application/ocsp-request\r\n"
+    return f"POST /ocsp HTTP/1.1\r\n{fields}Content-Length: {len(bodies[0])}\r\n\r\n"
+
+
 def check(url: str, request: bytes) -> None:
     """One answer is good and carries the nonce."""
     headers = {"Content-Type": "application/ocsp-request"}
@@ -110,8 +116,7 @@ def main() -> None:
         issuer = x509.load_pem_x509_certificate((running.pki / "issuing.pem").read_bytes())
         bodies = requests(issuer, common.issue(running, CERTIFICATES))
         check(running.suite.ocsp_url, bodies[0])
-        head = "POST /ocsp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/ocsp-request\r\n"
-        lua = common.script(Path(name), f"{head}Content-Length: {len(bodies[0])}\r\n\r\n", bodies)
+        lua = common.script(Path(name), head(bodies), bodies)
         pid = common.spread(running, "ocsp")
         last = measure(running.suite.ocsp_port, pid, running.place.config("ocsp"), lua)
     print(last)

@@ -39,8 +39,8 @@ from chancery.tsa import verification
 from chancery.tsa.policy import AuthoritySettings, Policy
 from chancery.tsa.timekeeping import Measurement
 from chancery.tsa.unit import UnitPlan
-from chancery.web.hot import serve
-from chancery.web.tsp import LIMITS, SWITCH_SECONDS, TSAService
+from chancery.web.hot import SWITCH_SECONDS, serve
+from chancery.web.tsp import LIMITS, TSAService
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from pg import password, temporary_postgres  # the tests' server
@@ -155,14 +155,7 @@ class Bench:
 
     def flood(self, connections: int, seconds: float) -> tuple[float, float, float]:
         """Offer more than can be done; return granted and refused requests a second, and p99 of all in ms."""
-        done = subprocess.run(
-            ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(self.script),
-             f"http://127.0.0.1:{self.port}/"],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-        requests, micros, bad, _, p99 = map(int, line.split()[1:])
-        return (requests - bad) * 1e6 / micros, bad * 1e6 / micros, p99 / 1000
+        return common.flood(self.port, self.script, seconds, connections)
 
 
 @contextlib.contextmanager

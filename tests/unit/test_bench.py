@@ -18,6 +18,7 @@ BENCHMARKS = {
     "issuing-cpu",
     "ocsp-fresh-p256",
     "ocsp-cached",
+    "ocsp-overload",
     "revocation-cost",
     "tsa-overload",
     "tsa-p256",

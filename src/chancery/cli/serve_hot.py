@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import resource
 import signal
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -16,6 +18,9 @@ from chancery.config import HTTPSSection, Listen
 from chancery.errors import OperatorError
 from chancery.web import hot, metrics
 from chancery.web.server import RELOAD_SECONDS, CertificateReload, TLSFiles, server_context
+
+OTHER_FILES = 128
+"""Open files that are no connections of clients: database, log, libraries, the metrics' own port."""
 
 log = structlog.get_logger()
 
@@ -80,11 +85,26 @@ async def serve(
     handler: hot.Handler, listen: Listen, limits: hot.Limits, on_error: hot.OnError, stop: asyncio.Event
 ) -> None:
     """Serve until `stop`, then finish what is under way. OperatorError when the port cannot be used."""
-    server = await _listen(handler, listen, limits, on_error)
+    server = await _listen(handler, listen, fitting(limits), on_error)
     log.info("listening", host=listen.host, port=server.port)
     await stop.wait()
     log.info("stopping")
     await server.close()
+
+
+def fitting(limits: hot.Limits) -> hot.Limits:
+    """
+    Raise this process's bound of open files as far as it may, and return limits whose connections fit into it.
+
+    Beyond that bound nobody could be let in or turned away: whoever holds many connections would shut others out.
+    Connections that are turned away are as many again (`hot.HotServer.overrun`).
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    room = hard if hard != resource.RLIM_INFINITY else limits.max_connections * 2 + OTHER_FILES
+    return dataclasses.replace(
+        limits, max_connections=min(limits.max_connections, max(1, (room - OTHER_FILES) // 2))
+    )
 
 
 async def _listen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import sys
 from typing import Any
 
 from cryptography import x509
@@ -23,6 +24,7 @@ from chancery.postgres.listen import CRLS, FOREIGN, ISSUERS, STATUSES, AsyncList
 from chancery.postgres.session import AsyncPool
 from chancery.postgres.status import PgStatusReader
 from chancery.web import ocsp as ocsp_face
+from chancery.web.hot import SWITCH_SECONDS
 
 
 def keys(config: OCSPConfig, token: Token | SoftToken) -> tuple[dict[str, list[Signer]], Signer | None]:
@@ -79,6 +81,7 @@ def _signers(section: SignedSection) -> RequestSigners:
 
 async def run(config: OCSPConfig) -> None:
     """Serve OCSP and the repository until told to stop."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     clock = SystemClock()
     token = build.token(config.token)
     signers, every = keys(config, token)

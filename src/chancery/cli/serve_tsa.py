@@ -19,6 +19,7 @@ from chancery.tsa.policy import AuthoritySettings, Policy
 from chancery.tsa.renewal import CertificateFinder
 from chancery.tsa.unit import UnitPlan
 from chancery.web import tsp as tsp_face
+from chancery.web.hot import SWITCH_SECONDS
 from chancery.web.tspaccess import Access, AccessSettings
 
 
@@ -34,7 +35,7 @@ def _access(section: AccessSection) -> AccessSettings:
 
 async def run(config: TSAConfig) -> None:
     """Serve timestamps until told to stop."""
-    sys.setswitchinterval(tsp_face.SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     clock = SystemClock()
     token = build.token(config.token)
     async with AsyncPool(build.connection(config.database, "tsa"), size=4) as pool, stopping() as stop:

@@ -40,7 +40,7 @@ class AnswererLimits:
     """
 
     signing_threads: int = 2
-    max_signing: int = 2048
+    max_signing: int = 512
     max_reading: int = 4096
     max_statuses: int = 100_000
 
@@ -108,6 +108,11 @@ class Answerer:
     def admit(self, request: ocsp.OCSPRequest) -> Asked:
         """Return the request as its issuer's settings let it be answered; PKIError when they do not (`ask`)."""
         return ask(request, self._delegates.table, self._policies, self._clock.now())
+
+    @property
+    def full(self) -> bool:
+        """Tell whether the next signature would be refused, as too many wait."""
+        return self._signing.full
 
     def variant(self, asked: Asked) -> bytes:
         """Return what tells this answer's signature algorithm from the usual one; empty for that."""

@@ -19,6 +19,8 @@ from chancery.web.hotconnection import LINGER_SECONDS, RETRY, Connection
 from chancery.web.hotmessage import TEXT, Answer, Handler, Limits, OnError, Reply, Request, text, to_wire
 
 __all__ = [
+    "BUSY_SECONDS",
+    "SWITCH_SECONDS",
     "TEXT",
     "Answer",
     "Handler",
@@ -31,6 +33,13 @@ __all__ = [
     "text",
     "to_wire",
 ]
+
+BUSY_SECONDS = 0.5
+"""How long a refusal for want of time waits: whoever asks again as soon as it is refused would take the time that
+the requests before it are answered in."""
+SWITCH_SECONDS = 0.0005
+"""`sys.setswitchinterval` of a process that signs in threads: one that comes back from the token waits so long for
+a busy event loop. With Python's 5 ms a flood of refusals would leave 200 signatures a second."""
 
 log = structlog.get_logger(__name__)
 

@@ -28,14 +28,15 @@ from chancery.ocsp.delegates import Delegates, Report
 from chancery.ocsp.responder import Asked, Policies, Subject
 from chancery.ports import Clock, CRLScope, StatusReader
 from chancery.web import caching, failures
-from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
+from chancery.web.hot import BUSY_SECONDS, Answer, Limits, Reply, Request, text, to_wire
 from chancery.web.metrics import Labels, Metric, single
 from chancery.web.repository import Repository
 
 _REQUEST_TYPE = ocsp.CONTENT_TYPE_REQUEST.encode()
 _POST_PATHS = frozenset({b"/ocsp", b"/ocsp/", b"/"})
 _GET_PATH = b"/ocsp/"
-LIMITS = Limits(max_body=ocsp.MAX_REQUEST)
+# Those who wait to hear tryLater are among the requests in flight.
+LIMITS = Limits(max_body=ocsp.MAX_REQUEST, max_inflight=16_384)
 _STATUS_BY_WORD = {
     "malformedRequest": ocsp.ResponseStatus.MALFORMED_REQUEST,
     "internalError": ocsp.ResponseStatus.INTERNAL_ERROR,
@@ -364,11 +365,13 @@ class OCSPService:
         except PKIError as error:
             return self._refuse(error.type)
         if asked.request.nonce is not None or asked.signer is not None or len(asked.request.cert_ids) > 1:
-            return self._fresh(request, asked)
+            return self._refuse_late() if self._answerer.full else self._fresh(request, asked)
         # Nothing can follow a request: with a variant, no client's octets are this key.
         plain = ocsp.encode_request(asked.request) + self._answerer.variant(asked)
         kept = self._cache.get(plain, now)
         if kept is None or now >= kept.refresh:
+            if kept is None and self._answerer.full:
+                return self._refuse_late()
             return self._lasting(request, asked, plain)
         self._hits += 1
         self._keep_alias(request, plain, kept)
@@ -458,6 +461,11 @@ class OCSPService:
             "signed": self._made,
             "refused": self._refused.total(),
         }
+
+    async def _refuse_late(self) -> bytes:
+        """Say tryLater because too many wait, and not at once."""
+        await asyncio.sleep(BUSY_SECONDS)
+        return self._refuse(ErrorType.SYSTEM_UNAVAIL)
 
     def _refuse(self, type_: ErrorType) -> bytes:
         self._refused[type_] += 1

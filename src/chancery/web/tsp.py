@@ -21,7 +21,7 @@ from chancery.tsa.recording import Recorder
 from chancery.tsa.timekeeping import ClockGuard, TimeSource, TimeState
 from chancery.tsa.unit import Report, Unit, UnitPlan
 from chancery.web import tsppage
-from chancery.web.hot import Answer, Limits, Reply, Request, text, to_wire
+from chancery.web.hot import BUSY_SECONDS, Answer, Limits, Reply, Request, text, to_wire
 from chancery.web.metrics import Labels, Metric, single
 from chancery.web.tspaccess import Access, AccessSettings, RefusedError
 
@@ -29,10 +29,6 @@ PATH, AUTHENTICODE = b"/tsa", b"/authenticode"
 QUERY, REPLY = b"application/timestamp-query", "application/timestamp-reply"
 LIMITS = Limits(max_body=tsp.MAX_REQUEST)
 _RETRY = ("Retry-After", "1")
-BUSY_SECONDS = 0.5
-SWITCH_SECONDS = 0.0005
-"""`sys.setswitchinterval` of a process that signs in threads: one that comes back from the token waits so long for
-a busy event loop. With Python's 5 ms a flood of refusals would leave 200 signatures a second."""
 
 
 class TSAService:

@@ -271,6 +271,31 @@ async def test_what_waits_is_bounded(bench):
     assert ["SUCCESSFUL"] * 2 + ["TRY_LATER"] * 3 == heard
 
 
+def test_whoever_asks_while_too_many_signatures_wait_hears_so_late_and_costs_none():
+    async def main() -> None:
+        signer = HeldSigner()
+        limits = AnswererLimits(signing_threads=1, max_signing=2)
+        bench = await ocspkit.start(OCSPSettings(limits=limits), issuing=(signer,))
+        ask = lambda: asyncio.create_task(bench.ask(ocspkit.request(GOOD, nonce=ocspkit.random_nonce())))
+        let_in = [ask(), ask()]
+        await turns()
+        refused = [ask() for _ in range(3)]
+        await turns()
+        # Not at once: nobody who asks again and again takes the time of those who were let in.
+        assert [False] * 3 == [one.done() for one in refused]
+        answers = [await one for one in refused]
+        signer.release.set()
+        answers += [await one for one in let_in]
+        statuses = [pyca.load_der_ocsp_response(one[2]).response_status.name for one in answers]
+        assert ["TRY_LATER"] * 3 + ["SUCCESSFUL"] * 2 == statuses
+        assert (3, 2) == (bench.service.health()["refused"], bench.service.health()["signed"])
+        # And then as before.
+        assert "SUCCESSFUL" == await status_of(bench, ocspkit.request(GOOD, nonce=b"n" * 16))
+        await bench.service.close()
+
+    asyncio.run(main())
+
+
 # -- delegates (R20)
 
 
