@@ -220,7 +220,7 @@ def prove(
         hashes = files["rows.bin"]
     except KeyError as error:
         raise PKIError(ErrorType.BAD_DATA_FORMAT, f"the evidence has no {error.args[0]}") from None
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise PKIError(ErrorType.BAD_DATA_FORMAT, "the evidence has a file that cannot be read") from None
     stamp = verification.verify(token, digests=digests, anchors=anchors, certificates=others)
     crls = [data for name, data in sorted(files.items()) if name.endswith(".crl")]

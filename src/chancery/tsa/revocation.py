@@ -50,7 +50,7 @@ def check_revocation(path: Sequence[bytes], crls: Sequence[bytes], at: datetime.
 def _load(data: bytes) -> x509.CertificateRevocationList:
     try:
         return x509.load_der_x509_crl(data)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise PKIError(ErrorType.BAD_DATA_FORMAT, "a CRL that cannot be read") from None
 
 

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Sequence
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -99,7 +99,7 @@ def verify(
 def _load(certificate: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(certificate)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise der.malformed("a certificate in the token that cannot be read") from None
 
 
@@ -117,7 +117,10 @@ def _is_named(signed: cms.SignedData, certificate: bytes) -> bool:
 
 
 def _check_signer(signed: cms.SignedData, signer: bytes, certificate: x509.Certificate) -> None:
-    public_key = certificate.public_key()
+    try:
+        public_key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        public_key = None
     if not isinstance(public_key, PublicKey):
         raise PKIError(ErrorType.BAD_ALG, "the signer has a key of a type that is not supported")
     try:
@@ -126,14 +129,18 @@ def _check_signer(signed: cms.SignedData, signer: bytes, certificate: x509.Certi
         words = str(error)
         raise _wrong(f"the signature of the timestamp is not right{': ' + words if words else ''}") from error
     try:
-        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+        extensions = certificate.extensions
+    except (ValueError, x509.DuplicateExtension):
+        raise der.malformed("a signer's certificate with extensions that cannot be read") from None
+    try:
+        usage = extensions.get_extension_for_class(x509.ExtendedKeyUsage)
     except x509.ExtensionNotFound:
         usage = None
     # RFC 3161 2.3: one purpose, critical.
     if usage is None or not usage.critical or list(usage.value) != [ExtendedKeyUsageOID.TIME_STAMPING]:
         raise _wrong("the signer's certificate is not for timestamps alone")
     # RFC 5280 4.2: a critical extension that is not understood.
-    if any(one.critical and isinstance(one.value, x509.UnrecognizedExtension) for one in certificate.extensions):
+    if any(one.critical and isinstance(one.value, x509.UnrecognizedExtension) for one in extensions):
         raise _wrong("the signer's certificate has a critical extension that is not understood")
 
 

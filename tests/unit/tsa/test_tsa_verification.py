@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
+import warnings
 
 import httpx
 import pytest
@@ -134,6 +136,21 @@ def test_the_words_of_a_refusal_command_no_terminal():
     with pytest.raises(PKIError) as caught:
         verification.granted_token(tsp.rejection(tsp.FailInfo.BAD_ALG, "a\x1b]0;b\x07\u009b31m\u202ec\nd"))
     assert "the authority refused: badAlg: a\ufffd]0;b\ufffd\ufffd31m\ufffdc\ufffdd" == caught.value.detail
+
+
+@pytest.mark.parametrize("kind", ["p256", "rsa"])
+def test_one_octet_of_a_response_changed_is_an_error_of_this_suite_or_the_same_timestamp(kind):
+    good = TSA(kind).respond(request()).der
+    document, anchors = digests_of(b"document"), [as_der(root(kind))]
+    whole = verification.verify(verification.granted_token(good), digests=document, anchors=anchors)
+    with warnings.catch_warnings():
+        # pyca's, of a serial number that the change has made negative
+        warnings.simplefilter("ignore")
+        for at in range(len(good)):
+            changed = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+            with contextlib.suppress(PKIError):
+                token = verification.granted_token(changed)
+                assert whole.info == verification.verify(token, digests=document, anchors=anchors).info
 
 
 # -- the command line
