@@ -58,7 +58,7 @@ def verify_command(
         session.close()
     if audit.note is not None and remember is not None:
         CheckpointFile(remember).write(audit.note)
-    _show(audit, len(heads), as_json=as_json)
+    show_audit(audit, len(heads), as_json=as_json)
     if audit.findings:
         raise typer.Exit(FOUND)
 
@@ -88,7 +88,8 @@ def list_command(
     show_rows(("leaf", "time", "kind", "actor", "subject", "detail"), rows)
 
 
-def _show(audit: Audit, remembered: int, *, as_json: bool) -> None:
+def show_audit(audit: Audit, remembered: int, *, as_json: bool = False) -> None:
+    """Print what a verification found; `remembered` is how many checkpoints were kept elsewhere."""
     head = audit.head
     findings = [{"kind": one.kind.value, "what": one.what, "next_step": one.next_step} for one in audit.findings]
     if as_json:

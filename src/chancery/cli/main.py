@@ -33,6 +33,7 @@ REGISTER = {
     "timestamp": ("timestamp", "verify-timestamp"),
     "commands_key": ("key",),
     "commands_tsa_key": ("tsa-key",),
+    "commands_restore": ("restore",),
 }
 GROUPS = {
     "hsm": ("hsm", "app", "Tokens and their keys."),
@@ -40,6 +41,7 @@ GROUPS = {
     "offline": ("offline", "app", "The offline CA, on a machine without network."),
     "bundle": ("offline", "bundles", "Bundles to and from the offline CA, at the installation."),
     "deploy": ("commands_deploy", "app", "Several hosts: made from one inventory, and checked against it."),
+    "backup": ("commands_backup", "app", "Back-ups: make one, verify one, and the keys that open them."),
     "audit": ("audit", "app", "The journal: verify it, read it."),
     "timestamp-record": ("timestamp_record", "app", "What was timestamped: look it up, prove it."),
     "auditor": ("auditor", "app", "Everything stored: its right to exist, re-derived."),

@@ -85,6 +85,8 @@ class EventKind(enum.Enum):
     FOREIGN_DELEGATE = "foreign.delegate"
     FOREIGN_CRL = "foreign.crl-imported"
     FOREIGN_REFUSED = "foreign.crl-refused"
+    BACKUP_MADE = "backup.made"
+    BACKUP_RESTORED = "backup.restored"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
