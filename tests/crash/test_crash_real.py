@@ -21,7 +21,8 @@ ONE_LIFE = [
     *("latest_crl", "reserve_crl_number", "open_crl", "sign", "publish_crl"),
     # A round that finds nothing; then the journal.
     *("take_revocations", "take"),
-    *("tree_size", "latest_checkpoint", "read", "leaf_hashes", "unsequenced", "append", "write", "unsequenced"),
+    *("tree_size", "latest_checkpoint", "read", "read_tree", "leaf_hashes"),
+    *("unsequenced", "append", "write", "unsequenced"),
 ]
 EFFECTS = {
     *("mark_unconfirmed", "settle", "take", "record_intents", "sign", "record_certificates"),
