@@ -19,6 +19,9 @@ class Batcher(Generic[T, R]):
 
     `flush` returns one result per item, in the same order. At most `concurrency` batches are in flight,
     and at most `max_pending` items wait or are in flight. For one event loop.
+
+    With a `share`, a batch is as large as that part of what waits, where that is more than `max_batch`: a busy
+    loop comes round seldom, and must hand over more each time.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class Batcher(Generic[T, R]):
         max_batch: int = 256,
         max_pending: int = 8192,
         concurrency: int = 1,
+        share: float = 0.0,
     ) -> None:
         if min(max_batch, max_pending, concurrency) < 1:
             raise ValueError("max_batch, max_pending and concurrency are at least 1")
@@ -34,6 +38,7 @@ class Batcher(Generic[T, R]):
         self._max_batch = max_batch
         self._max_pending = max_pending
         self._concurrency = concurrency
+        self._share = share
         self._waiting: collections.deque[tuple[T, asyncio.Future[R]]] = collections.deque()
         self._in_flight = 0
         # Counted apart from the tasks: a task that has drained the queue is in the set for a moment longer.
@@ -93,7 +98,8 @@ class Batcher(Generic[T, R]):
 
     def _next_batch(self) -> list[tuple[T, asyncio.Future[R]]]:
         batch: list[tuple[T, asyncio.Future[R]]] = []
-        while self._waiting and len(batch) < self._max_batch:
+        most = max(self._max_batch, int(len(self._waiting) * self._share))
+        while self._waiting and len(batch) < most:
             entry = self._waiting.popleft()
             if not entry[1].done():
                 batch.append(entry)

@@ -360,18 +360,18 @@ class OCSPService:
 
     def _decoded(self, request: Request, body: bytes, now: float) -> Reply | Awaitable[Reply]:
         """Read a request that is not kept under its own octets; perhaps its answer is, in another spelling."""
+        if self._answerer.full:
+            return self._refuse_late()
         try:
             asked = self._answerer.admit(ocsp.decode_request(body))
         except PKIError as error:
             return self._refuse(error.type)
         if asked.request.nonce is not None or asked.signer is not None or len(asked.request.cert_ids) > 1:
-            return self._refuse_late() if self._answerer.full else self._fresh(request, asked)
+            return self._fresh(request, asked)
         # Nothing can follow a request: with a variant, no client's octets are this key.
         plain = ocsp.encode_request(asked.request) + self._answerer.variant(asked)
         kept = self._cache.get(plain, now)
         if kept is None or now >= kept.refresh:
-            if kept is None and self._answerer.full:
-                return self._refuse_late()
             return self._lasting(request, asked, plain)
         self._hits += 1
         self._keep_alias(request, plain, kept)
@@ -463,7 +463,11 @@ class OCSPService:
         }
 
     async def _refuse_late(self) -> bytes:
-        """Say tryLater because too many wait, and not at once."""
+        """
+        Say tryLater because too many wait: not at once, and with nothing decoded.
+
+        What it costs to say no is taken from those who are let in.
+        """
         await asyncio.sleep(BUSY_SECONDS)
         return self._refuse(ErrorType.SYSTEM_UNAVAIL)
 
