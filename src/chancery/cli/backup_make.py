@@ -15,12 +15,12 @@ import pwd
 import stat
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
-import pyrage
 
 from chancery.cli import backup_archive as archive
+from chancery.cli import backup_keys
 from chancery.cli.layout import Layout
 from chancery.errors import OperatorError
 from chancery.postgres import dump
@@ -50,25 +50,7 @@ class Made:
     left_out: tuple[str, ...]
 
 
-def recipients(texts: Sequence[str], files: Sequence[Path]) -> list[pyrage.x25519.Recipient]:
-    """Return the recipients (`age1…`), given or one a line in files. OperatorError for anything else."""
-    lines = [*texts, *(line for path in files for line in path.read_text().splitlines())]
-    wanted = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not wanted:
-        raise OperatorError(
-            "nobody could read this back-up", "give --recipient, made by `chancery backup identity`"
-        )
-    try:
-        return [pyrage.x25519.Recipient.from_str(one) for one in dict.fromkeys(wanted)]
-    except pyrage.RecipientError as error:
-        raise OperatorError(
-            f"a recipient cannot be read: {error}", "give the line that begins with age1"
-        ) from None
-
-
-def make(
-    wanted: Wanted, out: Path, to: Sequence[pyrage.x25519.Recipient], at: datetime.datetime, version: str
-) -> Made:
+def make(wanted: Wanted, out: Path, to: Sequence[Any], at: datetime.datetime, version: str) -> Made:
     """
     Write a back-up to `out`, whole or not at all, for the recipients alone; durable on return.
 
@@ -82,7 +64,7 @@ def make(
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             hashed = _Hashed(file)
-            pyrage.encrypt_io(archive.Pull(writing.pieces()), hashed, list(to))
+            backup_keys.encrypt(archive.Pull(writing.pieces()), hashed, to)
             file.flush()
             os.fsync(descriptor)
         # Not `replace`: what is there meanwhile is somebody's back-up.

@@ -14,21 +14,19 @@ import hashlib
 import os
 import pwd
 import secrets  # noqa: TID251 - passwords of a scratch cluster, in the composition root
-import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import pyrage
+from typing import Any
 
 from chancery.audit.note import open_checkpoint
 from chancery.audit.verify import Audit, verify
 from chancery.cli import audit as journal
 from chancery.cli import backup_archive as archive
+from chancery.cli import backup_keys
 from chancery.cli.backup_archive import Manifest
 from chancery.config import AuditorConfig
 from chancery.errors import OperatorError
-from chancery.offline.media import read_file
 from chancery.postgres import dump
 from chancery.postgres.embedded import EmbeddedPostgres
 from chancery.postgres.journal import PgJournalStore
@@ -36,10 +34,8 @@ from chancery.postgres.migrate import migrate
 from chancery.postgres.roles import DATABASE, ROLES, create_roles
 from chancery.postgres.session import Connection, Session
 
-MAX_IDENTITIES = 64 * 1024
 SCRATCH = {"fsync": "off", "full_page_writes": "off", "max_connections": "20", "shared_buffers": "64MB"}
 """Settings of a cluster that is thrown away."""
-_READ = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,25 +50,8 @@ class Unpacked:
         return self.folder / "database.dump"
 
 
-def identities(path: Path) -> list[pyrage.x25519.Identity]:
-    """Return the identities in a file (a line each, `AGE-SECRET-KEY-1…`). OperatorError when it holds none."""
-    text = read_file(path, MAX_IDENTITIES).decode(errors="replace")
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise OperatorError(f"{path} can be read by others than its owner", f"run `chmod 600 {path}`")
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    try:
-        found = [pyrage.x25519.Identity.from_str(line) for line in lines]
-    except pyrage.IdentityError:
-        found = []
-    if not found:
-        raise OperatorError(f"{path} holds no identity", "give the file that `chancery backup identity` made")
-    return found
-
-
 @contextlib.contextmanager
-def unpacked(
-    file: Path, keys: Sequence[pyrage.x25519.Identity], below: Path, limit: int, sha256: str | None
-) -> Iterator[Unpacked]:
+def unpacked(file: Path, keys: Sequence[Any], below: Path, limit: int, sha256: str | None) -> Iterator[Unpacked]:
     """
     Unpack a back-up into a new directory `below`, which is gone afterwards.
 
@@ -84,13 +63,7 @@ def unpacked(
         _compare(file, sha256)
         unpacker = archive.Unpacker(taking.take, limit)
         with file.open("rb") as source:
-            try:
-                pyrage.decrypt_io(source, unpacker, list(keys))
-            except (pyrage.DecryptError, OSError) as error:
-                raise OperatorError(
-                    f"{file} cannot be opened: {error}",
-                    "give the identity of one of its recipients, or another copy",
-                ) from error
+            backup_keys.decrypt(source, unpacker, keys)
         unpacker.close()
         yield Unpacked(Path(name), taking.finish())
 

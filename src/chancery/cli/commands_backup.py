@@ -8,10 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import pyrage
 import typer
 
-from chancery.cli import backup_make, backup_restore, build
+from chancery.cli import backup_keys, backup_make, backup_restore, build
 from chancery.cli.audit import FOUND, show_audit
 from chancery.cli.clock import SystemClock
 from chancery.cli.layout import Layout, write_private
@@ -64,7 +63,7 @@ def make(
         database = build.connection(load_checked(owner_config, OwnerConfig).database, "backup")
     if database is None and not include:
         raise OperatorError("nothing to back up", "give --state, --config or --include")
-    to = backup_make.recipients(recipient or [], recipients_file or [])
+    to = backup_keys.recipients(recipient or [], recipients_file or [])
     now = SystemClock().now()
     wanted = backup_make.Wanted(database, place, tuple(path.absolute() for path in include or []), programs)
     made = backup_make.make(wanted, out.absolute(), to, now, importlib.metadata.version("chancery"))
@@ -101,7 +100,7 @@ def verify(
     Exit code 3 when the journal is not as it was signed, 1 when the back-up cannot be restored.
     """
     settings = load_checked(config, AuditorConfig)
-    keys = backup_restore.identities(identity)
+    keys = backup_keys.identities(identity)
     with backup_restore.unpacked(file, keys, Path(tempfile.gettempdir()), max_gib << 30, sha256) as found:
         audit = backup_restore.verify_backup(found, settings, programs)
         manifest = found.manifest
@@ -120,6 +119,6 @@ def identity(
     """Make a key pair for back-ups (X25519): the identity into a file, the recipient on standard output."""
     if out.exists():
         raise OperatorError(f"{out} exists", "give another name")
-    made = pyrage.x25519.Identity.generate()
-    write_private(out.absolute(), f"# recipient: {made.to_public()}\n{made}\n".encode())
-    typer.echo(str(made.to_public()))
+    private, recipient = backup_keys.new()
+    write_private(out.absolute(), f"# recipient: {recipient}\n{private}\n".encode())
+    typer.echo(recipient)

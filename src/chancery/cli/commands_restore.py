@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from chancery.audit.verify import Audit
-from chancery.cli import backup_restore, build, layout
+from chancery.cli import backup_keys, backup_restore, build, layout
 from chancery.cli.audit import FOUND, show_audit
 from chancery.cli.backup_restore import Unpacked
 from chancery.cli.clock import SystemClock
@@ -61,7 +61,7 @@ def restore(
     below = Path.cwd() if target is None else target.absolute().parent
     if target is not None and target.exists():
         raise OperatorError(f"{target} exists", "give a directory that does not: nothing is written over")
-    keys = backup_restore.identities(identity)
+    keys = backup_keys.identities(identity)
     with backup_restore.unpacked(file, keys, below, max_gib << 30, sha256) as found:
         said: list[tuple[str, object]] = [("back-up of", found.manifest.made_at)]
         if state is not None:
