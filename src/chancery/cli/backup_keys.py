@@ -1,4 +1,4 @@
-"""Who can open a back-up: recipients and identities of the age format (X25519), and its encryption, by `pyrage`."""
+"""Who can open a back-up: recipients and identities of the age format (X25519); its encryption, by `pyrage`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def decrypt(source: Readable, target: Writable, keys: Sequence[Any]) -> None:
     """
     Decrypt `source` to its end; what `target` raises passes through.
 
-    OperatorError when none of the identities opens it, or it was cut off or changed: `target` may have its beginning.
+    OperatorError when none of the identities opens it, or it was cut off or changed; `target` may have its
+    beginning then.
     """
     age = _age()
     try:
