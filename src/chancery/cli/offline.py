@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from chancery.asn1.signature import PublicKey
-from chancery.ca.issuer import IssuerURLs
-from chancery.cli import build
-from chancery.cli.clock import SystemClock, SystemEntropy
+from chancery.cli import build, ceremony
+from chancery.cli.clock import SystemClock
+from chancery.cli.offline_settings import offline_machine, without_token
 from chancery.cli.show import show_pairs, show_rows
-from chancery.config import OfflineConfig, URLSection, WorkerConfig, load, load_checked, token_labelled
+from chancery.config import OfflineConfig, WorkerConfig, load_checked, token_labelled
 from chancery.errors import OperatorError, PKIError
 from chancery.offline import importing
 from chancery.offline.bundle import (
@@ -39,16 +39,18 @@ from chancery.offline.bundle import (
     decode_response,
     fingerprint,
 )
-from chancery.offline.ceremony import Ceremony, OfflineCA, RootSettings, export, root
+from chancery.offline.ceremony import OfflineCA, export, root
 from chancery.offline.journal import Journal
 from chancery.offline.media import read_file, write_file
 from chancery.offline.store import LocalStore
+from chancery.offline.words import words
 from chancery.pkix.name import name_text
 from chancery.ports import RevocationReason
 from chancery.postgres.issuers import PgIssuerStore
 from chancery.postgres.session import Session
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(ceremony.app, name="ceremony", help="Ceremonies: scripts, operators who confirm, transcripts.")
 bundles = typer.Typer(no_args_is_help=True)
 Config = Annotated[Path, typer.Option(help="The offline CA's configuration.")]
 Worker = Annotated[Path, typer.Option(help="The issuing worker's configuration.")]
@@ -107,7 +109,7 @@ def revoke(
 @app.command(name="export")
 def export_command(config: Config, out: Annotated[Path, typer.Option(help="The directory to write to.")]) -> None:
     """Write root certificate, CRL, the key that signs bundles, and every response again. Needs no token."""
-    settings = _without_token(config)
+    settings = without_token(config)
     with LocalStore(Journal(settings.directory)) as store:
         found, name = export(store), settings.name
     out.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ def export_command(config: Config, out: Annotated[Path, typer.Option(help="The d
 @app.command()
 def show(config: Config) -> None:
     """Show the root, what it signed, and what its journal says. Needs no token."""
-    settings = _without_token(config)
+    settings = without_token(config)
     with LocalStore(Journal(settings.directory)) as store:
         _show_root(store)
         statuses = store.state.statuses
@@ -244,40 +246,18 @@ def _write_chain(out: Path, verified: importing.Verified, root_name: str, name: 
 def _opened(config: Path, *, make: bool = False) -> Iterator[OfflineCA]:
     settings = load_checked(config, OfflineConfig)
     token = build.token(settings.token)
-    ceremony = Ceremony(
-        token=token,
-        settings=RootSettings(
-            name=settings.name,
-            subject=settings.subject,
-            instance=settings.instance,
-            key_kind=settings.key_kind,
-            urls=IssuerURLs(*(settings.urls or URLSection()).of(settings.name)),
-            token_label=settings.token.label,
-            signature=settings.signature,
-        ),
-        profiles=build.profiles(settings.profiles),
-        clock=SystemClock(),
-        entropy=SystemEntropy(),
-    )
     try:
+        machine = offline_machine(settings, token)
         with (
-            OfflineCA.init(settings.directory, ceremony)
+            OfflineCA.init(settings.directory, machine)
             if make
-            else OfflineCA.open(settings.directory, ceremony) as ca
+            else OfflineCA.open(settings.directory, machine) as ca
         ):
             if (torn := ca.store.journal.set_aside) is not None:
                 show_pairs([("set aside", f"a line that a crash left unfinished is in {torn}")])
             yield ca
     finally:
         token.close()
-
-
-def _without_token(config: Path) -> OfflineConfig:
-    """Read the configuration for what the journal alone can say: the token may be locked away."""
-    settings = load(config)
-    if not isinstance(settings, OfflineConfig):
-        raise OperatorError(f"{config} is not the offline CA's", 'give one with process = "offline"')
-    return settings
 
 
 def _show_root(store: LocalStore) -> None:
@@ -287,6 +267,7 @@ def _show_root(store: LocalStore) -> None:
         [
             ("root", name_text(certificate.subject)),
             ("fingerprint", fingerprint(root(store).certificate)),
+            ("in words", words(root(store).certificate)),
             ("until", certificate.not_valid_after_utc),
             ("CRL", f"{crl.number}, until {crl.next_update}" if crl else None),
             ("bundles answered", len(store.state.given)),
@@ -315,7 +296,7 @@ def _show_request(bundle: Bundle[RequestPayload]) -> None:
                 ("  id", entry.transaction_id),
             ]
         )
-    show_pairs([("fingerprint", fingerprint(bundle.data))])
+    _show_fingerprint(bundle.data)
 
 
 def _show_response(bundle: Bundle[ResponsePayload]) -> None:
@@ -330,7 +311,11 @@ def _show_response(bundle: Bundle[ResponsePayload]) -> None:
     for answer in bundle.payload.answers:
         what = "a certificate" if answer.certificate is not None else f"refused: {answer.error}: {answer.detail}"
         show_pairs([(answer.transaction_id, what)])
-    show_pairs([("fingerprint", fingerprint(bundle.data))])
+    _show_fingerprint(bundle.data)
+
+
+def _show_fingerprint(data: bytes) -> None:
+    show_pairs([("fingerprint", fingerprint(data)), ("in words", words(data))])
 
 
 def _csr_subject(csr: bytes) -> str:

@@ -33,11 +33,13 @@ from chancery.offline.bundle import (
     ResponsePayload,
     decode_request,
     encode_response,
-    fingerprint,
 )
+from chancery.offline.holding import Holding
 from chancery.offline.journal import FILE, Journal
 from chancery.offline.keys import Token, ensure_key, signer
+from chancery.offline.script import Act, CRLAct, RenewalAct, RevocationAct, RootAct, names_bundle
 from chancery.offline.store import LocalStore
+from chancery.offline.words import same_fingerprint
 from chancery.pkix.name import name_text, parse_name
 from chancery.pkix.profile import Profile
 from chancery.ports import (
@@ -120,6 +122,7 @@ class OfflineCA:
         self._clock = ceremony.clock
         self._entropy = ceremony.entropy
         self._actor = f"offline:{ceremony.settings.name}"
+        self.holding = Holding(store, ceremony.clock, self._actor, ceremony.settings.name)
 
     @classmethod
     def init(cls, directory: Path, ceremony: Ceremony) -> Self:
@@ -129,12 +132,9 @@ class OfflineCA:
         Raises OperatorError when the directory holds another CA, or the token keys of another, and
         PKIError(BAD_DATA_FORMAT or BAD_CERT_TEMPLATE) for a subject that no root may have. Idempotent.
         """
-        create = not (directory / FILE).exists()
-        made = cls(LocalStore(Journal(directory, create=create)), ceremony)
+        made = cls.begin(directory, ceremony)
         try:
-            made._begin()
-            made._make_root()
-            made._make_first_crl()
+            made.make_root()
         except BaseException:
             made.store.journal.close()
             raise
@@ -151,6 +151,18 @@ class OfflineCA:
             found.store.journal.close()
             raise
         return found
+
+    @classmethod
+    def begin(cls, directory: Path, ceremony: Ceremony) -> Self:
+        """Open a root, or the journal of one that a ceremony is about to make: no key is made, nothing signed."""
+        create = not (directory / FILE).exists()
+        made = cls(LocalStore(Journal(directory, create=create)), ceremony)
+        try:
+            made._open_journal()
+        except BaseException:
+            made.store.journal.close()
+            raise
+        return made
 
     def __enter__(self) -> Self:
         return self
@@ -170,8 +182,8 @@ class OfflineCA:
         bundle = decode_request(data)
         if (known := self.store.response_to(bundle.sha256)) is not None:
             return known
-        if _digits(confirmed) != _digits(fingerprint(data)):
-            raise PKIError(ErrorType.NOT_AUTHORIZED, "the fingerprint that was confirmed is not this bundle's")
+        _check_fingerprint(confirmed, data)
+        self.holding.permit(lambda act: names_bundle(act, data))
         self._check_requester(bundle, requester)
         self._check_clock()
         if not self.store.check_bundle(bundle):
@@ -191,8 +203,10 @@ class OfflineCA:
 
         Raises PKIError(BAD_CERT_ID) for a serial that was never used here. Revoked already: a fresh CRL only.
         """
-        if self.store.status(ROOT_ID, serial) is None or serial == _serial_of(root(self.store).certificate):
+        intent = self.store.state.intents.get((ROOT_ID, serial))
+        if intent is None or intent.intent.profile == ROOT_PROFILE:
             raise PKIError(ErrorType.BAD_CERT_ID, "the root has signed no certificate with this serial number")
+        self.holding.permit(lambda act: _revokes(act, serial, reason))
         self._check_clock()
         now = self._clock.now()
         revocation = NewRevocation(self._settings.name, serial, reason, None, self._actor, now)
@@ -202,6 +216,45 @@ class OfflineCA:
         self.store.submit_revocation(revocation, ROOT_ID, [event])
         settle_revocations(self.store, self._clock, self._actor)
         return self._publish_crl()
+
+    def publish_crl(self) -> CRLRecord:
+        """Make a fresh CRL. OperatorError unless a ceremony says so."""
+        self.holding.permit(lambda act: isinstance(act, CRLAct))
+        self._check_clock()
+        return self._publish_crl()
+
+    def make_root(self) -> None:
+        """Make the keys, the self-signed certificate and the first CRL, or go on with it."""
+        self.holding.permit(lambda act: isinstance(act, RootAct))
+        self._make_keys()
+        self._make_root()
+        self._make_first_crl()
+
+    def renew(self, transaction_id: str) -> bytes:
+        """
+        Sign a new certificate (DER) of the root, valid from now, under the same name and key; once for this id.
+
+        OperatorError unless a ceremony says so, or when a bundle waits for its answer; PKIError for what the
+        profile does not grant.
+        """
+        self.holding.permit(lambda act: isinstance(act, RenewalAct))
+        self._check_clock()
+        stored = self.store.outcome(CEREMONY, transaction_id)
+        others = [one for one in self.store.state.requests.values() if one is not stored]
+        if any(one.state in {RequestState.WAITING, RequestState.TAKEN} for one in others):
+            raise OperatorError("a request bundle waits for its answer", "have it answered first")
+        if stored is None:
+            self._submit_root(transaction_id)
+        if stored is None or stored.certificate is None:
+            self._sign_root()
+        stored = self.store.outcome(CEREMONY, transaction_id)
+        assert stored is not None
+        assert stored.certificate is not None
+        renewed = dataclasses.replace(root(self.store), certificate=stored.certificate.der)
+        if renewed != root(self.store):
+            detail = {"certificate_sha256": hashlib.sha256(renewed.certificate).hexdigest()}
+            self.store.renew_issuer(renewed, [self.holding.event(EventKind.CA_CERTIFICATE, detail)])
+        return renewed.certificate
 
     # Making the root
 
@@ -214,12 +267,14 @@ class OfflineCA:
                 "set the clock of this machine",
             )
 
-    def _begin(self) -> None:
+    def _open_journal(self) -> None:
         self._check_clock()
         if self.store.state.opened is None:
             subject = self._try_root()
             self.store.open(self._settings.name, name_text(subject), self._settings.instance, [])
         self._check_settings()
+
+    def _make_keys(self) -> None:
         for label, kind in ((self._root_label, self._settings.key_kind), (self._bundle_label, BUNDLE_KEY_KIND)):
             ensure_key(self.store, self._token, label, kind, clock=self._clock, actor=self._actor)
 
@@ -256,7 +311,7 @@ class OfflineCA:
             return
         stored = self.store.outcome(CEREMONY, self._settings.name)
         if stored is None:
-            self._submit_root()
+            self._submit_root(self._settings.name)
         if stored is None or stored.certificate is None:
             self._sign_root()
             stored = self.store.outcome(CEREMONY, self._settings.name)
@@ -272,10 +327,10 @@ class OfflineCA:
         )
         self.store.add_issuer(record, [event])
 
-    def _submit_root(self) -> None:
+    def _submit_root(self, transaction_id: str) -> None:
         now = self._clock.now()
         request = NewRequest(
-            transaction_id=self._settings.name,
+            transaction_id=transaction_id,
             protocol=CEREMONY,
             requestor=CEREMONY,
             profile=ROOT_PROFILE,
@@ -429,9 +484,12 @@ class OfflineCA:
         return self._bare_issuing({self._settings.name: self._root_issuer()})
 
     def _bare_issuing(self, issuers: Mapping[str, Issuer]) -> Issuing:
-        # R8: what the root signs is what only a ceremony may sign, and never another root.
+        # R8: what the root signs is what only a ceremony may sign, and never another root; and its own OCSP
+        # delegates, which nobody else can (RFC 6960 4.2.2.2).
         profiles = {
-            name: profile for name, profile in self._profiles.items() if profile.ceremony and name != ROOT_PROFILE
+            name: profile
+            for name, profile in self._profiles.items()
+            if (profile.ceremony or profile.ocsp) and name != ROOT_PROFILE
         }
         return Issuing(
             store=self.store,
@@ -484,14 +542,21 @@ def _responses(store: LocalStore) -> tuple[tuple[int, str, bytes], ...]:
     return tuple(found)
 
 
-def _digits(text: str) -> str:
-    return "".join(character for character in text if not character.isspace())
+def _check_fingerprint(said: str, data: bytes) -> None:
+    try:
+        same = same_fingerprint(said, data)
+    except ValueError as error:
+        raise PKIError(ErrorType.NOT_AUTHORIZED, f"the fingerprint that was confirmed: {error}") from None
+    if not same:
+        raise PKIError(ErrorType.NOT_AUTHORIZED, "the fingerprint that was confirmed is not this bundle's")
+
+
+def _revokes(act: Act, serial: bytes, reason: RevocationReason) -> bool:
+    return isinstance(act, RevocationAct) and (bytes.fromhex(act.serial), act.reason) == (
+        serial,
+        reason.name.lower().replace("_", "-"),
+    )
 
 
 def _subject(serial: bytes) -> str:
     return f"{ROOT_ID}:{serial.hex()}"
-
-
-def _serial_of(certificate: bytes) -> bytes:
-    number = x509.load_der_x509_certificate(certificate).serial_number
-    return number.to_bytes(number.bit_length() // 8 + 1, "big")

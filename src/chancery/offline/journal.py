@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Self
@@ -134,6 +134,15 @@ class Journal:
         os.ftruncate(self._file, keep)
         os.fsync(self._file)
         self.set_aside = aside
+
+
+def heads(lines: Sequence[Record]) -> list[str]:
+    """Return the journal's head after each of its lines, from the first on."""
+    found: list[str] = []
+    for number, record in enumerate(lines, 1):
+        previous = found[-1] if found else START
+        found.append(sha256(canonical(_Line(number=number, previous=previous, record=record))))
+    return found
 
 
 def _create(directory: Path, path: Path) -> int:

@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from chancery.offline.bundle import SHA256Hex
+from chancery.offline.operators import Confirmation, Operators
 from chancery.ports import (
     CertificateRecord,
     CertificateStatus,
@@ -114,6 +115,33 @@ class BundleAnswered(_Record, frozen=True, kw_only=True, tag="answered"):
     response: bytes
 
 
+class CeremonyConfirmed(_Record, frozen=True, kw_only=True, tag="ceremony"):
+    """Enough operators confirmed this script (its octets): what it says may be signed until the ceremony ends."""
+
+    script: bytes
+    confirmations: tuple[Confirmation, ...]
+
+
+class OperatorsEnrolled(_Record, frozen=True, kw_only=True, tag="operators"):
+    """From here on these operators confirm; `ceremony` is the SHA-256 of the confirmed script that says so."""
+
+    ceremony: SHA256Hex
+    operators: Operators
+
+
+class RootRenewed(_Record, frozen=True, kw_only=True, tag="renewed"):
+    """The issuer has a new certificate, of the same name and key."""
+
+    issuer: IssuerRecord
+
+
+class CeremonyEnded(_Record, frozen=True, kw_only=True, tag="ceremony-ended"):
+    """All that the confirmed script (SHA-256) says was done."""
+
+    at: datetime.datetime
+    ceremony: SHA256Hex
+
+
 Record = (
     Opened
     | KeyPlanned
@@ -129,4 +157,8 @@ Record = (
     | CRLNumbered
     | CRLPublished
     | BundleAnswered
+    | CeremonyConfirmed
+    | OperatorsEnrolled
+    | RootRenewed
+    | CeremonyEnded
 )

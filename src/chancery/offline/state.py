@@ -12,10 +12,12 @@ import datetime
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from chancery.errors import ErrorType, PKIError
+from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.offline import records
 from chancery.offline.bundle import Bundle, RequestPayload, decode_request, sha256
+from chancery.offline.operators import Confirmation, Operators, check_confirmations, enrolled_by
 from chancery.offline.records import Record
+from chancery.offline.script import OperatorsAct, Script, parse_script
 from chancery.ports import (
     CertificateRecord,
     CertificateStatus,
@@ -61,6 +63,17 @@ class Chain:
     response: bytes | None = None
 
 
+@dataclasses.dataclass(slots=True)
+class Held:
+    """A ceremony that was confirmed: its script, as octets and SHA-256 too, and whether it has ended."""
+
+    script: Script
+    data: bytes
+    sha256: str
+    confirmations: tuple[Confirmation, ...]
+    ended: bool = False
+
+
 class State:
     """Everything the journal says so far. Changed by `apply` alone."""
 
@@ -82,6 +95,9 @@ class State:
         self.responses: dict[str, bytes] = {}
         self.given: list[tuple[str, bytes]] = []
         """(Requestor's key, response) of every answered bundle, in order."""
+        self.operators: Operators | None = None
+        self.ceremonies: dict[str, Held] = {}
+        """By the ceremony's name, which is used once."""
         self.latest: datetime.datetime | None = None
         """The newest time that any line speaks of as its own."""
 
@@ -99,6 +115,11 @@ class State:
         for time in _times(record):
             self.latest = time if self.latest is None else max(self.latest, time)
 
+    def open_ceremony(self, digest: str) -> Held | None:
+        """Return the ceremony whose script has this SHA-256, confirmed and not ended."""
+        found = (one for one in self.ceremonies.values() if one.sha256 == digest and not one.ended)
+        return next(found, None)
+
 
 def _times(record: Record) -> list[datetime.datetime]:
     if isinstance(record, records.RequestsReceived):
@@ -109,6 +130,10 @@ def _times(record: Record) -> list[datetime.datetime]:
         return [intent.recorded_at for intent in record.intents]
     if isinstance(record, records.CRLPublished):
         return [record.crl.covers]
+    if isinstance(record, records.CeremonyConfirmed):
+        return [confirmation.at for confirmation in record.confirmations]
+    if isinstance(record, records.CeremonyEnded):
+        return [record.at]
     return []
 
 
@@ -310,6 +335,62 @@ def _check_bundle_answered(state: State, record: records.BundleAnswered) -> None
         raise _contradiction("a bundle is answered that is not here")
 
 
+def _ceremony_confirmed(state: State, record: records.CeremonyConfirmed) -> None:
+    script = parse_script(record.script)
+    state.ceremonies[script.name] = Held(script, record.script, sha256(record.script), record.confirmations)
+
+
+def _check_ceremony_confirmed(state: State, record: records.CeremonyConfirmed) -> None:
+    """R8: M of N, each by a signature; replay verifies them again."""
+    opened = state.opened
+    assert opened is not None
+    try:
+        script = parse_script(record.script)
+        if script.ca != opened.name or script.name in state.ceremonies:
+            raise _contradiction("a ceremony of another CA, or of a name that was used before")
+        if any(not script.not_before <= one.at <= script.not_after for one in record.confirmations):
+            raise PKIError(ErrorType.NOT_AUTHORIZED, "a confirmation is from outside the ceremony's time")
+        check_confirmations(opened.name, script, sha256(record.script), state.operators, record.confirmations)
+    except OperatorError as error:
+        raise _contradiction(error.what) from None
+
+
+def _operators_enrolled(state: State, record: records.OperatorsEnrolled) -> None:
+    state.operators = record.operators
+
+
+def _check_operators_enrolled(state: State, record: records.OperatorsEnrolled) -> None:
+    held = state.open_ceremony(record.ceremony)
+    acts = held.script.acts if held is not None else ()
+    if not any(isinstance(act, OperatorsAct) and enrolled_by(act) == record.operators for act in acts):
+        raise _contradiction("operators are enrolled whom no confirmed ceremony names")
+
+
+def _root_renewed(state: State, record: records.RootRenewed) -> None:
+    state.issuers[record.issuer.issuer_id] = record.issuer
+
+
+def _check_root_renewed(state: State, record: records.RootRenewed) -> None:
+    before = state.issuers.get(record.issuer.issuer_id)
+    if before is None or dataclasses.replace(before, certificate=b"") != dataclasses.replace(
+        record.issuer, certificate=b""
+    ):
+        raise _contradiction("an issuer is renewed that is not here")
+    if all(record.issuer.certificate != one.der for one in state.certificates.values()):
+        raise _contradiction("an issuer is renewed with a certificate that was not made here")
+
+
+def _ceremony_ended(state: State, record: records.CeremonyEnded) -> None:
+    held = state.open_ceremony(record.ceremony)
+    assert held is not None
+    held.ended = True
+
+
+def _check_ceremony_ended(state: State, record: records.CeremonyEnded) -> None:
+    if state.open_ceremony(record.ceremony) is None:
+        raise _contradiction("a ceremony ends that was not confirmed, or has ended before")
+
+
 def _refuse(state: State, refusals: tuple[Refusal, ...]) -> None:
     for refusal in refusals:
         stored = state.requests[refusal.request_id]
@@ -346,6 +427,10 @@ _APPLY: dict[type[Record], Callable[[State, Any], None]] = {
     records.CRLNumbered: _crl_numbered,
     records.CRLPublished: _crl_published,
     records.BundleAnswered: _bundle_answered,
+    records.CeremonyConfirmed: _ceremony_confirmed,
+    records.OperatorsEnrolled: _operators_enrolled,
+    records.RootRenewed: _root_renewed,
+    records.CeremonyEnded: _ceremony_ended,
 }
 _CHECKS: dict[type[Record], Callable[[State, Any], None]] = {
     records.KeyPlanned: _check_key_planned,
@@ -361,4 +446,8 @@ _CHECKS: dict[type[Record], Callable[[State, Any], None]] = {
     records.CRLNumbered: _check_crl_numbered,
     records.CRLPublished: _check_crl_published,
     records.BundleAnswered: _check_bundle_answered,
+    records.CeremonyConfirmed: _check_ceremony_confirmed,
+    records.OperatorsEnrolled: _check_operators_enrolled,
+    records.RootRenewed: _check_root_renewed,
+    records.CeremonyEnded: _check_ceremony_ended,
 }

@@ -14,6 +14,7 @@ from chancery.errors import OperatorError, PKIError
 from chancery.offline import records
 from chancery.offline.bundle import Bundle, RequestPayload
 from chancery.offline.journal import Journal
+from chancery.offline.operators import Confirmation, Operators
 from chancery.offline.state import State, StoredRequest, check_next
 from chancery.pkix.key import tbs_key_sha256
 from chancery.ports import (
@@ -137,6 +138,26 @@ class LocalStore:
             received_at=revocation.received_at,
         )
         self._add(records.RevocationReceived(request=request, events=_bodies(events)))
+
+    def confirm_ceremony(
+        self, script: bytes, confirmations: Sequence[Confirmation], events: Sequence[Event]
+    ) -> None:
+        """Record who confirmed a ceremony, before anything is signed. PKIError(NOT_AUTHORIZED): not enough."""
+        self._add(
+            records.CeremonyConfirmed(script=script, confirmations=tuple(confirmations), events=_bodies(events))
+        )
+
+    def enrol_operators(self, ceremony: str, operators: Operators, events: Sequence[Event]) -> None:
+        """Record the operators whom a confirmed ceremony (the SHA-256 of its script) enrols."""
+        self._add(records.OperatorsEnrolled(ceremony=ceremony, operators=operators, events=_bodies(events)))
+
+    def renew_issuer(self, issuer: IssuerRecord, events: Sequence[Event]) -> None:
+        """Record an issuer's new certificate, which was recorded as issued before."""
+        self._add(records.RootRenewed(issuer=issuer, events=_bodies(events)))
+
+    def end_ceremony(self, ceremony: str, at: datetime.datetime, events: Sequence[Event]) -> None:
+        """Record that all that a script (SHA-256) says was done."""
+        self._add(records.CeremonyEnded(ceremony=ceremony, at=at, events=_bodies(events)))
 
     # ports.IssuanceStore
 

@@ -94,7 +94,7 @@ class SoftToken:
     def generate_key(self, label: str, kind: str) -> PrivateKey:
         """Generate a key and store it before returning it; OperatorError when the label is taken or unusable."""
         check_kind(kind)
-        return self.import_key(label, lambda: _generate(kind))
+        return self.import_key(label, lambda: generate_software_key(kind))
 
     def import_key(self, label: str, key: PrivateKey | Callable[[], PrivateKey]) -> PrivateKey:
         """Store a key that was made elsewhere (or is made now), as `generate_key` does."""
@@ -169,7 +169,9 @@ def _derive(pin: bytes, salt: bytes) -> tuple[bytes, bytes]:
     return octets[:32].hex().encode(), octets[32:]
 
 
-def _generate(kind: str) -> PrivateKey:
+def generate_software_key(kind: str) -> PrivateKey:
+    """Make a key of this kind in memory. Raises OperatorError for a kind that is not known."""
+    check_kind(kind)
     if kind.startswith("rsa-"):
         return rsa.generate_private_key(public_exponent=65537, key_size=int(kind[4:]))
     if kind == "ed25519":

@@ -79,6 +79,8 @@ class EventKind(enum.Enum):
     LEAP_SECOND = "tsa.leap-second"
     BUNDLE_ANSWERED = "bundle.answered"
     BUNDLE_IMPORTED = "bundle.imported"
+    CEREMONY_CONFIRMED = "ceremony.confirmed"
+    CEREMONY_ENDED = "ceremony.ended"
     RETENTION_DROPPED = "retention.dropped"
     FOREIGN_ADDED = "foreign.added"
     FOREIGN_ENDED = "foreign.ended"
