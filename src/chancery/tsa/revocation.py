@@ -11,10 +11,12 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
+from chancery.asn1 import der, oids
 from chancery.errors import ErrorType, PKIError
 
 T = TypeVar("T", bound=x509.ExtensionType)
 
+_EXPIRED_CERTS_ON_CRL = x509.ObjectIdentifier(oids.EXPIRED_CERTS_ON_CRL)
 # RFC 3161 4: with one of these reasons the tokens of before stay valid; with another, or none, no token does.
 _BEFORE_STANDS = frozenset(
     {
@@ -39,7 +41,8 @@ def check_revocation(path: Sequence[bytes], crls: Sequence[bytes], at: datetime.
     Check every certificate (DER) of a path below its anchor against CRLs (DER) for a token of genTime `at`.
 
     A CRL counts when the issuer signed it, its scope takes the certificate in, and it was in force at genTime or
-    was made later. Raises PKIError: CERT_REVOKED when a revocation takes the token down, ADD_INFO_NOT_AVAILABLE
+    was made later. One from after the certificate's end need not list it any more (RFC 5280 3.3): it counts for
+    what it lists. Raises PKIError: CERT_REVOKED when a revocation takes the token down, ADD_INFO_NOT_AVAILABLE
     when no CRL tells, BAD_DATA_FORMAT for bytes that are no CRL.
     """
     lists = [_load(one) for one in crls]
@@ -49,9 +52,12 @@ def check_revocation(path: Sequence[bytes], crls: Sequence[bytes], at: datetime.
 
 def _load(data: bytes) -> x509.CertificateRevocationList:
     try:
-        return x509.load_der_x509_crl(data)
-    except (ValueError, x509.InvalidVersion):
+        found = x509.load_der_x509_crl(data)
+        # Read now, as it may be nonsense.
+        _ = found.extensions
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension):
         raise PKIError(ErrorType.BAD_DATA_FORMAT, "a CRL that cannot be read") from None
+    return found
 
 
 def _check(
@@ -62,20 +68,52 @@ def _check(
 ) -> Checked:
     subject = certificate.subject.rfc4514_string()
     fitting = [one for one in crls if _speaks_for(one, certificate, at) and _signed_by(one, issuer)]
-    if not fitting:
-        raise PKIError(
-            ErrorType.ADD_INFO_NOT_AVAILABLE,
-            f"no CRL tells whether the certificate of {subject} was revoked at {at.isoformat()}",
-        )
     for crl in fitting:
-        entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+        entry = _entry(crl, certificate.serial_number)
         if entry is not None and not _stands(entry, at):
             raise PKIError(
                 ErrorType.CERT_REVOKED,
                 f"the certificate of {subject} was revoked at {entry.revocation_date_utc.isoformat()}"
                 f" ({_reason_words(entry)}), which takes the timestamp down",
             )
-    return Checked(subject, max(one.last_update_utc for one in fitting))
+    telling = [one.last_update_utc for one in fitting if _still_lists(one, certificate)]
+    if not telling:
+        late = "; one from after its end need not list it any more" if fitting else ""
+        raise PKIError(
+            ErrorType.ADD_INFO_NOT_AVAILABLE,
+            f"no CRL tells whether the certificate of {subject} was revoked at {at.isoformat()}{late}",
+        )
+    return Checked(subject, max(telling))
+
+
+def _entry(crl: x509.CertificateRevocationList, serial: int) -> x509.RevokedCertificate | None:
+    found = crl.get_revoked_certificate_by_serial_number(serial)
+    try:
+        # RFC 5280 5.3: what is critical and not understood may say anything, also whose serial it is.
+        if found is not None and any(one.critical and _is_strange(one.value) for one in found.extensions):
+            raise PKIError(ErrorType.BAD_DATA_FORMAT, "a CRL with a critical extension that is not understood")
+    except (ValueError, x509.DuplicateExtension):
+        raise PKIError(ErrorType.BAD_DATA_FORMAT, "a CRL that cannot be read") from None
+    return found
+
+
+def _is_strange(value: x509.ExtensionType) -> bool:
+    return isinstance(value, x509.UnrecognizedExtension | x509.CertificateIssuer)
+
+
+def _still_lists(crl: x509.CertificateRevocationList, certificate: x509.Certificate) -> bool:
+    """Tell whether this CRL would list the certificate if it was ever revoked (RFC 5280 3.3, X.509 9.5.2.7)."""
+    ends = certificate.not_valid_after_utc
+    if crl.last_update_utc <= ends:
+        return True
+    kept = next((one.value for one in crl.extensions if one.oid == _EXPIRED_CERTS_ON_CRL), None)
+    if not isinstance(kept, x509.UnrecognizedExtension):
+        return False
+    try:
+        text = der.Reader(kept.value).take(der.GENERALIZED_TIME).decode("ascii")
+        return datetime.datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=datetime.UTC) <= ends
+    except (PKIError, ValueError):
+        return False
 
 
 def _stands(entry: x509.RevokedCertificate, at: datetime.datetime) -> bool:
@@ -100,7 +138,7 @@ def _reason_words(entry: x509.RevokedCertificate) -> str:
 
 
 def _speaks_for(crl: x509.CertificateRevocationList, certificate: x509.Certificate, at: datetime.datetime) -> bool:
-    if crl.issuer != certificate.issuer or any(one.oid == x509.DeltaCRLIndicator.oid for one in crl.extensions):
+    if crl.issuer != certificate.issuer or any(_bars(one) for one in crl.extensions):
         return False
     ends = crl.next_update_utc
     if crl.last_update_utc <= at and (ends is None or ends < at):
@@ -114,8 +152,16 @@ def _speaks_for(crl: x509.CertificateRevocationList, certificate: x509.Certifica
         return False
     if (point.only_contains_user_certs and is_ca) or (point.only_contains_ca_certs and not is_ca):
         return False
-    # RFC 5280 6.3.3 (b)(2)(i): one name in common.
+    # RFC 5280 6.3.3 (b)(2)(i): one name in common; one that is relative to an issuer's is not compared.
+    if point.relative_name is not None:
+        return False
     return point.full_name is None or not _points(certificate).isdisjoint(point.full_name)
+
+
+def _bars(extension: x509.Extension[x509.ExtensionType]) -> bool:
+    """A delta says less than all, and what is critical and not understood may say anything (RFC 5280 5.2)."""
+    delta = extension.oid == x509.DeltaCRLIndicator.oid
+    return delta or (extension.critical and isinstance(extension.value, x509.UnrecognizedExtension))
 
 
 def _points(certificate: x509.Certificate) -> set[x509.GeneralName]:

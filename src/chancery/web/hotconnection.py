@@ -84,7 +84,6 @@ class Connection(asyncio.Protocol):
         "_body",
         "_body_size",
         "_certificate",
-        "_completed",
         "_content_type",
         "_corked",
         "_discarded",
@@ -105,6 +104,7 @@ class Connection(asyncio.Protocol):
         "_out_large",
         "_parser",
         "_peer",
+        "_progressed",
         "_reading",
         "_replaying",
         "_resume",
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         self._discarded = 0
         self._status = 400
         self._in_headers = False
-        self._completed = False
+        self._progressed = False
         self._undelimited = 0
         self._unsent = 0
         self._resume = b""
@@ -197,11 +197,11 @@ class Connection(asyncio.Protocol):
             if self._discarded > LINGER_BYTES:
                 self.abort()
             return
-        self._corked, self._completed = True, False
+        self._corked, self._progressed = True, False
         self._feed(data)
-        if self._in_headers and self._parser is not None:
-            # A part-read name or value sits in the parser, unseen by on_header; what was read bounds it.
-            self._undelimited = 0 if self._completed else self._undelimited + len(data)
+        if self._partial():
+            # A part-read name or value, of a trailer too, sits in the parser unseen; what was read bounds it.
+            self._undelimited = 0 if self._progressed else self._undelimited + len(data)
             if self._undelimited > self._server.limits.max_header_bytes:
                 self._refuse(431)
         self._uncork()
@@ -283,6 +283,9 @@ class Connection(asyncio.Protocol):
         limits = self._server.limits
         if self._fields > limits.max_headers or self._header_bytes + len(self._target) > limits.max_header_bytes:
             self._stop(431)
+        if not self._in_headers:
+            # A trailer is no header field (RFC 9110 6.5.1): what stands between may have passed it on unread.
+            return
         name = name.lower()
         if name == b"host":
             self._hosts += 1
@@ -340,6 +343,7 @@ class Connection(asyncio.Protocol):
             self._out.append(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
+        self._progressed = True
         self._body_size += len(body)
         if self._body_size > self._server.limits.max_body:
             self._stop(413)
@@ -351,7 +355,7 @@ class Connection(asyncio.Protocol):
             raise _RefusedError
         if self._resume:
             return
-        self._completed = True
+        self._progressed = True
         body = self._body
         request = Request(
             parser.get_method(),

@@ -29,7 +29,14 @@ def entry(reason=None, at=START - DAY, invalid=None):
 
 
 def crl(
-    *entries, start=START - DAY, end=START + DAY, signer="p256/root", issuer="Test Root", idp=None, delta=False
+    *entries,
+    start=START - DAY,
+    end=START + DAY,
+    signer="p256/root",
+    issuer="Test Root",
+    idp=None,
+    delta=False,
+    more=(),
 ):
     builder = x509.CertificateRevocationListBuilder().issuer_name(name(issuer)).last_update(start).next_update(end)
     for one in entries:
@@ -48,6 +55,9 @@ def crl(
         builder = builder.add_extension(x509.IssuingDistributionPoint(**(values | flags | idp)), critical=True)
     if delta:
         builder = builder.add_extension(x509.DeltaCRLIndicator(1), critical=True)
+    for oid, value, critical in more:
+        strange = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value)
+        builder = builder.add_extension(strange, critical=critical)
     return builder.sign(key(signer), hashes.SHA256()).public_bytes(Encoding.DER)
 
 
@@ -78,6 +88,8 @@ def test_a_certificate_on_no_list_is_good_and_the_newest_list_is_named():
         crl(idp={"indirect_crl": True}),
         crl(idp={"only_some_reasons": frozenset({x509.ReasonFlags.superseded})}),
         crl(idp={"full_name": [URL]}),
+        crl(idp={"relative_name": name("One part").rdns[0]}),
+        crl(more=[("1.2.3.4", b"\x05\x00", True)]),
     ],
 )
 def test_a_list_that_does_not_speak_for_the_certificate_is_none(wrong):
@@ -91,6 +103,38 @@ def test_a_list_for_end_entities_speaks_for_one():
 
 def test_what_is_no_list_is_said():
     assert ErrorType.BAD_DATA_FORMAT == judged(b"nonsense")
+
+
+def late(*entries, more=()):
+    """A CRL from after the certificate's end."""
+    end = x509.load_der_x509_certificate(PATH[0]).not_valid_after_utc
+    return crl(*entries, start=end + DAY, end=end + 2 * DAY, more=more)
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [
+        (b"20200101000000Z", "good"),
+        (b"29990101000000Z", ErrorType.ADD_INFO_NOT_AVAILABLE),
+        (b"nonsense", ErrorType.ADD_INFO_NOT_AVAILABLE),
+        (None, ErrorType.ADD_INFO_NOT_AVAILABLE),
+    ],
+)
+def test_a_list_from_after_the_certificate_s_end_counts_only_where_it_says_that_it_keeps_them(since, expected):
+    """RFC 5280 3.3: an entry may go after its certificate's end, unless expiredCertsOnCRL (X.509) says no."""
+    more = () if since is None else [("2.5.29.60", bytes((24, len(since))) + since, False)]
+    assert expected == judged(late(more=more))
+    assert "good" == judged(late(more=more), crl())
+
+
+def test_a_list_from_after_the_certificate_s_end_counts_for_what_it_lists():
+    assert ErrorType.CERT_REVOKED == judged(late(entry(x509.ReasonFlags.key_compromise)), crl())
+
+
+def test_an_entry_that_cannot_be_understood_makes_a_list_unreadable():
+    strange = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+    builder = x509.RevokedCertificateBuilder().serial_number(0x1234).revocation_date(START + DAY)
+    assert ErrorType.BAD_DATA_FORMAT == judged(crl(builder.add_extension(strange, critical=True).build()))
 
 
 BEFORE = ("unspecified", "affiliation_changed", "superseded", "cessation_of_operation")

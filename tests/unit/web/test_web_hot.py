@@ -234,6 +234,17 @@ async def test_chunked_bodies_are_joined(server, site):
 
 
 @on_server()
+async def test_a_trailer_is_no_header_field(server, site):
+    """RFC 9110 6.5.1: a proxy that judges header fields may pass a trailer on, unread."""
+    fields = CLOSE + b"Transfer-Encoding: chunked\r\n"
+    trailers = b"Authorization: Bearer x\r\nContent-Type: a/b\r\nIf-None-Match: *\r\nHost: there\r\n"
+    data = ask(method=b"POST", fields=fields) + b"3\r\nabc\r\n0\r\n" + trailers + b"\r\n"
+    assert [(200, b"POST / abc")] == answers(await exchange(server, data))
+    [found] = site.seen
+    assert (None, None, None) == (found.authorization, found.content_type, found.if_none_match)
+
+
+@on_server()
 async def test_expect_100_continue(server, site):
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(ask(method=b"POST", fields=CLOSE + b"Content-Length: 2\r\nExpect: 100-continue\r\n"))
@@ -382,6 +393,23 @@ def test_bad_input_is_answered_and_the_connection_closed(data, expected):
 @on_server()
 async def test_a_header_field_without_end_is_431(server, site):
     assert [431] == statuses(await exchange(server, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 5000))
+
+
+@on_server(Limits(max_header_bytes=1000))
+async def test_a_trailer_or_chunk_extension_without_end_is_431(server, site):
+    """They do not count as body, and would be gathered for as long as a body may take."""
+    head = ask(method=b"POST", fields=HEAD + b"Transfer-Encoding: chunked\r\n")
+    for start in (b"1\r\na\r\n0\r\nX: ", b"1;a="):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(head + start)
+        await writer.drain()
+        await until(lambda: server.connections == 1)
+        for _ in range(3):
+            writer.write(b"a" * 600)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        assert [431] == statuses(await reader.read())
+        writer.close()
 
 
 @on_server()
