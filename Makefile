@@ -2,7 +2,7 @@
 STATE ?= var
 NAME ?= all
 WORKERS ?= 2
-.PHONY: installed static help up down status test check bench format
+.PHONY: installed static help up down status test check bench format lab
 
 help:
 	@echo "make up       install what is missing, start the whole suite in $(STATE), print what to do next"
@@ -10,6 +10,7 @@ help:
 	@echo "make status   say what runs and how it is"
 	@echo "make test     install what the tests need and run all of them"
 	@echo "make check    the quick loop: ruff, mypy, import contracts, unit tests without a database or a token"
+	@echo "make lab      the site of deploy/site.toml on this machine, each host a network namespace (root)"
 	@echo "make bench    run every benchmark but issuance-10m, or one: make bench NAME=ocsp-cached"
 
 up:
@@ -44,6 +45,10 @@ static:
 bench:
 	@scripts/prepare test
 	@.venv/bin/python -m bench $(NAME)
+
+lab:
+	@scripts/prepare test
+	@.venv/bin/python tests/lab/building.py
 
 format:
 	@.venv/bin/ruff check --fix src tests bench

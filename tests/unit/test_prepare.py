@@ -21,6 +21,9 @@ TEST = {
     "ss": "iproute2",
     "systemd-analyze": "systemd",
     "stunnel4": "stunnel4",
+    "chronyd": "chrony",
+    "pg_ctlcluster": "postgresql",
+    "setpriv": "util-linux",
     "p11-kit": "p11-kit p11-kit-modules",
 }
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from chancery.cli import commands_site
 from chancery.cli.api_client import fail
 from chancery.cli.clock import SystemClock
 from chancery.cli.show import JSONOption, show_json, show_rows
@@ -88,13 +89,17 @@ def identities(
 def install(
     tree: Annotated[Path, typer.Argument(help="The host's directory, as rendered.", file_okay=False)],
     *,
+    links: Annotated[
+        Path | None, typer.Option(help="The host's directory of `deploy identities`.", file_okay=False)
+    ] = None,
     root: Annotated[Path, typer.Option(help="Where the host's files are.", file_okay=False)] = Path("/"),
 ) -> None:
     """Put a rendered host's files in their places on this host, as root; nothing is started or loaded."""
     data = manifest_of(tree)
     manifest = read_manifest(data)
     # The manifest is the one file that does not list itself.
-    changed = put_in_place(tree, [*manifest.files, *expected([File(MANIFEST, data)])], root)
+    listed = [*manifest.files, *expected([File(MANIFEST, data)])]
+    changed = put_in_place([tree, *([links] if links else [])], listed, root)
     for path in changed:
         typer.echo(path)
     typer.echo(f"{manifest.host}: {len(changed)} files changed")
@@ -114,3 +119,6 @@ def drift(
         show_rows(("kind", "what", "difference"), [(one.kind, one.what, one.how) for one in found])
     if found:
         fail(f"{len(found)} differences", "render and install again, or find out who changed it", DIFFERS)
+
+
+commands_site.register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import itertools
 from pathlib import Path
@@ -15,6 +16,7 @@ from chancery.cli.show import show_rows
 from chancery.config import OwnerConfig, load_checked
 from chancery.postgres import migrate as schema
 from chancery.postgres import retention as retain
+from chancery.postgres import roles
 
 app = typer.Typer(help="The database schema.", no_args_is_help=True)
 Config = Annotated[Path, typer.Option("--config", help="The configuration of `chancery_owner` (TOML).")]
@@ -26,6 +28,19 @@ def migrate(config: Config) -> None:
     connection = build.connection(load_checked(config, OwnerConfig).database)
     applied = schema.migrate(connection, at=SystemClock().now())
     typer.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
+
+
+@app.command()
+def create(config: Config) -> None:
+    """
+    Make the roles, without passwords, and the database that CONFIG names; again without harm.
+
+    Run it as the system account `postgres` on the database's host: it logs in as that superuser, by peer.
+    """
+    section = load_checked(config, OwnerConfig).database
+    superuser = dataclasses.replace(build.connection(section), user="postgres", database="postgres")
+    roles.create_roles(superuser, None, section.dbname)
+    typer.echo(f"the roles and the database {section.dbname} are there; next: chancery db migrate")
 
 
 @app.command()

@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import hashlib
 import secrets  # noqa: TID251 - the PKCS#12 file's password is made here, in the composition root
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -79,22 +80,28 @@ async def _ensure(place: Layout, suite: Suite) -> list[str]:
     config = load(place.config("ca"))
     assert isinstance(config, CAConfig)
     ocsp = place.service_request(SERVICE_LABELS["ocsp"]).read_bytes()
+    async with registration(config) as issuing:
+        done = [
+            await issuing.have(Wanted("ocsp", "ocsp-signing", ocsp, ISSUING)),
+            await _server(place, suite, issuing, accounts.get("ca")),
+            await _administrator(place, suite, issuing),
+            await timestamping(place, issuing),
+            # Last: an issuer that cannot make its delegate now must not keep the others from theirs.
+            *[await issuing.have(one) for one in await issuing.delegates(ocsp)],
+        ]
+    return [purpose for purpose, new, _ in done if new]
+
+
+@contextlib.asynccontextmanager
+async def registration(config: CAConfig) -> AsyncIterator[Issuing]:
+    """Yield the registration side as the CA's web process has it, in its database role."""
     async with AsyncPool(build.connection(config.database, "enrol"), size=2) as pool:
         clock = SystemClock()
         queue = PgRequestQueue(pool)
-        issuing = Issuing(queue, PgDirectory(pool, clock), clock)
         try:
-            done = [
-                await issuing.have(Wanted("ocsp", "ocsp-signing", ocsp, ISSUING)),
-                await _server(place, suite, issuing, accounts.get("ca")),
-                await _administrator(place, suite, issuing),
-                await timestamping(place, issuing),
-                # Last: an issuer that cannot make its delegate now must not keep the others from theirs.
-                *[await issuing.have(one) for one in await issuing.delegates(ocsp)],
-            ]
+            yield Issuing(queue, PgDirectory(pool, clock), clock)
         finally:
             await queue.close()
-    return [purpose for purpose, new, _ in done if new]
 
 
 class Issuing:
@@ -224,16 +231,22 @@ async def timestamping(place: Layout, issuing: Issuing) -> tuple[str, bool, byte
 async def _server(
     place: Layout, suite: Suite, issuing: Issuing, account: Account | None
 ) -> tuple[str, bool, bytes]:
-    key = _software_key(place.tls / "server.key", account)
-    names = dict.fromkeys(
-        [host_name(suite.host), host_name("localhost"), host_name("127.0.0.1"), host_name("::1")]
-    )
-    csr = request(key, f"CN={suite.host}", list(names)).public_bytes(Encoding.PEM)
+    files = place.tls / "server.key", place.tls / "server.pem"
+    return await server(issuing, (suite.host, "localhost", "127.0.0.1", "::1"), files, account)
+
+
+async def server(
+    issuing: Issuing, hosts: Sequence[str], files: tuple[Path, Path], account: Account | None = None
+) -> tuple[str, bool, bytes]:
+    """Have the web server's certificate for these hosts, and its key and chain (PEM) in these files."""
+    key_file, chain_file = files
+    key = _software_key(key_file, account)
+    names = dict.fromkeys(map(host_name, hosts))
+    csr = request(key, f"CN={hosts[0]}", list(names)).public_bytes(Encoding.PEM)
     purpose, new, der = await issuing.have(Wanted("server", "tls-server", csr))
-    chain = _pem(der) + await issuing.issuer_of(der)
-    path = place.tls / "server.pem"
-    if not path.exists() or path.read_bytes() != chain:
-        layout.write_public(path, chain)
+    chain = pem(der) + await issuing.issuer_of(der)
+    if not chain_file.exists() or chain_file.read_bytes() != chain:
+        layout.write_public(chain_file, chain)
     return purpose, new, der
 
 
@@ -241,23 +254,30 @@ async def _administrator(place: Layout, suite: Suite, issuing: Issuing) -> tuple
     key = _software_key(place.admin / "admin.key", None)
     csr = request(key, subject(suite, "Administrator"), []).public_bytes(Encoding.PEM)
     purpose, new, der = await issuing.have(Wanted("admin", "tls-client", csr))
-    fingerprint = hashlib.sha256(der).digest()
-    operators = await issuing.directory.operators()
-    if fingerprint not in {one.fingerprint for one in operators}:
-        taken = {one.name for one in operators}
-        names = (ADMINISTRATOR, *(f"{ADMINISTRATOR}-{number}" for number in range(2, len(taken) + 3)))
-        name = next(one for one in names if one not in taken)
-        roles = frozenset({Role.ADMINISTRATOR, Role.OFFICER, Role.REQUESTOR})
-        now = SystemClock().now()
-        detail = {
-            "roles": sorted(role.value for role in roles),
-            "profiles": None,
-            "certificate_sha256": fingerprint.hex(),
-        }
-        event = Event(EventKind.OPERATOR_ENROLLED, now, REQUESTOR, f"operator:{name}", detail)
-        await issuing.directory.add_operator(Operator(fingerprint, name, roles), now, [event])
+    await appoint(issuing, der)
     _write_administrator(place, suite, key, (der, await issuing.issuer_of(der)))
     return purpose, new, der
+
+
+async def appoint(issuing: Issuing, der: bytes) -> str:
+    """Make the holder of this certificate (DER) an administrator, if nobody has; return the operator's name."""
+    fingerprint = hashlib.sha256(der).digest()
+    operators = await issuing.directory.operators()
+    if (known := next((one.name for one in operators if one.fingerprint == fingerprint), None)) is not None:
+        return known
+    taken = {one.name for one in operators}
+    names = (ADMINISTRATOR, *(f"{ADMINISTRATOR}-{number}" for number in range(2, len(taken) + 3)))
+    name = next(one for one in names if one not in taken)
+    roles = frozenset({Role.ADMINISTRATOR, Role.OFFICER, Role.REQUESTOR})
+    now = SystemClock().now()
+    detail = {
+        "roles": sorted(role.value for role in roles),
+        "profiles": None,
+        "certificate_sha256": fingerprint.hex(),
+    }
+    event = Event(EventKind.OPERATOR_ENROLLED, now, REQUESTOR, f"operator:{name}", detail)
+    await issuing.directory.add_operator(Operator(fingerprint, name, roles), now, [event])
+    return name
 
 
 def _write_administrator(
@@ -265,19 +285,19 @@ def _write_administrator(
 ) -> None:
     """Write key, certificate (DER) and the CA's above it (PEM), and the client's configuration."""
     der, issuing = certificates
-    pem = _pem(der) + issuing
+    chain = pem(der) + issuing
     path = place.admin / "admin.pem"
-    if not path.exists() or path.read_bytes() != pem:
-        layout.write_private(path, pem)
+    if not path.exists() or path.read_bytes() != chain:
+        layout.write_private(path, chain)
         (place.admin / "admin.p12").unlink(missing_ok=True)
     if not (place.admin / "admin.p12").exists():
         password = secrets.token_urlsafe(18).encode()
-        chain = [x509.load_pem_x509_certificate(issuing)]
+        above = [x509.load_pem_x509_certificate(issuing)]
         bundle = pkcs12.serialize_key_and_certificates(
             b"chancery administrator",
             key,
             x509.load_der_x509_certificate(der),
-            chain,
+            above,
             BestAvailableEncryption(password),
         )
         layout.write_private(place.admin / "admin.p12.password", password + b"\n")
@@ -296,5 +316,6 @@ def _software_key(path: Path, account: Account | None) -> ec.EllipticCurvePrivat
     return key
 
 
-def _pem(der: bytes) -> bytes:
+def pem(der: bytes) -> bytes:
+    """Return a certificate (DER) as PEM."""
     return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets  # noqa: TID251 - PINs are made here, in the composition root
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from chancery.cli import build
+from chancery.cli import build, layout
 from chancery.config import TokenSection, TSAConfig, WorkerConfig, load, token_labelled, token_sections
 from chancery.errors import OperatorError
 from chancery.pkcs11.check import HSMReport, check_token
+from chancery.pkcs11.softhsm import find_softhsm_module, prepare_softhsm
 
 app = typer.Typer(help="Hardware security modules and other PKCS#11 tokens.", no_args_is_help=True)
 
@@ -118,3 +120,26 @@ def _keys(report: HSMReport) -> Table:
     for key in report.keys:
         table.add_row(key.label, key.kind, "yes" if key.extractable else "no", ", ".join(key.signs) or "nothing")
     return table
+
+
+@app.command()
+def prepare(
+    *,
+    directory: Annotated[Path, typer.Option(help="Where token and softhsm2.conf will be.", file_okay=False)],
+    label: Annotated[str, typer.Option(help="The token's label.")],
+    pin_file: Annotated[Path, typer.Option(help="File of the user PIN; made if it is missing.", dir_okay=False)],
+    so_pin_file: Annotated[
+        Path, typer.Option(help="File of the security officer's PIN; made if it is missing.", dir_okay=False)
+    ],
+    module: Annotated[Path | None, typer.Option(help="SoftHSM2's library, where it is not found.")] = None,
+) -> None:
+    """Make a SoftHSM2 token, as the account that will use it; run again, it checks label and PIN."""
+    library = str(module) if module else find_softhsm_module()
+    if library is None:
+        raise OperatorError("SoftHSM2 is not installed", "install the package softhsm2, or say --module")
+    for path in (pin_file, so_pin_file):
+        if not path.exists():
+            layout.write_private(path, secrets.token_hex(24).encode() + b"\n")
+    pins = [build.read_secret(path, "PIN", "give another file") for path in (so_pin_file, pin_file)]
+    conf = prepare_softhsm(directory, label, *pins, library=library)
+    typer.echo(f"token `{label}` is in {directory}; SOFTHSM2_CONF={conf}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from chancery.config import (
     AuditorConfig,
     CAConfig,
@@ -12,6 +14,7 @@ from chancery.config import (
     JournalSection,
     Listen,
     OCSPConfig,
+    OfflineConfig,
     OwnerConfig,
     ProcessConfig,
     TLSSection,
@@ -28,8 +31,11 @@ TLS = ETC / "tls"
 PKI = ETC / "pki"
 SITE_CA = TLS / "site-ca.pem"
 CHECKPOINT = Path("/var/lib/chancery-worker/checkpoint")
+SERVER_CHAIN, SERVER_KEY = Path("/var/lib/chancery-ca/server.pem"), Path("/var/lib/chancery-ca/server.key")
+"""Its own process has them renewed, so they are in its own directory."""
 SOCKETS = Path("/var/run/postgresql")
 OCSP_KEY, TSA_KEY = "ocsp-issuing", "tsa"
+OFFLINE_INSTANCE = 0x70
 
 
 def host_configs(site: Site, name: str, host: Host) -> dict[str, ProcessConfig]:
@@ -49,6 +55,8 @@ def host_configs(site: Site, name: str, host: Host) -> dict[str, ProcessConfig]:
         found["ocsp"] = _ocsp(site, host)
     if "tsa" in host.runs:
         found["tsa"] = _tsa(site, name, host)
+    if "offline" in host.runs:
+        found["offline"] = _offline(site)
     if "database" in host.runs:
         found["owner"] = OwnerConfig(
             database=DatabaseSection(
@@ -93,7 +101,7 @@ def _ca(site: Site, host: Host) -> CAConfig:
     return CAConfig(
         deployment="production",
         listen=Listen(host=host.address, port=site.ports.ca),
-        tls=TLSSection(certificate=TLS / "server.pem", key=TLS / "server.key", client_ca=PKI / "chain.pem"),
+        tls=TLSSection(certificate=SERVER_CHAIN, key=SERVER_KEY, client_ca=PKI / "chain.pem"),
         database=database(site, "ca"),
     )
 
@@ -128,6 +136,8 @@ def _ocsp(site: Site, host: Host) -> OCSPConfig:
 
 def _tsa(site: Site, name: str, host: Host) -> TSAConfig:
     assert host.address is not None
+    # A majority that it measures itself, where there can be one and nobody asks for authenticated time.
+    measured = site.time.servers if len(site.time.servers) >= 3 and not site.time.nts else ()
     return TSAConfig(
         deployment="production",
         instance=site.instance("tsa", name),
@@ -137,7 +147,25 @@ def _tsa(site: Site, name: str, host: Host) -> TSAConfig:
         token=token(site, "tsa"),
         units=(UnitSection(key_label=TSA_KEY, policies=(site.tsa_policy,)),),
         accuracy_us=site.tsa_accuracy_ms * 1000,
-        time_source="kernel",
+        time_source="ntp" if measured else "kernel",
+        ntp_servers=measured,
+    )
+
+
+def _offline(site: Site) -> OfflineConfig:
+    return OfflineConfig(
+        deployment="production",
+        directory=Path("/var/lib/chancery-offline/journal"),
+        subject=f"CN={site.organization} Root CA,O={site.organization}",
+        instance=OFFLINE_INSTANCE,
+        token=TokenSection(
+            label="chancery-offline",
+            module=site.hsm.module or site.hsm.softhsm,
+            softhsm_conf=None if site.hsm.module else Path("/var/lib/chancery-offline/token/softhsm2.conf"),
+            pin_prompt=True,
+        ),
+        # No address for OCSP: the root has no delegate; its sub-CAs are on its CRL.
+        urls=msgspec.structs.replace(urls(site), ocsp=None),
     )
 
 

@@ -8,7 +8,7 @@ import pwd
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from chancery.deploy.drift import Seen
@@ -120,17 +120,17 @@ def write_tree(files: Iterable[File], out: Path) -> None:
                 opened.write(one.content)
 
 
-def install(tree: Path, files: Iterable[Expected], root: Path = Path("/")) -> list[str]:
+def install(trees: Sequence[Path], files: Iterable[Expected], root: Path = Path("/")) -> list[str]:
     """
-    Put the files of a rendered tree in their places with mode, owner and group; return the paths that changed.
+    Put the files found in these trees in their places with mode, owner and group; return the paths that changed.
 
     Each replaces the one before whole or not at all. OperatorError when an account is missing: the accounts come
     first, by `systemd-sysusers`.
     """
     changed = []
     for one in files:
-        source = tree / one.path.lstrip("/")
-        if not source.exists():
+        source = next((path for tree in trees if (path := tree / one.path.lstrip("/")).exists()), None)
+        if source is None:
             continue
         content, target = source.read_bytes(), root / one.path.lstrip("/")
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chancery.config import encode
-from chancery.deploy.configs import ETC, PKI, SITE_CA, TLS, host_configs
+from chancery.deploy.configs import ETC, PKI, SERVER_CHAIN, SERVER_KEY, SITE_CA, TLS, host_configs
 from chancery.deploy.files import MANIFEST, File, Manifest, expected, write_manifest
 from chancery.deploy.flows import flows, hsm_port
 from chancery.deploy.identities import links
@@ -19,19 +19,18 @@ RULES = f"{ETC}/nftables.conf"
 
 def render(site: Site, version: str) -> dict[str, list[File]]:
     """
-    Return the files of every host with a network by its name; `version` is the program's that should run there.
+    Return the files of every host by its name; `version` is the program's that should run there.
 
     Secrets are among them without content: they are made apart (`chancery.deploy.identities`), never rendered.
     """
-    return {
-        name: _host(site, name, host, version)
-        for name, host in sorted(site.hosts.items())
-        if host.address is not None or host.addresses
-    }
+    return {name: _host(site, name, host, version) for name, host in sorted(site.hosts.items())}
 
 
 def _host(site: Site, name: str, host: Host, version: str) -> list[File]:
-    units, configs = host_units(site, name, host), host_configs(site, name, host)
+    configs = host_configs(site, name, host)
+    if "offline" in host.runs:
+        return [File(f"{ETC}/{process}.toml", encode(config)) for process, config in configs.items()]
+    units = host_units(site, name, host)
     files = [
         File.text(RULES, host_rules(site, name).rstrip("\n"), mode=0o600),
         *units,
@@ -65,8 +64,8 @@ def secrets(site: Site, name: str, host: Host) -> list[File]:
         found.append(File(str(SITE_CA), None))
     found += [File.secret(f"{ETC}/secrets/{process}.pin", "root") for process in TOKENS if process in host.runs]
     if "ca" in host.runs:
-        found.append(File.secret(f"{TLS}/server.key", account("ca")))
-        found.append(File(f"{TLS}/server.pem", None))
+        found.append(File.secret(str(SERVER_KEY), account("ca")))
+        found.append(File(str(SERVER_CHAIN), None, 0o644, account("ca"), account("ca")))
         found += [File(f"{PKI}/{one}.pem", None) for one in ("chain", "journal")]
     return found
 

@@ -6,8 +6,10 @@ from chancery.deploy.configs import ETC, TLS
 from chancery.deploy.files import File
 from chancery.deploy.site import DATABASE_USERS, TOKENS, Host, Site
 from chancery.deploy.units import PROCESSES, account
+from chancery.postgres.embedded import SETTINGS
 
-_REQUIRED = "log_connections = on", "log_disconnections = on", "password_encryption = scram-sha-256"
+_OWN = {"listen_addresses", "port", "unix_socket_permissions", "logging_collector", "log_destination"}
+"""Settings of the embedded server that are others here, or Debian's."""
 
 
 def accounts(host: Host) -> list[str]:
@@ -53,17 +55,15 @@ def system_files(site: Site, host: Host) -> list[File]:
         found.append(File.text("/etc/chrony/chrony.conf", *_chrony(site)))
     if "database" in host.runs:
         found += _postgresql(site, host)
-    if "hsm" in host.runs:
-        for role in sorted(set(TOKENS.values())):
-            path = f"{ETC}/softhsm2-{role}.conf"
-            lines = [f"directories.tokendir = /var/lib/chancery-token-{role}", "objectstore.backend = file"]
-            found.append(File.text(path, *lines, "log.level = WARNING", "slots.removable = false"))
     return found
 
 
 def _directories(host: Host) -> list[str]:
     lines = [f"d {ETC} 0755 root root -", f"d {TLS} 0711 root root -", f"d {ETC}/pki 0755 root root -"]
-    return [*lines, f"d {ETC}/secrets 0700 root root -"] if set(host.runs) & set(TOKENS) else lines
+    lines += [f"d {ETC}/secrets 0700 root root -"] if set(host.runs) & set(TOKENS) else []
+    if "ca" in host.runs:
+        lines.append("d /var/lib/chancery-ca 0755 chancery-ca chancery-ca -")
+    return lines
 
 
 def _sysctl(site: Site, host: Host) -> list[str]:
@@ -128,11 +128,9 @@ def _postgresql(site: Site, host: Host) -> list[File]:
         f"ssl_cert_file = '{TLS}/postgresql.pem'",
         f"ssl_key_file = '{TLS}/postgresql.key'",
         f"ssl_ca_file = '{TLS}/site-ca.pem'",
-        "fsync = on",
-        "synchronous_commit = on",
-        "full_page_writes = on",
-        "max_connections = 100",
-        *_REQUIRED,
+        *(f"{key} = '{value}'" for key, value in SETTINGS.items() if key not in _OWN),
+        "log_connections = on",
+        "log_disconnections = on",
         "log_line_prefix = '%m [%p] %u@%d/%a %h '",
     ]
     return [

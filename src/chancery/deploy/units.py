@@ -154,7 +154,7 @@ def _token_server(site: Site, role: str) -> File:
         "Type=exec",
         f"User={user}",
         f"Group={user}",
-        f"Environment=SOFTHSM2_CONF={ETC}/softhsm2-{role}.conf",
+        f"Environment=SOFTHSM2_CONF=/var/lib/{user}/softhsm2.conf",
         command,
         f"StateDirectory={user}",
         "StateDirectoryMode=0700",

@@ -25,21 +25,22 @@ _TEMPORARY = "4GB"
 """Most octets of temporary files of one session of these roles: a query must not fill the disk of the journal."""
 
 
-def create_roles(connection: Connection, passwords: Mapping[str, bytes], database: str = DATABASE) -> None:
+def create_roles(connection: Connection, passwords: Mapping[str, bytes] | None, database: str = DATABASE) -> None:
     """
     Make the login roles and their database, over the connection of a superuser.
 
-    `passwords` holds one per name of `ROLES`. The SCRAM verifiers (RFC 5803) are computed here, so that no
-    password goes to the server or its log. Idempotent: run again, it sets passwords and grants again.
+    `passwords` holds one per name of `ROLES`; None: they have none, and log in by certificate or as `peer`. The
+    SCRAM verifiers (RFC 5803) are computed here, so that no password goes to the server or its log.
+    Idempotent: run again, it sets passwords and grants again.
     Raises OperatorError when a password is missing, and PKIError as `session.translated`.
     """
-    if missing := [role for role in ROLES if not passwords.get(role)]:
+    if passwords is not None and (missing := [role for role in ROLES if not passwords.get(role)]):
         raise OperatorError(f"no password for {', '.join(missing)}", "give each role one")
     with translated(), connect(dataclasses.replace(connection, application_name="chancery roles")) as superuser:
         # Two starts at once take turns.
         superuser.execute("SELECT pg_advisory_lock(%s)", (0x43485704,))
         for role in ROLES:
-            _create_role(superuser, role, passwords[role])
+            _create_role(superuser, role, None if passwords is None else passwords[role])
         _limit(superuser)
         create_database(superuser, database)
     with translated(), connect(dataclasses.replace(connection, database=database)) as inside:
@@ -72,8 +73,11 @@ def withhold_functions(superuser: PgConnection) -> None:
         return
 
 
-def _create_role(superuser: PgConnection, role: str, password: bytes) -> None:
-    verifier = superuser.pgconn.encrypt_password(password, role.encode(), b"scram-sha-256").decode()
+def _create_role(superuser: PgConnection, role: str, password: bytes | None) -> None:
+    verifier: sql.Composable = sql.NULL
+    if password is not None:
+        encrypted = superuser.pgconn.encrypt_password(password, role.encode(), b"scram-sha-256")
+        verifier = sql.Literal(encrypted.decode())
     exists = superuser.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchone()
     superuser.execute(
         sql.SQL(
@@ -82,7 +86,7 @@ def _create_role(superuser: PgConnection, role: str, password: bytes) -> None:
         ).format(
             verb=sql.SQL("CREATE" if exists is None else "ALTER"),
             role=sql.Identifier(role),
-            verifier=sql.Literal(verifier),
+            verifier=verifier,
         )
     )
     # Whoever had its password may have given it settings that every session begins with.

@@ -143,8 +143,8 @@ def test_a_tree_is_installed_whole_and_again_changes_nothing(tmp_path):
     files = [own("/etc/chancery/a.toml", b"a = 1\n"), own("/etc/chancery/tls/a.key", b"key")]
     write_tree(files, tmp_path / "tree")
     root = tmp_path / "root"
-    assert [one.path for one in files] == install(tmp_path / "tree", expected(files), root)
-    assert [] == install(tmp_path / "tree", expected(files), root)
+    assert [one.path for one in files] == install([tmp_path / "tree"], expected(files), root)
+    assert [] == install([tmp_path / "tree"], expected(files), root)
     seen = ThisHost(root).file("/etc/chancery/tls/a.key")
     assert seen is not None
     assert (b"key", 0o640) == (seen.content, seen.mode)
@@ -164,7 +164,7 @@ def test_an_account_that_is_missing_is_named_with_what_makes_it(tmp_path):
     files = [File("/etc/x", b"", 0o600, "nobody-has-this", "nobody-has-this")]
     write_tree(files, tmp_path / "tree")
     with pytest.raises(OperatorError) as caught:
-        install(tmp_path / "tree", expected(files), tmp_path / "root")
+        install([tmp_path / "tree"], expected(files), tmp_path / "root")
     assert "/etc/x belongs to nobody-has-this:nobody-has-this" in caught.value.what
     assert "systemd-sysusers" in caught.value.next_step
     assert not (tmp_path / "root/etc/x").exists()

@@ -50,7 +50,9 @@ def test_rendering_again_gives_the_same_octets(site):
 
 
 def test_every_file_is_in_the_manifest_and_no_secret_is_rendered(site):
-    for name, files in render(site, "1.0").items():
+    made = render(site, "1.0")
+    assert ["/etc/chancery/offline.toml"] == [one.path for one in made.pop("offline1")]
+    for name, files in made.items():
         (listed,) = [one.content for one in files if one.path == MANIFEST]
         manifest = read_manifest(listed)
         assert name == manifest.host
@@ -60,7 +62,7 @@ def test_every_file_is_in_the_manifest_and_no_secret_is_rendered(site):
 
 def test_every_configuration_is_read_by_its_process(tree):
     read = {path.stem: load(path) for path in tree.glob("*/etc/chancery/*.toml")}
-    assert {"ca", "worker", "ocsp", "tsa", "auditor", "owner"} == set(read)
+    assert {"ca", "worker", "ocsp", "tsa", "auditor", "owner", "offline"} == set(read)
     assert {"production"} == {read[name].deployment for name in ("ca", "worker", "ocsp", "tsa")}
     assert {"verify-full"} == {read[name].database.sslmode for name in ("ca", "worker", "ocsp", "tsa", "auditor")}
 
