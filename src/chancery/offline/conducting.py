@@ -109,6 +109,8 @@ def _wrong(
             found.append(f"another script was confirmed under the name {script.name}: it was changed since")
         elif held.ended:
             found.append(f"the ceremony {script.name} was held before")
+        elif held.void:
+            found.append(f"the ceremony {script.name} was confirmed by operators who were replaced since")
         else:
             # Begun, confirmed and not ended: what follows judged it when it was confirmed.
             return found

@@ -65,13 +65,18 @@ class Chain:
 
 @dataclasses.dataclass(slots=True)
 class Held:
-    """A ceremony that was confirmed: its script, as octets and SHA-256 too, and whether it has ended."""
+    """
+    A ceremony that was confirmed: its script, as octets and SHA-256 too, and whether it has ended.
+
+    `void` is one that had not ended when the operators changed: those who confirmed it are in charge no more.
+    """
 
     script: Script
     data: bytes
     sha256: str
     confirmations: tuple[Confirmation, ...]
     ended: bool = False
+    void: bool = False
 
 
 class State:
@@ -116,8 +121,10 @@ class State:
             self.latest = time if self.latest is None else max(self.latest, time)
 
     def open_ceremony(self, digest: str) -> Held | None:
-        """Return the ceremony whose script has this SHA-256, confirmed and not ended."""
-        found = (one for one in self.ceremonies.values() if one.sha256 == digest and not one.ended)
+        """Return the ceremony whose script has this SHA-256, confirmed, neither ended nor void."""
+        found = (
+            one for one in self.ceremonies.values() if one.sha256 == digest and not one.ended and not one.void
+        )
         return next(found, None)
 
 
@@ -357,6 +364,8 @@ def _check_ceremony_confirmed(state: State, record: records.CeremonyConfirmed) -
 
 def _operators_enrolled(state: State, record: records.OperatorsEnrolled) -> None:
     state.operators = record.operators
+    for held in state.ceremonies.values():
+        held.void = held.void or (held.sha256 != record.ceremony and not held.ended)
 
 
 def _check_operators_enrolled(state: State, record: records.OperatorsEnrolled) -> None:

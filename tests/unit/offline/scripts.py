@@ -65,10 +65,10 @@ def revocation(serial, subject="CN=Example Issuing CA,O=Example", reason="supers
     )
 
 
-def script(name, *acts, begin="2026-11-01T00:00:00Z", end="2027-11-01T00:00:00Z", **keys):
+def script(name, *acts, begin="2026-11-01T00:00:00Z", end="2027-11-01T00:00:00Z", ca="root", **keys):
     further = "".join(f"{key} = {value}\n" for key, value in keys.items())
     return (
-        f'ceremony = "chancery-ceremony/1"\nname = "{name}"\nca = "root"\nnot_before = {begin}\n'
+        f'ceremony = "chancery-ceremony/1"\nname = "{name}"\nca = "{ca}"\nnot_before = {begin}\n'
         f"not_after = {end}\n{further}{''.join(acts)}"
     ).encode()
 
@@ -79,4 +79,4 @@ def plan(name, *acts, bundles=None, **keys):
 
 
 def confirmations(plan, at, *names):
-    return [operator(name).confirm("root", plan.sha256, at) for name in names]
+    return [operator(name).confirm(plan.script.ca, plan.sha256, at) for name in names]
