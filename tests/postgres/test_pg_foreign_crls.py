@@ -206,6 +206,27 @@ def test_an_import_that_breaks_in_the_middle_leaves_the_crl_before_it(partner):
     assert ["foreign.added", "foreign.crl-imported"] == partner.events()
 
 
+class Meddler(PgForeignStore):
+    """Somebody who can write the file, and does when its signature has been verified."""
+
+    file: Path
+    other: bytes
+
+    def add_crl(self, *arguments):
+        with self.file.open("r+b") as file:
+            file.write(self.other)
+        return super().add_crl(*arguments)
+
+
+def test_what_is_stored_is_what_was_verified_whoever_can_write_the_file(partner, tmp_path):
+    meddler = Meddler(partner.session)
+    meddler.file, meddler.other = tmp_path / "crl", kit.crl(kit.revoked(kit.UNLISTED))
+    partner.importer = Importer(meddler, partner.clock, SETTINGS)
+    partner.take(kit.crl(kit.revoked(kit.LISTED)))
+    states = [one.state for one in partner.statuses(kit.LISTED, kit.UNLISTED)]
+    assert [StatusState.REVOKED, StatusState.GOOD] == states
+
+
 def test_a_file_that_is_too_large_or_empty_or_of_nobody_is_refused(partner, tmp_path):
     large = tmp_path / "large"
     with large.open("wb") as file:

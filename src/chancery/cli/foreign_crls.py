@@ -55,16 +55,27 @@ class Importer:
             raise OperatorError(
                 f"there is no foreign CA {name} with this CRL URL", "`chancery ocsp foreign list` names them"
             )
-        with file.open("rb") as opened:
-            if (size := file.stat().st_size) > self._settings.max_mebibytes * MEBIBYTE:
-                raise OperatorError(f"{file} has {size} octets", "raise max_mebibytes if that is meant")
+        with tempfile.TemporaryFile() as own:
+            self._copy(file, own)
             try:
-                return self._import(self._pinned(name, points), points, opened, url)
+                return self._import(self._pinned(name, points), points, own, url)
             except PKIError as error:
                 self._refuse(name, url or str(file), error)
                 raise OperatorError(
                     f"{file}: {error.detail}", "get the CA's newest CRL, and the certificate that signs it"
                 ) from error
+
+    def _copy(self, file: Path, own: IO[bytes]) -> None:
+        """Copy what is imported: whoever can write the file must not change it once its signature was verified."""
+        limit = self._settings.max_mebibytes * MEBIBYTE
+        with file.open("rb") as opened:
+            while chunk := opened.read(_CHUNK):
+                own.write(chunk)
+                if own.tell() > limit:
+                    raise OperatorError(
+                        f"{file} has more than {limit} octets", "raise max_mebibytes if that is meant"
+                    )
+        own.flush()
 
     def fetch_all(self) -> int:
         """Fetch every distribution point's CRL, and its delta; return how many could not be had or believed."""
@@ -128,7 +139,11 @@ class Importer:
             if crl.sha256 in {point.sha256, point.delta_sha256}:
                 return Imported(where, crl.number, 0)
             count = self._store.add_crl(
-                point.point_id, crl, entries(data, layout), at, lambda count: self._event(point, crl, count)
+                point.point_id,
+                crl,
+                entries(data, layout, delta=crl.base is not None),
+                at,
+                lambda count: self._event(point, crl, count),
             )
         return Imported(where, crl.number, count)
 

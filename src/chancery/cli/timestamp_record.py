@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -169,7 +171,16 @@ def unpack(data: bytes) -> dict[str, bytes]:
             if too_much or len(names) != len(entries):
                 raise wrong
             return {one.filename: archive.read(one) for one in entries}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError):
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+    ):
         raise wrong from None
 
 

@@ -29,6 +29,8 @@ _UNDERSTOOD = frozenset({
     oids.FRESHEST_CRL,
 })  # fmt: skip
 _URI = 0x86
+_PADDING = frozenset({0, 0x1FF})
+"""The first nine bits of an INTEGER that has an octet too many (X.690 8.3.2)."""
 MAX_SERIAL = 64
 """Octets; RFC 5280 4.1.2.2 says 20, and CAs of long ago did not keep to it."""
 _KNOWN = frozenset({oids.CRL_REASON, oids.INVALIDITY_DATE})
@@ -203,12 +205,13 @@ def _point(scope: _Scope, pinned: Pinned, url: str | None) -> str:
     return fit[0]
 
 
-def entries(data: memoryview, layout: Layout) -> Iterator[RevokedEntry]:
+def entries(data: memoryview, layout: Layout, *, delta: bool) -> Iterator[RevokedEntry]:
     """
     Give the entries of a CRL (DER) as they stand.
 
-    PKIError(BAD_DATA_FORMAT) for what is none, for a critical extension that is not known, and for
-    certificateIssuer: from such an entry on the serials would be another CA's (RFC 5280 5.3.3).
+    PKIError(BAD_DATA_FORMAT) for what is none, for a critical extension that is not known, for certificateIssuer,
+    from which on the serials would be another CA's (RFC 5280 5.3.3), and for removeFromCRL but in a `delta`
+    (5.3.1): what is listed must not come out as good.
     """
     at = layout.start
     while at < layout.stop:
@@ -219,6 +222,8 @@ def entries(data: memoryview, layout: Layout) -> Iterator[RevokedEntry]:
                 # The next window begins with a whole entry: none is longer than half of one.
                 break
             entry, taken = _entry(window, taken)
+            if entry.reason is RevocationReason.REMOVE_FROM_CRL and not delta:
+                raise der.malformed("removeFromCRL in a CRL that is no delta")
             yield entry
         at += taken
 
@@ -231,6 +236,9 @@ def _entry(data: bytes, at: int) -> tuple[RevokedEntry, int]:
         raise der.malformed("an entry of a CRL is another value")
     if not 1 <= stop - begin <= MAX_SERIAL:
         raise der.malformed(f"a serial of {stop - begin} octets")
+    if stop - begin > 1 and (data[begin] << 1 | data[begin + 1] >> 7) in _PADDING:
+        # No request names it like this: it would never be found.
+        raise der.malformed("a serial that is not minimal")
     revoked_at, reason, invalidity = _tail(data[stop:following])
     return RevokedEntry(data[begin:stop], revoked_at, reason, invalidity), following
 
@@ -241,16 +249,26 @@ def _tail(tail: bytes) -> _Tail:
     der.check(der.sequence(tail))
     reader = der.Reader(tail)
     revoked_at = moment(encoded_time(reader))
-    found = {one.oid: one for one in (read_extensions(reader.enter()) if reader else ())}
+    listed = tuple(read_extensions(reader.enter()) if reader else ())
+    found = {one.oid: one for one in listed}
     reader.done()
+    if len(found) < len(listed):
+        raise der.malformed("an entry of a CRL with an extension twice")
     if oids.CERTIFICATE_ISSUER in found or any(one.critical and one.oid not in _KNOWN for one in found.values()):
         raise der.malformed("an entry of a CRL with a critical extension that is not supported")
     reason, invalidity = found.get(oids.CRL_REASON), found.get(oids.INVALIDITY_DATE)
     try:
-        code = RevocationReason(0 if reason is None else der.Reader(reason.value).take(der.ENUMERATED)[0])
-    except (ValueError, IndexError):
+        code = RevocationReason(0 if reason is None else _single(der.Reader(reason.value)))
+    except ValueError:
         raise der.malformed("a reasonCode that is none") from None
     return revoked_at, code, None if invalidity is None else moment(encoded_time(der.Reader(invalidity.value)))
+
+
+def _single(reader: der.Reader) -> int:
+    """Return the one octet of an ENUMERATED; ValueError when it has more or fewer."""
+    [code] = reader.take(der.ENUMERATED)
+    reader.done()
+    return code
 
 
 def moment(time: EncodedTime) -> datetime.datetime:

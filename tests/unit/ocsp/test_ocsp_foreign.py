@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 import foreignkit as kit
 import ocspkit
-from chancery.asn1 import ocsp
+from chancery.asn1 import der, ocsp
 from chancery.asn1.der import integer_octets
 from chancery.asn1.signature import KeySigner
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.ocsp.cache import Cache, Changes
 from chancery.ocsp.foreign import Pinned, entries, verify
 from chancery.ocsp.responder import NeverIssued, Policies, ResponderSettings, Stale
+from chancery.pkix.crl_view import Layout
 from chancery.ports import CertificateStatus, ForeignIssuer, IssuerRecord, RevocationReason, StatusState
 from chancery.web.ocsp import OCSPSettings
 from fakes import START
@@ -36,7 +37,7 @@ SEVERAL = Pinned(kit.ca(), (kit.URL, kit.OTHER))
 
 def read(data: bytes, pinned: Pinned = PINNED, url: str | None = None):
     where, crl, layout = verify(memoryview(data), pinned, START, url=url)
-    return where, crl, list(entries(memoryview(data), layout))
+    return where, crl, list(entries(memoryview(data), layout, delta=crl.base is not None))
 
 
 def test_a_crl_of_another_implementation_is_read_as_it_was_meant():
@@ -108,6 +109,14 @@ def test_a_crl_that_is_not_to_be_believed_is_refused(words, change):
     with pytest.raises(PKIError, match=words) as refused:
         read(kit.crl(kit.revoked(kit.LISTED), **change))
     assert ErrorType.BAD_REQUEST is refused.value.type
+
+
+def test_removed_is_nobody_but_by_a_delta():
+    """RFC 5280 5.3.1: listed with removeFromCRL in a complete CRL, a certificate would come out as good."""
+    removed = kit.revoked(kit.LISTED, x509.ReasonFlags.remove_from_crl)
+    assert [8] == [int(one.reason) for one in read(kit.crl(removed, number=2, base=1))[2]]
+    with pytest.raises(PKIError, match="removeFromCRL"):
+        read(kit.crl(removed, number=2))
 
 
 def test_a_partition_is_told_by_its_name_or_by_where_it_was_fetched():
@@ -314,3 +323,25 @@ def test_time_is_taken_in_the_form_that_some_cas_write():
     for wrong in ((0x18, "20261302030405Z"), (0x18, "2026010203Z"), (0x17, "261302030405Z")):
         with pytest.raises(PKIError):
             moment(EncodedTime(*wrong, None))
+
+
+TIME = b"\x17\x0d261120120000Z"
+REASON = b"\x30\x0a\x06\x03\x55\x1d\x15\x04\x03\x0a\x01\x01"
+CODES = b"\x30\x0b\x06\x03\x55\x1d\x15\x04\x04\x0a\x02\x00\x01"
+
+
+@pytest.mark.parametrize(
+    ("words", "serial", "extensions"),
+    [
+        ("not minimal", b"\x00\x12", ()),
+        ("not minimal", b"\xff\x92", ()),
+        ("twice", b"\x12", (REASON, REASON)),
+        ("reasonCode that is none", b"\x12", (CODES,)),
+    ],
+)
+def test_an_entry_that_no_der_has_is_refused(words, serial, extensions):
+    """A serial with an octet too many would match no request, and be answered good."""
+    listed = der.sequence(*extensions) if extensions else b""
+    data = der.sequence(der.tlv(der.INTEGER, serial), TIME, listed)
+    with pytest.raises(PKIError, match=words):
+        list(entries(memoryview(data), Layout(0, 0, 0, 0, len(data), len(data)), delta=False))
