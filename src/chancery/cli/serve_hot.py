@@ -85,26 +85,28 @@ async def serve(
     handler: hot.Handler, listen: Listen, limits: hot.Limits, on_error: hot.OnError, stop: asyncio.Event
 ) -> None:
     """Serve until `stop`, then finish what is under way. OperatorError when the port cannot be used."""
-    server = await _listen(handler, listen, fitting(limits), on_error)
+    server = await _listen(handler, listen, limits, on_error)
     log.info("listening", host=listen.host, port=server.port)
     await stop.wait()
     log.info("stopping")
     await server.close()
 
 
-def fitting(limits: hot.Limits) -> hot.Limits:
+def fitting(limits: hot.Limits, servers: int = 1) -> hot.Limits:
     """
     Raise this process's bound of open files as far as it may, and return limits whose connections fit into it.
+
+    They are for each of so many `servers` in this process.
 
     Beyond that bound nobody could be let in or turned away: whoever holds many connections would shut others out.
     Connections that are turned away are as many again (`hot.HotServer.overrun`).
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    room = hard if hard != resource.RLIM_INFINITY else limits.max_connections * 2 + OTHER_FILES
-    return dataclasses.replace(
-        limits, max_connections=min(limits.max_connections, max(1, (room - OTHER_FILES) // 2))
-    )
+    most = limits.max_connections
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, max(1, (hard - OTHER_FILES) // (2 * servers)))
+    return dataclasses.replace(limits, max_connections=most)
 
 
 async def _listen(

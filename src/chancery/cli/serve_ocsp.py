@@ -11,7 +11,7 @@ from cryptography import x509
 from chancery.asn1.signature import Signer
 from chancery.cli import build
 from chancery.cli.clock import SystemClock
-from chancery.cli.serve_hot import measured, report, serve, stopping
+from chancery.cli.serve_hot import fitting, measured, report, serve, stopping
 from chancery.config import OCSPConfig, PolicySection, PresignSection, SignedSection
 from chancery.errors import OperatorError
 from chancery.ocsp.answering import AnswererLimits
@@ -115,7 +115,7 @@ async def run(config: OCSPConfig) -> None:
         await service.start()
         try:
             async with measured(service, config.metrics):
-                await serve(service.handler, config.listen, ocsp_face.LIMITS, ocsp_face.on_error, stop)
+                await serve(service.handler, config.listen, fitting(ocsp_face.LIMITS), ocsp_face.on_error, stop)
         finally:
             await listener.close()
             await service.close()

@@ -9,7 +9,7 @@ import sys
 from chancery.asn1.tsp import DIGEST_OIDS
 from chancery.cli import build, tsakeys
 from chancery.cli.clock import SystemClock, SystemEntropy, time_source
-from chancery.cli.serve_hot import measured, report, secured, serve, stopping
+from chancery.cli.serve_hot import fitting, measured, report, secured, serve, stopping
 from chancery.config import AccessSection, TSAConfig, TSAPolicySection
 from chancery.postgres.session import AsyncPool
 from chancery.postgres.status import PgStatusReader
@@ -38,6 +38,7 @@ async def run(config: TSAConfig) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     clock = SystemClock()
     token = build.token(config.token)
+    limits = fitting(tsp_face.LIMITS, 1 if config.https is None else 2)
     async with AsyncPool(build.connection(config.database, "tsa"), size=4) as pool, stopping() as stop:
         reader = PgStatusReader(pool, clock)
         service = tsp_face.TSAService(
@@ -71,9 +72,9 @@ async def run(config: TSAConfig) -> None:
         try:
             async with (
                 measured(service, config.metrics),
-                secured(service.handler, config.https, tsp_face.LIMITS, service.on_error),
+                secured(service.handler, config.https, limits, service.on_error),
             ):
-                await serve(service.handler, config.listen, tsp_face.LIMITS, service.on_error, stop)
+                await serve(service.handler, config.listen, limits, service.on_error, stop)
         finally:
             await service.close()
     token.close()
