@@ -42,23 +42,35 @@ class FailInfo(enum.IntEnum):
     SYSTEM_FAILURE = 25
 
 
-# RFC 3161 knows eight words; everything else is said with the nearest of them.
+# RFC 3161 knows eight words. What cannot arise here is an internal error.
 FAIL_INFO = {
     ErrorType.BAD_DATA_FORMAT: FailInfo.BAD_DATA_FORMAT,
     ErrorType.BAD_REQUEST: FailInfo.BAD_REQUEST,
     ErrorType.BAD_ALG: FailInfo.BAD_ALG,
-    ErrorType.BAD_POP: FailInfo.BAD_REQUEST,
-    ErrorType.BAD_CERT_TEMPLATE: FailInfo.BAD_REQUEST,
-    ErrorType.BAD_CERT_ID: FailInfo.BAD_REQUEST,
+    ErrorType.BAD_POP: FailInfo.SYSTEM_FAILURE,
+    ErrorType.BAD_CERT_TEMPLATE: FailInfo.SYSTEM_FAILURE,
+    ErrorType.BAD_CERT_ID: FailInfo.SYSTEM_FAILURE,
     ErrorType.NOT_AUTHORIZED: FailInfo.BAD_REQUEST,
-    ErrorType.CERT_REVOKED: FailInfo.BAD_REQUEST,
-    ErrorType.TRANSACTION_ID_IN_USE: FailInfo.BAD_REQUEST,
+    ErrorType.CERT_REVOKED: FailInfo.SYSTEM_FAILURE,
+    ErrorType.TRANSACTION_ID_IN_USE: FailInfo.SYSTEM_FAILURE,
     ErrorType.TIME_NOT_AVAILABLE: FailInfo.TIME_NOT_AVAILABLE,
     ErrorType.UNACCEPTED_POLICY: FailInfo.UNACCEPTED_POLICY,
     ErrorType.UNACCEPTED_EXTENSION: FailInfo.UNACCEPTED_EXTENSION,
     ErrorType.ADD_INFO_NOT_AVAILABLE: FailInfo.ADD_INFO_NOT_AVAILABLE,
     ErrorType.SYSTEM_UNAVAIL: FailInfo.SYSTEM_FAILURE,
     ErrorType.SYSTEM_FAILURE: FailInfo.SYSTEM_FAILURE,
+}
+
+
+FAIL_NAMES: Mapping[int, str] = {
+    FailInfo.BAD_ALG: "badAlg",
+    FailInfo.BAD_REQUEST: "badRequest",
+    FailInfo.BAD_DATA_FORMAT: "badDataFormat",
+    FailInfo.TIME_NOT_AVAILABLE: "timeNotAvailable",
+    FailInfo.UNACCEPTED_POLICY: "unacceptedPolicy",
+    FailInfo.UNACCEPTED_EXTENSION: "unacceptedExtension",
+    FailInfo.ADD_INFO_NOT_AVAILABLE: "addInfoNotAvailable",
+    FailInfo.SYSTEM_FAILURE: "systemFailure",
 }
 
 
@@ -286,21 +298,9 @@ class TimeStampResp:
 
         What cannot be printed is replaced: the words may be anybody's, and end on a terminal.
         """
-        names = [_FAIL_NAMES.get(bit, f"bit {bit}") for bit in sorted(self.fail_info)]
+        names = [FAIL_NAMES.get(bit, f"bit {bit}") for bit in sorted(self.fail_info)]
         words = ": ".join(part for part in (", ".join(names), "; ".join(self.status_string)) if part)
         return "".join(one if one.isprintable() else "\ufffd" for one in words)
-
-
-_FAIL_NAMES: Mapping[int, str] = {
-    FailInfo.BAD_ALG: "badAlg",
-    FailInfo.BAD_REQUEST: "badRequest",
-    FailInfo.BAD_DATA_FORMAT: "badDataFormat",
-    FailInfo.TIME_NOT_AVAILABLE: "timeNotAvailable",
-    FailInfo.UNACCEPTED_POLICY: "unacceptedPolicy",
-    FailInfo.UNACCEPTED_EXTENSION: "unacceptedExtension",
-    FailInfo.ADD_INFO_NOT_AVAILABLE: "addInfoNotAvailable",
-    FailInfo.SYSTEM_FAILURE: "systemFailure",
-}
 
 
 def decode_response(data: bytes) -> TimeStampResp:

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from chancery.asn1 import tsp
 from chancery.errors import ErrorType, PKIError
 
 PROBLEM_JSON: Final = "application/problem+json"
@@ -113,23 +114,7 @@ CMP: Mapping[ErrorType, str] = {
 }
 """ErrorType -> PKIFailureInfo (RFC 9810 5.2.3)."""
 
-TSP: Mapping[ErrorType, str] = {
-    ErrorType.BAD_DATA_FORMAT: "badDataFormat",
-    ErrorType.BAD_REQUEST: "badRequest",
-    ErrorType.BAD_ALG: "badAlg",
-    ErrorType.BAD_POP: "systemFailure",
-    ErrorType.BAD_CERT_TEMPLATE: "systemFailure",
-    ErrorType.BAD_CERT_ID: "systemFailure",
-    ErrorType.NOT_AUTHORIZED: "badRequest",
-    ErrorType.CERT_REVOKED: "systemFailure",
-    ErrorType.TRANSACTION_ID_IN_USE: "systemFailure",
-    ErrorType.TIME_NOT_AVAILABLE: "timeNotAvailable",
-    ErrorType.UNACCEPTED_POLICY: "unacceptedPolicy",
-    ErrorType.UNACCEPTED_EXTENSION: "unacceptedExtension",
-    ErrorType.ADD_INFO_NOT_AVAILABLE: "addInfoNotAvailable",
-    ErrorType.SYSTEM_UNAVAIL: "systemFailure",
-    ErrorType.SYSTEM_FAILURE: "systemFailure",
-}
+TSP: Mapping[ErrorType, str] = {kind: tsp.FAIL_NAMES[bit] for kind, bit in tsp.FAIL_INFO.items()}
 """ErrorType -> PKIFailureInfo as far as timestamping knows it (RFC 3161 2.4.2)."""
 
 OCSP: Mapping[ErrorType, str] = {
