@@ -14,17 +14,16 @@ from typing import Annotated
 
 import typer
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_der_public_key,
-    load_pem_public_key,
 )
 
-from chancery.asn1.signature import PublicKey
 from chancery.cli import build, ceremony
 from chancery.cli.clock import SystemClock
+from chancery.cli.continuity import hand_back, import_command, issue, prepare, standby_crl, standby_revoke
+from chancery.cli.media import csr_der, public_key
 from chancery.cli.offline_settings import offline_machine, without_token
 from chancery.cli.show import show_pairs, show_rows
 from chancery.config import OfflineConfig, WorkerConfig, load_checked, token_labelled
@@ -52,10 +51,14 @@ from chancery.postgres.session import Session
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(ceremony.app, name="ceremony", help="Ceremonies: scripts, operators who confirm, transcripts.")
 bundles = typer.Typer(no_args_is_help=True)
+app.command()(prepare)
+app.command()(issue)
+app.command("standby-crl")(standby_crl)
+app.command("hand-back")(hand_back)
+app.command("import")(import_command)
 Config = Annotated[Path, typer.Option(help="The offline CA's configuration.")]
 Worker = Annotated[Path, typer.Option(help="The issuing worker's configuration.")]
 Out = Annotated[Path, typer.Option(help="The file to write.")]
-MAX_PEM = 128 * 1024
 
 
 @app.command()
@@ -99,10 +102,17 @@ def revoke(
     config: Config,
     serial: Annotated[str, typer.Argument(help="The serial number, in hexadecimal.")],
     reason: Annotated[str, typer.Option(help="cessationOfOperation, superseded, cACompromise …")],
+    kit: Annotated[Path | None, typer.Option(help="On a standby: its kit.")] = None,
+    operator: Annotated[str | None, typer.Option(help="On a standby: who asks for it.")] = None,
 ) -> None:
-    """Revoke a certificate that the root signed, and make a CRL; `export` writes it out."""
-    with _opened(config) as ca:
-        crl = ca.revoke(_serial(serial), _reason(reason))
+    """Revoke a certificate that the root, or with --kit the standby, signed; make a CRL, to be exported."""
+    if kit is not None:
+        if operator is None:
+            raise OperatorError("nobody asked for it", "give --operator, one that the kit names")
+        crl = standby_revoke(config, kit, operator, _serial(serial), _reason(reason))
+    else:
+        with _opened(config) as ca:
+            crl = ca.revoke(_serial(serial), _reason(reason))
     show_pairs([("CRL", crl.number), ("until", crl.next_update)])
 
 
@@ -155,7 +165,7 @@ def request_command(
 ) -> None:
     """Make a signed request bundle for the offline CA, and show its fingerprint."""
     settings = load_checked(config, WorkerConfig)
-    entry = RequestEntry(csr=_csr(csr), names=(), profile=profile, reason=reason, transaction_id=transaction_id)
+    entry = RequestEntry(csr=csr_der(csr), names=(), profile=profile, reason=reason, transaction_id=transaction_id)
     if (after_request is None) != (after_response is None):
         raise OperatorError(
             "only one of the bundles before was given", "give --after-request and --after-response"
@@ -184,14 +194,16 @@ def show_bundle(file: Annotated[Path, typer.Argument(help="A request or response
 
 
 @bundles.command(name="import")
-def import_command(
+def import_response(
     *,
     config: Worker,
     request: Annotated[Path, typer.Option(help="The request bundle that was answered.")],
     response: Annotated[Path, typer.Option(help="The response bundle.")],
     bundle_key: Annotated[Path, typer.Option(help="The offline CA's bundle key (PEM), as it was compared.")],
     name: Annotated[str, typer.Option(help="The new issuer's name here.")],
-    key_label: Annotated[str, typer.Option(help="The token's key of the new issuer.")],
+    key_label: Annotated[
+        str | None, typer.Option(help="The token's key of the new issuer. Default: it is elsewhere (a standby).")
+    ] = None,
     root_name: Annotated[str, typer.Option(help="The root's name here.")] = "root",
     replaces: Annotated[
         str | None, typer.Option(help="The issuer of the same name and another key whose place it takes.")
@@ -208,9 +220,9 @@ def import_command(
     now = SystemClock().now()
     asked = read_file(request)
     verified = importing.verify_response(
-        asked, read_file(response), _public_key(bundle_key), build.profiles(settings.profiles), now
+        asked, read_file(response), public_key(bundle_key), build.profiles(settings.profiles), now
     )
-    place = importing.Place(name, token_labelled(settings, token).label, key_label)
+    place = importing.Place(name, token_labelled(settings, token).label if key_label else None, key_label)
     session = Session(build.connection(settings.database, "import"))
     try:
         done = importing.import_response(
@@ -328,30 +340,6 @@ def _csr_subject(csr: bytes) -> str:
 def _subject(store: LocalStore, key: tuple[int, bytes]) -> str:
     certificate = store.state.certificates.get(key)
     return certificate.subject if certificate is not None else ""
-
-
-def _csr(path: Path) -> bytes:
-    data = read_file(path, MAX_PEM)
-    if not data.startswith(b"-----"):
-        return data
-    try:
-        return x509.load_pem_x509_csr(data).public_bytes(Encoding.DER)
-    except ValueError as error:
-        raise OperatorError(f"{path} is not a certification request", "give a PKCS#10 request") from error
-
-
-def _public_key(path: Path) -> PublicKey:
-    try:
-        key = load_pem_public_key(read_file(path, MAX_PEM))
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise OperatorError(
-            f"{path} is not a public key (PEM)", "give the offline CA's exported bundle key"
-        ) from error
-    if not isinstance(key, PublicKey):
-        raise OperatorError(
-            f"{path} holds a key that signs no bundles", "give the offline CA's exported bundle key"
-        )
-    return key
 
 
 def _serial(text: str) -> bytes:

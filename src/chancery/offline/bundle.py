@@ -29,7 +29,7 @@ from chancery.errors import ErrorType, PKIError
 FORMAT: Final = "chancery-bundle/1"
 MAX_SIZE = 1024 * 1024
 MAX_ENTRIES = 256
-_ROOM = bytes(80)
+ROOM = bytes(80)
 """Stands in a draft for the signature: at least as long as any (ECDSA P-256: at most 72 octets)."""
 
 SHA256Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -40,11 +40,11 @@ Words = Annotated[str, msgspec.Meta(max_length=2000)]
 DER = Annotated[bytes, msgspec.Meta(min_length=2, max_length=64 * 1024)]
 
 
-class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A JSON object whose keys are all present and no others."""
 
 
-class Header(_Struct, frozen=True, kw_only=True):
+class Header(Strict, frozen=True, kw_only=True):
     """
     Which bundle of which chain this is, and who signed it.
 
@@ -63,7 +63,7 @@ class Header(_Struct, frozen=True, kw_only=True):
     signer_key: DER
 
 
-class RequestEntry(_Struct, frozen=True, kw_only=True):
+class RequestEntry(Strict, frozen=True, kw_only=True):
     """One certificate asked for: a PKCS#10 request (DER), its profile, further names, and why, in words."""
 
     csr: DER
@@ -73,14 +73,14 @@ class RequestEntry(_Struct, frozen=True, kw_only=True):
     transaction_id: TransactionID
 
 
-class RequestPayload(_Struct, frozen=True, kw_only=True):
+class RequestPayload(Strict, frozen=True, kw_only=True):
     """What an installation asks of its offline CA: certificates, and whether it wants a fresh CRL."""
 
     certificates: Annotated[tuple[RequestEntry, ...], msgspec.Meta(max_length=MAX_ENTRIES)]
     crl: bool
 
 
-class Answer(_Struct, frozen=True, kw_only=True):
+class Answer(Strict, frozen=True, kw_only=True):
     """
     A certificate (DER), or an `ErrorType` value and words, for one transaction id.
 
@@ -94,7 +94,7 @@ class Answer(_Struct, frozen=True, kw_only=True):
     transaction_id: TransactionID
 
 
-class ResponsePayload(_Struct, frozen=True, kw_only=True):
+class ResponsePayload(Strict, frozen=True, kw_only=True):
     """
     What the offline CA answers.
 
@@ -109,28 +109,29 @@ class ResponsePayload(_Struct, frozen=True, kw_only=True):
     journal_length: Annotated[int, msgspec.Meta(ge=1)]
 
 
-class _SignedRequest(_Struct, frozen=True, kw_only=True):
+class _SignedRequest(Strict, frozen=True, kw_only=True):
     header: Header
     payload: RequestPayload
 
 
-class _SignedResponse(_Struct, frozen=True, kw_only=True):
+class _SignedResponse(Strict, frozen=True, kw_only=True):
     header: Header
     payload: ResponsePayload
 
 
-class _RequestFile(_Struct, frozen=True, kw_only=True):
+class _RequestFile(Strict, frozen=True, kw_only=True):
     signature: bytes
     signed: _SignedRequest
 
 
-class _ResponseFile(_Struct, frozen=True, kw_only=True):
+class _ResponseFile(Strict, frozen=True, kw_only=True):
     signature: bytes
     signed: _SignedResponse
 
 
 _File = TypeVar("_File", _RequestFile, _ResponseFile)
 P = TypeVar("P", RequestPayload, ResponsePayload)
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ def encode_request(signer: Signer, link: Link, payload: RequestPayload, created_
     for a key that signs no bundles, else as `Signer.sign` does.
     """
     signed = _SignedRequest(header=_header(signer, "request", link, created_at), payload=payload)
-    _accepted(lambda: _read_request(canonical(_RequestFile(signature=_ROOM, signed=signed)), MAX_SIZE))
+    _accepted(lambda: _read_request(canonical(_RequestFile(signature=ROOM, signed=signed)), MAX_SIZE))
     data = canonical(_RequestFile(signature=signer.sign(canonical(signed)), signed=signed))
     decode_request(data)
     return data
@@ -196,7 +197,7 @@ def encode_request(signer: Signer, link: Link, payload: RequestPayload, created_
 def encode_response(signer: Signer, link: Link, payload: ResponsePayload, created_at: datetime.datetime) -> bytes:
     """Check, sign and verify a response bundle; returns its octets. Raises as `encode_request` does."""
     signed = _SignedResponse(header=_header(signer, "response", link, created_at), payload=payload)
-    _accepted(lambda: _read_response(canonical(_ResponseFile(signature=_ROOM, signed=signed)), MAX_SIZE))
+    _accepted(lambda: _read_response(canonical(_ResponseFile(signature=ROOM, signed=signed)), MAX_SIZE))
     data = canonical(_ResponseFile(signature=signer.sign(canonical(signed)), signed=signed))
     decode_response(data)
     return data
@@ -235,7 +236,7 @@ def _read_request(data: bytes, max_size: int) -> _RequestFile:
     _check_header(file.signed.header, "request")
     _check_entries([entry.transaction_id for entry in file.signed.payload.certificates])
     for entry in file.signed.payload.certificates:
-        _check_text(entry.transaction_id, entry.reason, *entry.names)
+        check_text(entry.transaction_id, entry.reason, *entry.names)
     return file
 
 
@@ -244,10 +245,10 @@ def _read_response(data: bytes, max_size: int) -> _ResponseFile:
     _check_header(file.signed.header, "response")
     _check_entries([answer.transaction_id for answer in file.signed.payload.answers])
     for answer in file.signed.payload.answers:
-        _check_text(answer.transaction_id, answer.detail or "")
+        check_text(answer.transaction_id, answer.detail or "")
         refused = answer.error is not None
         if (answer.certificate is None) != refused or (answer.detail is not None) != refused:
-            raise _malformed("an answer is either a certificate or a refusal in words")
+            raise malformed("an answer is either a certificate or a refusal in words")
     return file
 
 
@@ -261,7 +262,7 @@ def _accepted(read: Callable[[], object]) -> None:
 def _header(
     signer: Signer, kind: Literal["request", "response"], link: Link, created_at: datetime.datetime
 ) -> Header:
-    key = spki(_check_key(signer.public_key))
+    key = spki(check_key(signer.public_key))
     if signer.algorithm != algorithm_for(signer.public_key):
         raise PKIError(ErrorType.BAD_ALG, f"{signer.algorithm.name} does not sign bundles")
     return Header(
@@ -277,31 +278,50 @@ def _header(
 
 
 def _decode(data: bytes, type_: type[_File], max_size: int) -> _File:
+    file = decode_canonical(data, type_, max_size)
+    check_second(file.signed.header.created_at)
+    return file
+
+
+def check_second(at: datetime.datetime) -> None:
+    """Raise PKIError(BAD_DATA_FORMAT) for a time that is not in whole seconds of UTC."""
+    if at.utcoffset() != datetime.timedelta(0) or at.microsecond:
+        raise malformed("a time that is not in whole seconds of UTC")
+
+
+def decode_canonical(data: bytes, type_: type[T], max_size: int) -> T:
+    """Decode the canonical JSON of a value, of at most so many octets; PKIError(BAD_DATA_FORMAT) for any other."""
     if len(data) > max_size:
-        raise _malformed(f"{len(data)} octets where at most {max_size} are accepted")
+        raise malformed(f"{len(data)} octets where at most {max_size} are accepted")
     try:
         file = msgspec.json.decode(data, type=type_)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # msgspec names the key and what belongs there; the text of other errors may hold the octets.
         what = str(error) if isinstance(error, msgspec.DecodeError) else "not JSON"
-        raise _malformed(f"not a bundle of this kind: {what}") from None
-    created_at = file.signed.header.created_at
-    if created_at.utcoffset() != datetime.timedelta(0) or created_at.microsecond:
-        raise _malformed("a time that is not in whole seconds of UTC")
+        raise malformed(f"not a bundle of this kind: {what}") from None
     if canonical(file) != data:
-        raise _malformed("not the canonical encoding of the bundle")
+        raise malformed("not the canonical encoding of the bundle")
     return file
 
 
 def _verify(header: Header, signature: bytes, part: bytes) -> PublicKey:
     if sha256(header.signer_key) != header.signer:
-        raise _malformed("the signer's fingerprint is not that of the signer's key")
+        raise malformed("the signer's fingerprint is not that of the signer's key")
+    return verify_part(header.signer_key, signature, part)
+
+
+def verify_part(signer_key: bytes, signature: bytes, part: bytes) -> PublicKey:
+    """
+    Verify the signature over a bundle's signed part under this key (SubjectPublicKeyInfo, DER); return the key.
+
+    Raises PKIError as `decode_request` does.
+    """
     try:
-        key = _check_key(load_der_public_key(header.signer_key))
+        key = check_key(load_der_public_key(signer_key))
     except ValueError:
-        raise _malformed("the signer's key is not a SubjectPublicKeyInfo") from None
-    if spki(key) != header.signer_key:
-        raise _malformed("the signer's key is not in DER")
+        raise malformed("the signer's key is not a SubjectPublicKeyInfo") from None
+    if spki(key) != signer_key:
+        raise malformed("the signer's key is not in DER")
     try:
         algorithm_for(key).verify(key, signature, part)
     except InvalidSignature:
@@ -309,7 +329,8 @@ def _verify(header: Header, signature: bytes, part: bytes) -> PublicKey:
     return key
 
 
-def _check_key(key: object) -> PublicKey:
+def check_key(key: object) -> PublicKey:
+    """Return a key that may sign bundles; PKIError(BAD_ALG) for any other."""
     if isinstance(key, ed25519.Ed25519PublicKey):
         return key
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
@@ -320,21 +341,23 @@ def _check_key(key: object) -> PublicKey:
 def _check_header(header: Header, kind: str) -> None:
     first = header.number == 1
     if header.kind != kind or (header.previous is None) != first:
-        raise _malformed("the header contradicts itself")
+        raise malformed("the header contradicts itself")
     if (header.answers is None) != (first and kind == "request"):
-        raise _malformed("the header contradicts itself")
+        raise malformed("the header contradicts itself")
 
 
 def _check_entries(transaction_ids: list[str]) -> None:
     if len(set(transaction_ids)) != len(transaction_ids):
-        raise _malformed("a transaction id appears twice")
+        raise malformed("a transaction id appears twice")
 
 
-def _check_text(*texts: str) -> None:
+def check_text(*texts: str) -> None:
+    """Raise PKIError(BAD_DATA_FORMAT) for characters that cannot be printed."""
     # People decide by what their terminal shows: nothing in it may move the cursor or hide text.
     if not all(text.isprintable() for text in texts):
-        raise _malformed("text with characters that cannot be printed")
+        raise malformed("text with characters that cannot be printed")
 
 
-def _malformed(detail: str) -> PKIError:
+def malformed(detail: str) -> PKIError:
+    """Return the refusal of what is no bundle."""
     return PKIError(ErrorType.BAD_DATA_FORMAT, detail)

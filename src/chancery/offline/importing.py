@@ -59,11 +59,11 @@ LONGEST_CRL = datetime.timedelta(days=366)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """Under which name an answered certificate becomes an issuer here, and where its key is."""
+    """Under which name an answered certificate becomes an issuer here, and where its key is; None: elsewhere."""
 
     name: str
-    token_label: str
-    key_label: str
+    token_label: str | None
+    key_label: str | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -312,6 +312,7 @@ def _issuer(name: str, certificate: x509.Certificate, parent: str | None, place:
         parent=parent,
         token_label=place.token_label if place else None,
         key_label=place.key_label if place else None,
+        key=KeyPlace(Where.EXTERNAL) if place and place.key_label is None else None,
     )
 
 

@@ -107,17 +107,15 @@ class Journal:
             yield self._check(line)
             self.head, self.length = sha256(line), self.length + 1
 
+    def lines(self) -> tuple[bytes, ...]:
+        """Return every line as it is on the disk, each without its end."""
+        return tuple(self.path.read_bytes().splitlines())
+
     def _check(self, line: bytes) -> Record:
-        where = f"{self.path}, line {self.length + 1}"
         try:
-            decoded = msgspec.json.decode(line, type=_Line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise OperatorError(f"{where} cannot be read: {error}", _ADVICE) from None
-        if canonical(decoded) != line:
-            raise OperatorError(f"{where} is not as it was written", _ADVICE)
-        if (decoded.number, decoded.previous) != (self.length + 1, self.head):
-            raise OperatorError(f"{where} does not continue the line before it", _ADVICE)
-        return decoded.record
+            return read_line(line, self.length + 1, self.head)
+        except PKIError as error:
+            raise OperatorError(f"{self.path}, {error.detail}", _ADVICE) from None
 
     def _put_aside(self, torn: bytes, keep: int) -> None:
         """Copy the torn line beside the journal, durably, before cutting it off."""
@@ -143,6 +141,23 @@ def heads(lines: Sequence[Record]) -> list[str]:
         previous = found[-1] if found else START
         found.append(sha256(canonical(_Line(number=number, previous=previous, record=record))))
     return found
+
+
+def read_line(line: bytes, number: int, previous: str) -> Record:
+    """
+    Return the record of a line that is number `number` and follows the one with the SHA-256 `previous`.
+
+    Raises PKIError(BAD_DATA_FORMAT) for any other line.
+    """
+    try:
+        decoded = msgspec.json.decode(line, type=_Line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PKIError(ErrorType.BAD_DATA_FORMAT, f"line {number} cannot be read: {error}") from None
+    if canonical(decoded) != line:
+        raise PKIError(ErrorType.BAD_DATA_FORMAT, f"line {number} is not as it was written")
+    if (decoded.number, decoded.previous) != (number, previous):
+        raise PKIError(ErrorType.BAD_DATA_FORMAT, f"line {number} does not continue the line before it")
+    return decoded.record
 
 
 def _create(directory: Path, path: Path) -> int:

@@ -142,8 +142,25 @@ class CeremonyEnded(_Record, frozen=True, kw_only=True, tag="ceremony-ended"):
     ceremony: SHA256Hex
 
 
+class KitAdopted(_Record, frozen=True, kw_only=True, tag="kit"):
+    """The second line of a standby: it works by the kit with this SHA-256, which a person compared."""
+
+    kit: SHA256Hex
+    epoch: int
+    at: datetime.datetime
+
+
+class HandedBack(_Record, frozen=True, kw_only=True, tag="handed-back"):
+    """The last line of a standby: the bundle with this SHA-256 left the machine. Nothing follows it."""
+
+    bundle: SHA256Hex
+    at: datetime.datetime
+
+
 Record = (
     Opened
+    | KitAdopted
+    | HandedBack
     | KeyPlanned
     | KeyGenerated
     | IssuerAdded

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.offline import records
 from chancery.offline.bundle import Bundle, RequestPayload, decode_request, sha256
+from chancery.offline.kit import SignedKit, issuer_of, last_crl, statuses_of
 from chancery.offline.operators import Confirmation, Operators, check_confirmations, enrolled_by
 from chancery.offline.records import Record
 from chancery.offline.script import OperatorsAct, Script, parse_script
@@ -82,7 +83,11 @@ class Held:
 class State:
     """Everything the journal says so far. Changed by `apply` alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, kit: SignedKit | None = None) -> None:
+        """Begin before the first line; `kit` is that of a standby's journal."""
+        self.kit = kit
+        self.adopted: records.KitAdopted | None = None
+        self.handed_back: records.HandedBack | None = None
         self.opened: records.Opened | None = None
         self.planned_keys: dict[str, str] = {}
         self.keys: dict[str, bytes] = {}
@@ -111,6 +116,8 @@ class State:
         first = isinstance(record, records.Opened)
         if first != (self.opened is None):
             raise _contradiction("the journal begins with its opening, once")
+        if self.handed_back is not None:
+            raise _contradiction("it was handed back, and is closed for good")
         if (check := _CHECKS.get(type(record))) is not None:
             check(self, record)
 
@@ -139,13 +146,41 @@ def _times(record: Record) -> list[datetime.datetime]:
         return [record.crl.covers]
     if isinstance(record, records.CeremonyConfirmed):
         return [confirmation.at for confirmation in record.confirmations]
-    if isinstance(record, records.CeremonyEnded):
+    if isinstance(record, records.CeremonyEnded | records.KitAdopted | records.HandedBack):
         return [record.at]
     return []
 
 
 def _opened(state: State, record: records.Opened) -> None:
     state.opened = record
+
+
+def _kit_adopted(state: State, record: records.KitAdopted) -> None:
+    assert state.kit is not None
+    state.adopted = record
+    issuer = issuer_of(state.kit.kit)
+    state.issuers[issuer.issuer_id] = issuer
+    state.statuses.update({(one.issuer_id, one.serial): one for one in statuses_of(state.kit.kit)})
+    state.crl_numbers[issuer.issuer_id] = state.kit.kit.crl_number
+    if (crl := last_crl(state.kit.kit)) is not None:
+        state.crls[issuer.issuer_id] = crl
+
+
+def _check_kit_adopted(state: State, record: records.KitAdopted) -> None:
+    kit = state.kit
+    if kit is None or state.adopted is not None or state.issuers:
+        raise _contradiction("a kit is adopted where there is none, or another CA")
+    if (record.kit, record.epoch) != (kit.sha256, kit.kit.epoch):
+        raise _contradiction("another kit was adopted")
+
+
+def _handed_back(state: State, record: records.HandedBack) -> None:
+    state.handed_back = record
+
+
+def _check_handed_back(state: State, _: records.HandedBack) -> None:
+    if state.adopted is None:
+        raise _contradiction("what has no kit is not handed back")
 
 
 def _key_planned(state: State, record: records.KeyPlanned) -> None:
@@ -423,6 +458,8 @@ def _contradiction(detail: str) -> PKIError:
 # Each function takes the record type it stands beside; a dictionary cannot say so.
 _APPLY: dict[type[Record], Callable[[State, Any], None]] = {
     records.Opened: _opened,
+    records.KitAdopted: _kit_adopted,
+    records.HandedBack: _handed_back,
     records.KeyPlanned: _key_planned,
     records.KeyGenerated: _key_generated,
     records.IssuerAdded: _issuer_added,
@@ -442,6 +479,8 @@ _APPLY: dict[type[Record], Callable[[State, Any], None]] = {
     records.CeremonyEnded: _ceremony_ended,
 }
 _CHECKS: dict[type[Record], Callable[[State, Any], None]] = {
+    records.KitAdopted: _check_kit_adopted,
+    records.HandedBack: _check_handed_back,
     records.KeyPlanned: _check_key_planned,
     records.KeyGenerated: _check_key_generated,
     records.IssuerAdded: _check_issuer_added,

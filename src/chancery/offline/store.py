@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
@@ -14,6 +15,7 @@ from chancery.errors import OperatorError, PKIError
 from chancery.offline import records
 from chancery.offline.bundle import Bundle, RequestPayload
 from chancery.offline.journal import Journal
+from chancery.offline.kit import SignedKit
 from chancery.offline.operators import Confirmation, Operators
 from chancery.offline.state import State, StoredRequest, check_next
 from chancery.pkix.key import tbs_key_sha256
@@ -48,10 +50,10 @@ class LocalStore:
     disk failed: then the directory has to be opened again. For one process and one thread.
     """
 
-    def __init__(self, journal: Journal) -> None:
-        """Replay an open journal; raises OperatorError when its lines contradict each other."""
+    def __init__(self, journal: Journal, kit: SignedKit | None = None) -> None:
+        """Replay an open journal, a standby's with its kit; OperatorError when its lines contradict each other."""
         self.journal = journal
-        self.state = State()
+        self.state = State(kit)
         for number, record in enumerate(journal.records, 1):
             try:
                 self.state.check(record)
@@ -79,6 +81,14 @@ class LocalStore:
                 format=records.FORMAT, name=name, subject=subject, instance=instance, events=_bodies(events)
             )
         )
+
+    def adopt(self, kit: SignedKit, at: datetime.datetime) -> None:
+        """Write a standby's second line."""
+        self._add(records.KitAdopted(kit=kit.sha256, epoch=kit.kit.epoch, at=at, events=()))
+
+    def close(self, bundle: str, at: datetime.datetime) -> None:
+        """Write a standby's last line: the bundle with this SHA-256 hands everything back."""
+        self._add(records.HandedBack(bundle=bundle, at=at, events=()))
 
     def plan_key(self, label: str, key_kind: str, events: Sequence[Event]) -> None:
         """Record that the token is about to make this key."""
@@ -214,8 +224,10 @@ class LocalStore:
         compromised = {
             tbs_key_sha256(self.state.intents[serial].intent.tbs)
             for serial, status in self.state.statuses.items()
-            if status.reason is not None and status.reason.compromised
+            if status.reason is not None and status.reason.compromised and serial in self.state.intents
         }
+        if self.state.kit is not None:
+            compromised |= {bytes.fromhex(one) for one in self.state.kit.kit.blocked}
         return set(spki_sha256s) & compromised
 
     def unconfirmed(self, worker: str) -> list[Intent]:
@@ -263,11 +275,18 @@ class LocalStore:
             self._add(
                 records.RevocationSettled(
                     revocation_id=one.request.revocation_id,
-                    status=one.status,
+                    status=self._kept(one.status),
                     refusal=one.refusal,
                     events=_bodies(one.events),
                 )
             )
+
+    def _kept(self, status: CertificateStatus | None) -> CertificateStatus | None:
+        """R16: of what only a kit tells, the kit says how long its entry is kept, too."""
+        if status is None or (status.issuer_id, status.serial) in self.state.intents:
+            return status
+        before = self.state.statuses.get((status.issuer_id, status.serial))
+        return dataclasses.replace(status, kept_until=None if before is None else before.kept_until)
 
     @contextlib.contextmanager
     def open_crl(self, selection: CRLSelection) -> Iterator[MemoryDraft]:

@@ -1,6 +1,7 @@
 """What the core asks of the world: frozen values and Protocols whose docstrings are contracts."""
 
 from chancery.asn1.signature import Signer
+from chancery.ports.continuity import ContinuityStore, KitRecord, Prepared, Settled, TakenBack
 from chancery.ports.crls import (
     COMPLETE,
     CRLRecord,
@@ -96,6 +97,7 @@ __all__ = [
     "CertificateStatus",
     "Checkpoint",
     "Clock",
+    "ContinuityStore",
     "Directory",
     "EnrolmentRequest",
     "Entropy",
@@ -117,6 +119,7 @@ __all__ = [
     "JournalStore",
     "KeyBlocklist",
     "KeyPlace",
+    "KitRecord",
     "Leaf",
     "NewCertificate",
     "NewIssuer",
@@ -124,6 +127,7 @@ __all__ = [
     "NewRevocation",
     "Operator",
     "Place",
+    "Prepared",
     "ProfileRecord",
     "ProfileSwitch",
     "PublishingStore",
@@ -139,6 +143,7 @@ __all__ = [
     "Role",
     "Scope",
     "SecondOpinion",
+    "Settled",
     "Settlement",
     "Signer",
     "Standing",
@@ -146,6 +151,7 @@ __all__ = [
     "StatusState",
     "StoredCertificate",
     "Submission",
+    "TakenBack",
     "Takeover",
     "TimestampStore",
     "TokenRecord",

@@ -81,6 +81,8 @@ class EventKind(enum.Enum):
     BUNDLE_IMPORTED = "bundle.imported"
     CEREMONY_CONFIRMED = "ceremony.confirmed"
     CEREMONY_ENDED = "ceremony.ended"
+    STANDBY_PREPARED = "standby.prepared"
+    STANDBY_TAKEN_BACK = "standby.taken-back"
     RETENTION_DROPPED = "retention.dropped"
     FOREIGN_ADDED = "foreign.added"
     FOREIGN_ENDED = "foreign.ended"

@@ -57,6 +57,12 @@ GRANT UPDATE (state, worker, taken_at, error, detail, certificate_issuer_id, cer
 GRANT UPDATE (state, detail) ON chancery.revocation_request TO chancery_worker;
 GRANT SELECT, UPDATE (state, detail, seen) ON chancery.revocation_job TO chancery_worker;
 GRANT SELECT ON chancery.revocation_approval TO chancery_worker;
+-- What a standby CA did in an outage comes back with its requests; the worker's machine verified it.
+GRANT SELECT, INSERT ON chancery.standby_kit, chancery.standby_hand_back TO chancery_worker;
+GRANT INSERT (transaction_id, protocol, requestor, profile, issuer, csr, names, fingerprint, received_at)
+    ON chancery.request TO chancery_worker;
+GRANT INSERT (issuer_id, serial, reason, invalidity_date, requestor, received_at)
+    ON chancery.revocation_request TO chancery_worker;
 
 -- The OCSP responder reads; of an intent it sees that the serial was used, not what for.
 GRANT SELECT ON chancery.issuer, chancery.certificate, chancery.certificate_status, chancery.crl,

@@ -1,0 +1,290 @@
+"""
+The standby CA: issues and revokes by a kit while the primary is away, over its own journal (docs/continuity.md).
+
+It takes the same steps as the connected CA (`ca.issuance`, `ca.revocation`, `ca.crl`). What it may do, and until
+when, is the kit's to say. Once it has handed back it signs no more: the next kit opens another journal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+
+from chancery.asn1.signature import KeySigner, algorithm_for
+from chancery.ca.crl import CRLMaking, CRLSettings, make_crl
+from chancery.ca.issuance import Issuing, issue_batch, recover
+from chancery.ca.issuer import Issuer, IssuerURLs
+from chancery.ca.revocation import settle_revocations
+from chancery.errors import ErrorType, OperatorError, PKIError
+from chancery.offline.bundle import sha256, spki
+from chancery.offline.ceremony import bundle_label
+from chancery.offline.journal import FILE, Journal
+from chancery.offline.keys import Token
+from chancery.offline.kit import (
+    BACK_FORMAT,
+    MAX_KIT,
+    HandBack,
+    KitOperator,
+    SignedKit,
+    encode_hand_back,
+    issuer_of,
+    profiles_of,
+)
+from chancery.offline.media import read_file, write_file
+from chancery.offline.state import StoredRequest
+from chancery.offline.store import LocalStore
+from chancery.pkix.key import proof_of_possession
+from chancery.pkix.name import name_text
+from chancery.ports import (
+    Clock,
+    CRLRecord,
+    Entropy,
+    Event,
+    EventDetail,
+    EventKind,
+    NewRequest,
+    NewRevocation,
+    RequestState,
+    RevocationReason,
+)
+
+PROTOCOL = "standby"
+BUNDLE_FILE = "hand-back"
+_ISSUE = frozenset({"requestor", "officer"})
+_REVOKE = frozenset({"officer", "administrator"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Machine:
+    """The standby's token, logged in, and its sources of time and chance; `signature` as in `algorithm_for`."""
+
+    token: Token
+    clock: Clock
+    entropy: Entropy
+    signature: str | None = None
+    crl: CRLSettings = dataclasses.field(default_factory=CRLSettings)
+
+
+class Standby:
+    """
+    A standby with its kit, open; a context manager that closes the store. For one process and one thread.
+
+    Methods raise PKIError(NOT_AUTHORIZED) outside the kit's window, after the hand-back, and for whom the kit does
+    not name; SYSTEM_UNAVAIL when token or disk fail: the same again, over a store opened anew, goes on.
+    """
+
+    def __init__(self, store: LocalStore, machine: Machine, kit: SignedKit) -> None:
+        self.store = store
+        self.kit = kit.kit
+        self._signed = kit
+        self._machine = machine
+        self._actor = actor(kit.kit.issuer)
+
+    @classmethod
+    def open(cls, directory: Path, machine: Machine, kit: SignedKit) -> Self:
+        """
+        Open the journal of this kit, under `directory`; begin it where there is none.
+
+        That the kit is the one that the primary made, a person has told by its fingerprint. OperatorError when the
+        token holds other keys than the kit names, or the journal is another kit's.
+        """
+        place = directory_of(directory, kit)
+        store = LocalStore(Journal(place, create=not (place / FILE).exists()), kit)
+        made = cls(store, machine, kit)
+        try:
+            made._check_keys()
+            made._begin()
+        except BaseException:
+            store.journal.close()
+            raise
+        return made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.store.journal.close()
+
+    def issue(self, operator: str, csr: bytes, profile: str, names: tuple[str, ...] = ()) -> bytes:
+        """
+        Issue a certificate (DER) for a PKCS#10 request (DER); the same request again has the same answer.
+
+        Raises PKIError as `ca.issuance` refuses, NOT_AUTHORIZED for an operator without the right.
+        """
+        self._check(self._operator(operator, _ISSUE, profile))
+        asked = canonical_request(csr, profile, names)
+        transaction_id = f"standby-{self.kit.epoch}-{asked[:32]}"
+        if self.store.outcome(operator, transaction_id) is None:
+            self._receive(transaction_id, operator, csr, profile, names)
+        issuing = self._issuing()
+        recover(issuing)
+        if waiting := self.store.take(self._actor, 1000, self._machine.clock.now()):
+            issue_batch(issuing, waiting)
+        return _answer(self.store.outcome(operator, transaction_id))
+
+    def revoke(self, operator: str, serial: bytes, reason: RevocationReason) -> CRLRecord:
+        """
+        Revoke a certificate of this issuer, the standby's or one that the kit tells of; publish a CRL with it.
+
+        Raises PKIError(BAD_CERT_ID) for a serial of which neither tells. Revoked already: a fresh CRL only.
+        """
+        self._check(self._operator(operator, _REVOKE, None))
+        issuer_id, now = self.kit.issuer_id, self._machine.clock.now()
+        if self.store.status(issuer_id, serial) is None:
+            raise PKIError(ErrorType.BAD_CERT_ID, "no certificate with this serial number is known here")
+        wish = NewRevocation(self.kit.issuer, serial, reason, None, operator, now)
+        about = f"{issuer_id}:{serial.hex()}"
+        event = Event(EventKind.REVOCATION_REQUESTED, now, operator, about, {"reason": reason.name.lower()})
+        self.store.submit_revocation(wish, issuer_id, [event])
+        return self.publish_crl()
+
+    def publish_crl(self) -> CRLRecord:
+        """Settle what waits, and make a CRL, above every number of the primary."""
+        self._check()
+        settle_revocations(self.store, self._machine.clock, self._actor)
+        machine = self._machine
+        return make_crl(CRLMaking(self._issuer(), self.store, machine.clock, self._actor, machine.crl))
+
+    def hand_back(self) -> bytes:
+        """
+        Close this journal for good and return the bundle of all of it; the same bundle for ever.
+
+        It does not end with the kit's window. What was not issued is refused by the primary.
+        """
+        path = self.store.journal.path.with_name(BUNDLE_FILE)
+        if (closed := self.store.state.handed_back) is not None:
+            data = read_file(path, MAX_KIT)
+            if sha256(data) != closed.bundle:
+                raise OperatorError(f"{path} is not the bundle that was handed back", "restore it from a copy")
+            return data
+        recover(self._issuing())
+        if self.store.state.revocations:
+            settle_revocations(self.store, self._machine.clock, self._actor)
+        now = self._machine.clock.now()
+        lines = tuple(line.decode() for line in self.store.journal.lines())
+        back = HandBack(
+            created_at=now.astimezone(datetime.UTC).replace(microsecond=0),
+            epoch=self.kit.epoch,
+            format=BACK_FORMAT,
+            kit=self._signed.sha256,
+            lines=lines,
+        )
+        data = encode_hand_back(self._signer(bundle_label(self.kit.issuer)), back)
+        write_file(path, data)
+        self.store.close(sha256(data), now)
+        return data
+
+    def _check(self, _: object = None) -> None:
+        """Refuse to sign after the hand-back, outside the window, and by a clock that went back."""
+        now, kit = self._machine.clock.now(), self.kit
+        if self.store.state.handed_back is not None:
+            raise PKIError(ErrorType.NOT_AUTHORIZED, f"epoch {kit.epoch} was handed back: signing takes a new kit")
+        if not kit.not_before <= now <= kit.not_after:
+            window = f"{kit.not_before:%Y-%m-%d %H:%M} to {kit.not_after:%Y-%m-%d %H:%M} UTC"
+            raise PKIError(ErrorType.NOT_AUTHORIZED, f"this kit is for {window}, and it is {now:%Y-%m-%d %H:%M}")
+        if (latest := self.store.state.latest) is not None and now < latest:
+            raise OperatorError(
+                f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, before the journal's {latest:%Y-%m-%d %H:%M:%S}",
+                "set the clock of this machine",
+            )
+
+    def _operator(self, name: str, roles: frozenset[str], profile: str | None) -> KitOperator:
+        found = next((one for one in self.kit.operators if one.name == name), None)
+        if found is None or not roles & set(found.roles):
+            raise PKIError(ErrorType.NOT_AUTHORIZED, f"the kit gives {name} no right to this")
+        if profile is not None and found.profiles is not None and profile not in found.profiles:
+            raise PKIError(ErrorType.NOT_AUTHORIZED, f"{name} has no right to the profile {profile}")
+        return found
+
+    def _begin(self) -> None:
+        kit = self.kit
+        if self.store.state.opened is None:
+            self._check()
+            subject = name_text(x509.load_der_x509_certificate(kit.chain[0]).subject)
+            self.store.open(kit.issuer, subject, kit.instance, [])
+        if self.store.state.adopted is None:
+            self.store.adopt(self._signed, self._machine.clock.now())
+
+    def _check_keys(self) -> None:
+        self._issuer()
+        if spki(self._signer(bundle_label(self.kit.issuer)).public_key) != self.kit.standby_key:
+            raise OperatorError(
+                f"the token's key {bundle_label(self.kit.issuer)} is not the one that the kit names",
+                "give the token whose public key was given to `chancery offline prepare`",
+            )
+
+    def _receive(
+        self, transaction_id: str, operator: str, csr: bytes, profile: str, names: tuple[str, ...]
+    ) -> None:
+        proof_of_possession(csr)
+        now, issuer = self._machine.clock.now(), self.kit.issuer
+        request = NewRequest(transaction_id, PROTOCOL, operator, profile, issuer, csr, names, now)
+        self.store.submit([request], None, [received_event(request)])
+
+    def _issuing(self) -> Issuing:
+        kit, machine = self.kit, self._machine
+        return Issuing(
+            store=self.store,
+            issuers={kit.issuer: self._issuer()},
+            default_issuer=kit.issuer,
+            profiles=profiles_of(kit),
+            clock=machine.clock,
+            entropy=machine.entropy,
+            instance=kit.instance,
+            worker=self._actor,
+            service_keys=frozenset(map(bytes.fromhex, kit.service_keys)),
+        )
+
+    def _signer(self, label: str, signature: str | None = None) -> KeySigner:
+        key = self._machine.token.find_key(label)
+        return KeySigner(key, algorithm_for(key.public_key(), signature))
+
+    def _issuer(self) -> Issuer:
+        kit = self.kit
+        above = tuple(map(x509.load_der_x509_certificate, kit.chain[1:]))
+        return Issuer(
+            issuer_of(kit), self._signer(kit.issuer, self._machine.signature), IssuerURLs(*kit.urls), above
+        )
+
+
+def actor(issuer: str) -> str:
+    """Return who the journal says it was that signed."""
+    return f"offline:{issuer}"
+
+
+def directory_of(directory: Path, kit: SignedKit) -> Path:
+    """Return where a kit's journal is: each epoch has one of its own."""
+    return directory / f"epoch-{kit.kit.epoch}"
+
+
+def canonical_request(csr: bytes, profile: str, names: tuple[str, ...]) -> str:
+    """Return the SHA-256 (hex) of what is asked for, each part with its length."""
+    parts = (csr, profile.encode(), *(name.encode() for name in names))
+    return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).hexdigest()
+
+
+def received_event(request: NewRequest) -> Event:
+    """Return the event of a request's receipt, as the registration side would write it."""
+    detail: EventDetail = {
+        "protocol": request.protocol,
+        "profile": request.profile,
+        "issuer": request.issuer,
+        "names": list(request.names),
+        "csr_sha256": hashlib.sha256(request.csr).hexdigest(),
+    }
+    about = f"transaction:{request.transaction_id}"
+    return Event(EventKind.REQUEST_RECEIVED, request.received_at, request.requestor, about, detail)
+
+
+def _answer(stored: StoredRequest | None) -> bytes:
+    assert stored is not None
+    if stored.state is RequestState.DONE and stored.certificate is not None:
+        return stored.certificate.der
+    if stored.refusal is not None:
+        raise PKIError(stored.refusal.error, stored.refusal.detail)
+    raise PKIError(ErrorType.SYSTEM_UNAVAIL, "the token did not sign; run the same again")
