@@ -52,6 +52,8 @@ TABLES = (
     "foreign_delegate",
     "foreign_crl",
     "foreign_revoked",
+    "standby_kit",
+    "standby_hand_back",
 )
 FOREIGN = {table for table in TABLES if table.startswith("foreign_")}
 CHANGING = {
@@ -229,6 +231,26 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
         "shard",
         "kept_until",
     },
+    # What a standby CA hands back comes with its requests.
+    ("worker", "request"): {
+        "transaction_id",
+        "protocol",
+        "requestor",
+        "profile",
+        "issuer",
+        "csr",
+        "names",
+        "fingerprint",
+        "received_at",
+    },
+    ("worker", "revocation_request"): {
+        "issuer_id",
+        "serial",
+        "reason",
+        "invalidity_date",
+        "requestor",
+        "received_at",
+    },
     **{
         ("worker", table): ALL
         for table in [
@@ -241,6 +263,8 @@ INSERT: dict[tuple[str, str], str | set[str]] = {
             "journal_leaf",
             "journal_checkpoint",
             "blocked_key",
+            "standby_kit",
+            "standby_hand_back",
         ]
     },
 }
@@ -319,6 +343,8 @@ def full(server):
             AT,
         )
         office.sql("INSERT INTO chancery.tsa_usage VALUES ('c', 'day', '2026-11-24', 1)")
+        office.sql("INSERT INTO chancery.standby_kit VALUES (1, 1, 113, 'kit', %s)", AT)
+        office.sql("INSERT INTO chancery.standby_hand_back VALUES (1, %s, %s, 1, %s)", bytes(32), bytes(32), AT)
         office.sql("INSERT INTO chancery.issuer_key VALUES (1, 'token', 'module', 'device', true)")
         office.sql(
             "INSERT INTO chancery.issuer_act (issuer_id, act, at, actor, reason)"
