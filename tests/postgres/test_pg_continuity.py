@@ -13,7 +13,6 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from hierarchykit import PIN, Office, OpenSSLCA, openssl
 from typer.testing import CliRunner
 
 from cakit import PROFILES, make_csr
@@ -54,6 +53,7 @@ from chancery.postgres.revocation import PgRevocationStore
 from chancery.postgres.roles import create_database
 from chancery.postgres.session import AsyncPool, Session, connect
 from chancery.postgres.status import PgStatusReader
+from hierarchykit import PIN, Office, OpenSSLCA, openssl
 
 pytestmark = [pytest.mark.filterwarnings("ignore::chancery.errors.InsecureWarning")]
 CLOCK = SystemClock()
