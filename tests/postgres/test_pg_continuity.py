@@ -1,4 +1,4 @@
-"""The drill of continuity: the primary's database is lost, a standby goes on, and hands back to what was restored."""
+"""The drill of continuity: the primary's database is lost, a standby goes on, and hands back its work."""
 
 from __future__ import annotations
 
