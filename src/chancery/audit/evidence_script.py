@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from chancery.asn1 import tsp
+
 _README = """Evidence of a timestamp (RFC 3161)
 
 token.tsr, token.der    the timestamp, as given out and alone
@@ -27,10 +29,14 @@ Compare root.pem and journal-key.pem with what the authority publishes: everythi
 or, with nothing but openssl 3 and a shell:
 
     sh verify.sh FILE
+
+The script is as good as whoever gave you this archive: read it before you rely on what it says. The command above
+takes nothing from here on trust.
 """
 _SCRIPT = """#!/bin/sh
 # Checks the evidence of a timestamp with openssl alone: sh verify.sh FILE. The last line is "all is right".
 set -eu
+case $1 in /*) file=$1 ;; *) file=$PWD/$1 ;; esac
 cd "$(dirname "$0")"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -40,7 +46,8 @@ chain=""
 
 # 1. The timestamp is of this file and leads to root.pem, at the time that it tells.
 # shellcheck disable=SC2086
-openssl ts -verify -data "$1" -in token.tsr -CAfile root.pem $chain -attime @ATTIME@ >/dev/null 2>"$work/err" || {
+openssl ts -verify -data "$file" -in token.tsr \\
+    -CAfile root.pem $chain -attime @ATTIME@ >/dev/null 2>"$work/err" || {
     cat "$work/err"; exit 1; }
 say "the timestamp is of this file"
 
@@ -51,7 +58,10 @@ openssl verify -CAfile root.pem $chain -CRLfile "$work/crls.pem" -crl_check_all 
     -attime @ATTIME@ signer.pem >/dev/null
 say "its certificates were good then"
 
-# 3. The row is one of those that the journal's entry covers.
+# 3. The row is the timestamp's, and one of those that the journal's entry covers.
+[ "$(cut -d'|' -f4 row.txt)" = "$(openssl dgst -@HASH@ -r "$file" | cut -d' ' -f1)" ]
+[ "$(cut -d'|' -f1 row.txt)" = @SERIAL@ ]
+openssl ts -reply -in token.tsr -text 2>/dev/null | grep -qi '^serial number: 0x0*@SERIALHEX@$'
 openssl dgst -sha256 -binary row.txt >"$work/row"
 dd if=rows.bin of="$work/listed" bs=32 skip=@ROW@ count=1 2>/dev/null
 cmp "$work/row" "$work/listed"
@@ -73,6 +83,9 @@ say "the entry is in the journal's tree of $(sed -n 2p checkpoint.txt) entries"
 say "the tree was signed by the journal's key"
 say "all is right"
 """
+
+
+_HASHES = {oid: name.replace("_", "-") for name, oid in tsp.DIGEST_OIDS.items()}
 
 
 def files(
@@ -98,6 +111,9 @@ def files(
     )
     head, size = collected["event.tlog-proof"].decode().split("\n")[1], int(text.split("\n")[1])
     script = _SCRIPT.replace("@ATTIME@", str(int(at.timestamp()))).replace("@ROW@", str(row))
+    serial, _, oid, _ = collected["row.txt"].decode().split("|", 3)
+    script = script.replace("@SERIALHEX@", f"{int(serial):x}").replace("@SERIAL@", serial)
+    script = script.replace("@HASH@", _HASHES[oid])
     script = script.replace("@STEPS@", _steps(int(head.split(" ")[1]), size, proof)).replace("@VERIFY@", verify)
     return {
         "checkpoint.txt": text.encode(),

@@ -109,9 +109,15 @@ def test_it_proves_token_row_journal_and_revocation_and_openssl_agrees(signer, c
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     (tmp_path / "document").write_bytes(DOCUMENT)
+    (tmp_path / "elsewhere").mkdir()
     if cert_req:
         done = run("sh", tmp_path / "verify.sh", tmp_path / "document")
         assert b"all is right" in done.stdout
+        # From another directory, and not with another's row that the same entry covers.
+        assert b"all is right" in run("sh", "../verify.sh", "../document", cwd=tmp_path / "elsewhere").stdout
+        (tmp_path / "row.txt").write_bytes(files["row.txt"].replace(b"|127.0.0.1", b"|127.0.0.2"))
+        assert run("sh", tmp_path / "verify.sh", tmp_path / "document", check=False).returncode
+        (tmp_path / "row.txt").write_bytes(files["row.txt"])
         changed = json.loads(files["event.json"])
         changed["actor"] = "somebody"
         (tmp_path / "event.json").write_text(json.dumps(changed, sort_keys=True, separators=(",", ":")))
