@@ -114,6 +114,7 @@ class CAConfig(Served, frozen=True, kw_only=True, tag="ca"):
     """`chancery serve ca`: the management and enrolment interface. It holds no CA key."""
 
     listen: Listen
+    metrics: Listen | None = None
     tls: TLSSection
     database: DatabaseSection
     profiles: Path | None = None
@@ -219,6 +220,7 @@ class WorkerConfig(Served, frozen=True, kw_only=True, tag="worker"):
     batch: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 128
     signing_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     health_file: Path | None = None
+    metrics_file: Path | None = None
     profiles: Path | None = None
     weak_keys: Path | None = None
     database: DatabaseSection
@@ -548,7 +550,12 @@ def problems(config: msgspec.Struct, prefix: str = "") -> list[str]:
         elif isinstance(value, dict):
             for inner, one in value.items():
                 found += problems(one, f"{name}.{inner}.") if isinstance(one, msgspec.Struct) else []
-        elif isinstance(value, Path) and key not in {"health_file", "checkpoint_file", "directory"}:
+        elif isinstance(value, Path) and key not in {
+            "health_file",
+            "metrics_file",
+            "checkpoint_file",
+            "directory",
+        }:
             found += _file_problem(name, value)
     if (
         getattr(config, "deployment", "") == "production"

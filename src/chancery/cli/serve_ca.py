@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
+from collections.abc import AsyncIterator
 
 import structlog
 
 from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy
-from chancery.config import CAConfig
+from chancery.cli.serve_hot import measured
+from chancery.config import CAConfig, Listen
 from chancery.errors import PKIError
 from chancery.ports import Event, EventKind
 from chancery.postgres.directory import PgDirectory
@@ -21,6 +24,7 @@ from chancery.postgres.session import AsyncPool
 from chancery.postgres.timestampclients import PgTimestampClients
 from chancery.ra.enrolment import RegistrationAuthority
 from chancery.web.app import create_app
+from chancery.web.measures import Measures
 from chancery.web.server import TLSFiles, serve_api
 
 REPORTS_SECONDS = 600.0
@@ -47,20 +51,36 @@ async def run(config: CAConfig) -> None:
             PgTimestampClients(pool),
         )
         watch = asyncio.create_task(_watch(reports, clock))
+        measures = Measures(ra, config.tls.certificate)
         _settle_collector()
         await directory.record([Event(EventKind.PROCESS_STARTED, clock.now(), "ca", "ca", {})])
         try:
-            await serve_api(
-                create_app(ra),
-                config.listen.host,
-                config.listen.port,
-                TLSFiles(config.tls.certificate, config.tls.key, config.tls.client_ca),
-                listening=lambda port: log.info("listening", host=config.listen.host, port=port),
-            )
+            async with _measured(measures, config.metrics):
+                await serve_api(
+                    create_app(ra, measures.observe),
+                    config.listen.host,
+                    config.listen.port,
+                    TLSFiles(config.tls.certificate, config.tls.key, config.tls.client_ca),
+                    listening=lambda port: log.info("listening", host=config.listen.host, port=port),
+                )
         finally:
             watch.cancel()
             await directory.record([Event(EventKind.PROCESS_STOPPED, clock.now(), "ca", "ca", {})])
             await queue.close()
+
+
+@contextlib.asynccontextmanager
+async def _measured(measures: Measures, listen: Listen | None) -> AsyncIterator[None]:
+    """Serve the metrics meanwhile, where the configuration says so; the database is asked for them only then."""
+    if listen is None:
+        yield
+        return
+    refresh = asyncio.create_task(measures.watch(lambda why: log.info("metrics cannot be read", error=why)))
+    try:
+        async with measured(measures, listen):
+            yield
+    finally:
+        refresh.cancel()
 
 
 async def _watch(reports: PgReports, clock: SystemClock) -> None:

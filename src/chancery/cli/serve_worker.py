@@ -23,6 +23,7 @@ from chancery.cli import build
 from chancery.cli.clock import SystemClock, SystemEntropy
 from chancery.cli.issuers import Issuers
 from chancery.cli.tokens import WorkerTokens
+from chancery.cli.worker_metrics import WorkerMetrics
 from chancery.config import CRLSection, DeltaSection, WorkerConfig, token_sections
 from chancery.errors import OperatorError, PKIError, StandbyError
 from chancery.pkix.profile import Profile
@@ -76,6 +77,7 @@ class WatchedWorker(Worker):
     """A worker that says after each round how it went."""
 
     health: Health
+    metrics: WorkerMetrics
 
     def run_once(self) -> bool:
         """Do one round; see `Worker.run_once`."""
@@ -87,6 +89,7 @@ class WatchedWorker(Worker):
         away = ", ".join(f"`{label}`" for label in self.tokens_away)
         self.health.say("tokens", f"{away} away, the issuers of the others go on" if away else None)
         self.health.say("issuance", None)
+        self.metrics.round()
         return done
 
 
@@ -101,7 +104,7 @@ def run(config: WorkerConfig) -> None:
     session.open()
     journal = Session(build.connection(config.database, f"{name} journal"), [sequencer_lock])
     profiles = build.profiles(config.profiles)
-    health = Health(config.health_file)
+    health, metrics = Health(config.health_file), WorkerMetrics(config.metrics_file, clock)
     issuers = Issuers(config, PgIssuerStore(session), tokens, health.say)
     hierarchy = issuers.first()
     _journal_start(session, profiles, clock, name)
@@ -126,15 +129,17 @@ def run(config: WorkerConfig) -> None:
             ),
             PgRevocationStore(session),
             _settings(config),
-            _report,
+            metrics.reporting(_report),
             tokens.reach,
             look=issuers.look,
             jobs=PgJobStore(session),
         )
-        worker.health = health
+        worker.health, worker.metrics = health, metrics
         store = PgJournalStore(journal)
         sequencer = _sequencer(config, store, tokens, clock)
-        sequencing = threading.Thread(target=_sequence, args=(sequencer, store, stop, health), name="journal")
+        sequencing = threading.Thread(
+            target=_sequence, args=(sequencer, store, stop, health, metrics), name="journal"
+        )
         sequencing.start()
         listener = Listener(database)
         _settle_collector()
@@ -242,7 +247,9 @@ def _sequencer(config: WorkerConfig, store: PgJournalStore, tokens: WorkerTokens
     )
 
 
-def _sequence(sequencer: Sequencer, store: PgJournalStore, stop: threading.Event, health: Health) -> None:
+def _sequence(
+    sequencer: Sequencer, store: PgJournalStore, stop: threading.Event, health: Health, metrics: WorkerMetrics
+) -> None:
     """
     Append what waits, a few times a second; what cannot be appended now stays and is reported.
 
@@ -257,6 +264,7 @@ def _sequence(sequencer: Sequencer, store: PgJournalStore, stop: threading.Event
                 year = now
             appended = sequencer.run_once()
             health.say("journal", None)
+            metrics.journal(standby=False)
             if standby:
                 log.info("journal taken over")
                 standby = False
@@ -264,6 +272,7 @@ def _sequence(sequencer: Sequencer, store: PgJournalStore, stop: threading.Event
                 stop.wait(SEQUENCE_SECONDS)
         except StandbyError as error:
             health.say("journal", None)
+            metrics.journal(standby=True)
             if not standby:
                 log.info("journal standby", why=error.detail)
                 standby = True

@@ -143,6 +143,7 @@ def process_configs(layout: Layout, suite: Suite, socket: Path) -> dict[str, Pro
             issuers=(ISSUING,),
             default_issuer=ISSUING,
             health_file=layout.run / "worker" / "health",
+            metrics_file=layout.run / "worker" / "chancery_worker.prom",
             database=database["worker"],
             token=token_section(layout, suite, "issuing"),
             signatures={ISSUING: signature} if (signature := suite.signature(suite.issuing_key)) else {},

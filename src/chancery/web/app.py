@@ -23,7 +23,7 @@ from chancery.ra.requestor import Operation, Reach, authorise
 from chancery.web import openapi
 from chancery.web.access import Gate, Peer
 from chancery.web.failures import PROBLEM_JSON, Failure, of_error, of_status
-from chancery.web.guard import Guard
+from chancery.web.guard import Guard, Observe
 from chancery.web.routes import ENDPOINTS
 from chancery.web.service import Call, Endpoint, Health, Issuers, Service
 
@@ -32,9 +32,9 @@ _Routes = Mapping[str, tuple[frozenset[str], _Handle]]
 _OF_BROWSERS: Final = frozenset({b"sec-fetch-site", b"origin"})
 
 
-def create_app(ra: RegistrationAuthority) -> Starlette:
+def create_app(ra: RegistrationAuthority, observe: Observe | None = None) -> Starlette:
     """
-    Return the application over this registration authority; `app.state.gate` is its door.
+    Return the application over this registration authority; `app.state.gate` is its door, `observe` as `Guard`'s.
 
     The server puts a `Peer` per connection into `scope["state"]["peer"]`; without one nobody is authenticated.
     """
@@ -45,7 +45,7 @@ def create_app(ra: RegistrationAuthority) -> Starlette:
     routes = _routes(service)
     app = Starlette(
         routes=[Route(path, handle, methods=sorted(methods)) for path, (methods, handle) in routes.items()],
-        middleware=[Middleware(Guard, clock=ra.clock), Middleware(Shortcut, routes=routes)],
+        middleware=[Middleware(Guard, clock=ra.clock, observe=observe), Middleware(Shortcut, routes=routes)],
         exception_handlers={PKIError: _on_error, HTTPException: _on_http_error},
     )
     app.router.redirect_slashes = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 import structlog
@@ -25,6 +25,7 @@ SECURITY_HEADERS: Final = (
 # RFC 6797 6.1. Not for localhost: it would bind every other service of the user's machine, whatever its port.
 HSTS: Final = (b"strict-transport-security", b"max-age=31536000")
 _LOCAL = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+Observe = Callable[[int, float], None]
 _log = structlog.get_logger("chancery.web.access")
 _error_log = structlog.get_logger("chancery.web.error")
 
@@ -33,17 +34,25 @@ class Guard:
     """
     ASGI middleware. The log line has no body, no query and no header: they may hold names.
 
+    `observe` is told status and seconds of each request.
+
     `state["operator"]` in the scope, set where the operator is admitted, is the name that is logged;
     `state["timeout"]` is the limit on the request's time, for what may take longer as long as it moves.
     """
 
     def __init__(
-        self, app: ASGIApp, clock: Clock, max_requests: int = MAX_REQUESTS, seconds: float = REQUEST_SECONDS
+        self,
+        app: ASGIApp,
+        clock: Clock,
+        max_requests: int = MAX_REQUESTS,
+        seconds: float = REQUEST_SECONDS,
+        observe: Observe | None = None,
     ) -> None:
         self._app = app
         self._clock = clock
         self._max_requests = max_requests
         self._seconds = seconds
+        self._observe = observe
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +75,10 @@ class Guard:
                 await send_failure(failure, send_on)
         finally:
             self._running -= 1
-            _write_line(scope, status, self._clock.monotonic() - began)
+            took = self._clock.monotonic() - began
+            if self._observe is not None:
+                self._observe(status, took)
+            _write_line(scope, status, took)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> Failure | None:
         if self._running > self._max_requests:

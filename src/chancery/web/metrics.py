@@ -7,11 +7,12 @@ A service keeps plain numbers; they are put into words when somebody asks, so it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from chancery.web.hot import Answer, Handler, Limits, Reply, Request, text
@@ -36,19 +37,44 @@ class Metric:
     kind: Literal["counter", "gauge"] = "gauge"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many values lie up to each of `bounds` and above the one before, at last above all; and their sum."""
+
+    name: str
+    help: str
+    bounds: Sequence[float]
+    counts: Sequence[int]
+    total: float
+
+    def family(self) -> HistogramMetricFamily:
+        """Return it in Prometheus' way: each bucket holds those before it."""
+        marks = [*map(str, self.bounds), "+Inf"]
+        buckets = [
+            (mark, float(many)) for mark, many in zip(marks, itertools.accumulate(self.counts), strict=True)
+        ]
+        return HistogramMetricFamily(self.name, self.help, buckets=buckets, sum_value=self.total)
+
+
 def single(name: str, help_: str, value: float, kind: Literal["counter", "gauge"] = "gauge") -> Metric:
     """Return a family of one sample without labels."""
     return Metric(name, help_, {(): value}, kind=kind)
 
 
+Read = Callable[[], Iterable[Metric | Histogram]]
+
+
 class _Asked(Collector):
     """What the service says when it is asked."""
 
-    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
+    def __init__(self, read: Read) -> None:
         self._read = read
 
-    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
         for one in self._read():
+            if isinstance(one, Histogram):
+                yield one.family()
+                continue
             make = CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily
             family = make(one.name, one.help, labels=one.labels)
             for labels, value in one.values.items():
@@ -60,7 +86,14 @@ class _Asked(Collector):
         return ()
 
 
-def handler(read: Callable[[], Iterable[Metric]], ready: Callable[[], bool]) -> Handler:
+def rendered(found: Iterable[Metric | Histogram]) -> bytes:
+    """Return metrics in Prometheus' text format."""
+    registry, kept = CollectorRegistry(), list(found)
+    registry.register(_Asked(lambda: kept))
+    return generate_latest(registry)
+
+
+def handler(read: Read, ready: Callable[[], bool]) -> Handler:
     """Return the handler of a metrics port: `read` gives the metrics, `ready` whether requests can be answered."""
     registry = CollectorRegistry()
     registry.register(_Asked(read))
