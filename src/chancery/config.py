@@ -403,7 +403,7 @@ class TSAConfig(Served, frozen=True, kw_only=True, tag="tsa"):
 
 
 class ForeignConfig(Section, frozen=True, kw_only=True, tag="foreign", tag_field="process"):
-    """`chancery ocsp foreign …`, over HTTP (by the HTTP proxy `proxy`) or from files; a download takes `seconds`."""
+    """`chancery ocsp foreign …`, over HTTP (by the proxy `proxy`) or from files; a download takes `seconds`."""
 
     database: DatabaseSection
     max_mebibytes: Annotated[int, msgspec.Meta(ge=1, le=4095)] = 64
