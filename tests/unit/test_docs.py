@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import re
 import shlex
@@ -35,9 +36,15 @@ PROCESSES = [
 ]
 
 
+@functools.cache
+def program() -> click.Command:
+    """The whole command line, made once: every module of it is imported."""
+    return typer.main.get_command(main.command_line(None))
+
+
 def command(words: list[str]):
     """The click command that these words name, or None."""
-    found = typer.main.get_command(main.command_line(None))
+    found = program()
     for word in words:
         if not hasattr(found, "commands"):
             break
@@ -131,7 +138,7 @@ def test_the_program_has_help_for_every_command():
         for word, inner in getattr(one, "commands", {}).items():
             walk(inner, f"{name} {word}")
 
-    walk(typer.main.get_command(main.command_line(None)), "chancery")
+    walk(program(), "chancery")
 
 
 def test_the_version_is_the_package_s(capsys):
