@@ -349,6 +349,22 @@ def test_a_ceremony_that_died_anywhere_goes_on_without_new_confirmations(tmp_pat
     pytest.fail("it never ended")
 
 
+def test_a_root_that_a_ceremony_began_is_not_finished_outside_of_it(machine):
+    plan = scripts.plan("first", FIRST)
+    with OfflineCA.begin(machine.directory, machine.ceremony()) as ca:
+        ca.holding.confirm(plan.data, scripts.confirmations(plan, machine.clock.now(), *PEOPLE))
+        # The second line from here on is the first key's.
+        machine.faults = Faults(2)
+        with pytest.raises(PKIError):
+            hold(ca, plan)
+    before = journal_of(machine)
+    with pytest.raises(OperatorError, match="ceremony only"):
+        machine.init()
+    assert ([], before) == (machine.token.generated, journal_of(machine))
+    with OfflineCA.begin(machine.directory, machine.ceremony()) as ca:
+        hold(ca, plan)
+
+
 def test_the_root_is_renewed_under_its_name_and_key(led):
     with led.open() as ca:
         before = x509.load_der_x509_certificate(root(ca.store).certificate)
