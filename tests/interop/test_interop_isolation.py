@@ -134,7 +134,7 @@ def test_keys_do_not_leave_their_tokens(running):
 
 def test_every_configuration_passes_its_own_check(running):
     files = sorted((running.state / "conf").iterdir())
-    assert 7 == len(files)
+    assert 8 == len(files)
     for file in files:
         assert b"good" in run(CHANCERY, "check-config", file).stdout
 

@@ -164,7 +164,7 @@ def test_edited_history_is_found_by_the_audit(mortal):
     with psycopg.connect(**superuser, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")
         connection.execute(
-            "UPDATE chancery.journal_event SET body = replace(body, 'request.received', 'request.deceived')"
+            "UPDATE chancery.journal_event SET body = replace(body, 'installation', 'installatiom')"
             " WHERE event_id = (SELECT min(event_id) FROM chancery.journal_event WHERE kind = 'request.received')"
         )
     done = mortal.chancery("audit", "verify", "--config", mortal.place.config("auditor"), check=False)

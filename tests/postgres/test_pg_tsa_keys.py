@@ -21,7 +21,6 @@ from chancery.postgres.timestamps import PgTimestampStore
 APP = typer.Typer(pretty_exceptions_enable=False)
 APP.callback()(lambda: None)
 commands_tsa_key.register(APP)
-NOW = SystemClock().now()
 
 
 class Place:
@@ -60,7 +59,7 @@ pin_file = "{directory}/pin"
 
     def sign_with(self, digest: str, ago: datetime.timedelta) -> None:
         """Do what the serving process does when it takes a key over."""
-        event = Event(EventKind.TSA_KEY, NOW - ago, "tsa", "tsa-unit:tsa", {"act": "registered"})
+        event = Event(EventKind.TSA_KEY, SystemClock().now() - ago, "tsa", "tsa-unit:tsa", {"act": "registered"})
 
         async def act():
             async with AsyncPool(self.database.role("tsa")) as pool:

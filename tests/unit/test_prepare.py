@@ -17,6 +17,7 @@ TEST = {
     "nginx": "nginx-light",
     "wrk": "wrk",
     "chromium": "chromium",
+    "promtool": "prometheus",
     "nft": "nftables",
     "ss": "iproute2",
     "systemd-analyze": "systemd",

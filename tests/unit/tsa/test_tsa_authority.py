@@ -100,7 +100,9 @@ def test_a_token_says_what_was_asked(kind, cert_req):
 def test_r24_the_digest_of_the_token_matches_the_key(kind, digest, signature):
     signer_info = parse(TSA(kind).respond(request()).der)["time_stamp_token"]["content"]["signer_infos"][0]
     assert digest == signer_info["digest_algorithm"]["algorithm"].native
-    assert signature == signer_info["signature_algorithm"]["algorithm"].native
+    algorithm = signer_info["signature_algorithm"]["algorithm"]
+    # A library that another test imports may have given the object identifier a name.
+    assert signature in {algorithm.native, algorithm.dotted}
 
 
 def test_pss_keeps_its_parameters():
