@@ -14,6 +14,7 @@ from chancery.audit.log import Sequencer
 from chancery.audit.verify import verify
 from chancery.cli import serve_worker
 from chancery.cli.serve_worker import Health
+from chancery.cli.worker_metrics import WorkerMetrics
 from chancery.errors import ErrorType, StandbyError
 from chancery.postgres.journal import PgJournalStore, insert_events
 from chancery.postgres.session import Connection, Session, connect, sequencer_lock
@@ -29,7 +30,8 @@ def sequence(connection, health, stop) -> None:
     session = Session(connection, [sequencer_lock])
     store = PgJournalStore(session)
     try:
-        serve_worker._sequence(Sequencer(store, ED25519, ORIGIN, FakeClock()), store, stop, Health(health))
+        sequencer, metrics = Sequencer(store, ED25519, ORIGIN, FakeClock()), WorkerMetrics(None, FakeClock())
+        serve_worker._sequence(sequencer, store, stop, Health(health), metrics)
     finally:
         session.close()
 

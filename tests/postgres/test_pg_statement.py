@@ -32,6 +32,7 @@ SLEEP = Statement("SELECT pg_sleep({integer})::text")
 LARGE = Statement("SELECT octet_length({bytea})")
 SIZES = (0, 1, 20_000_000, 3_000_000)
 DIVIDE = Statement("SELECT 1 / {integer}")
+DIVIDE_SEVEN = Statement("SELECT 7 / {integer}")
 
 
 @pytest.fixture
@@ -94,3 +95,20 @@ def test_a_caller_who_gives_up_leaves_no_connection_in_the_middle(database):
             return await pool.run(DIVIDE, [1])
 
     assert [(1,)] == asyncio.run(act())
+
+
+def test_what_the_driver_made_the_server_forget_is_prepared_again(session, database):
+    """As psycopg does some time after a ROLLBACK, such as that of a rehearsal."""
+    assert [(7,)] == session.run(DIVIDE_SEVEN, [1])
+    session._connected().execute("DEALLOCATE ALL")
+    assert [(7,)] == session.run(DIVIDE_SEVEN, [1])
+    assert [(7,)] == session.run(DIVIDE_SEVEN, [1])
+
+    async def act():
+        async with AsyncPool(database.role("worker"), size=1) as pool:
+            before = await pool.run(DIVIDE_SEVEN, [1])
+            async with pool._connection() as connection:
+                await connection.execute("DEALLOCATE ALL")
+            return before, await pool.run(DIVIDE_SEVEN, [1])
+
+    assert ([(7,)], [(7,)]) == asyncio.run(act())

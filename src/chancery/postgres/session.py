@@ -251,13 +251,21 @@ class Session:
         with self._lock, translated():
             connection = self._connected()
             try:
-                if statement.name not in self._prepared:
-                    statement.prepare(connection.pgconn)
-                    self._prepared.add(statement.name)
-                return statement.run(connection, values)
+                try:
+                    return self._run(connection, statement, values)
+                except psycopg.errors.InvalidSqlStatementName:
+                    # psycopg says DEALLOCATE ALL after a ROLLBACK, and means ours, too: nothing was done.
+                    self._prepared.discard(statement.name)
+                    return self._run(connection, statement, values)
             except BaseException:
                 self._settle(connection)
                 raise
+
+    def _run(self, connection: PgConnection, statement: Statement, values: Sequence[object]) -> list[TupleRow]:
+        if statement.name not in self._prepared:
+            statement.prepare(connection.pgconn)
+            self._prepared.add(statement.name)
+        return statement.run(connection, values)
 
     def _settle(self, connection: PgConnection) -> None:
         """Give up what a failed transaction left open; a connection that cannot do it goes with it."""

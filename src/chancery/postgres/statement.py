@@ -120,7 +120,13 @@ class Statement:
             _check(wire, await _answer(wire))
             known.add(self.name)
         wire.send_query_prepared(self.name, self._written(values), self._formats, Format.BINARY)
-        return _rows(connection, _check(wire, await _answer(wire)))
+        answer = await _answer(wire)
+        try:
+            return _rows(connection, _check(wire, answer))
+        except psycopg.errors.InvalidSqlStatementName:
+            # psycopg says DEALLOCATE ALL some time after a ROLLBACK, and means ours, too. Nothing was done.
+            known.discard(self.name)
+            return await self.run_async(connection, values)
 
     def _written(self, values: Sequence[object]) -> list[Any]:
         # Octets, or None for NULL, which the type of `exec_prepared` does not know of.
