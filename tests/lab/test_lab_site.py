@@ -15,7 +15,7 @@ from chancery.deploy.flows import flows
 from lab.namespaces import LabError, sh, wait_for
 
 PROBING = Path(__file__).with_name("probing.py")
-OTHERS = (21, 22, 25, 53, 80, 443, 3128, 5432, 5433, 5696, 5697, 5698, 8080, 8443, 9108, 9109)
+OTHERS = (21, 22, 25, 53, 80, 443, 3128, 5432, 5433, 5696, 5697, 5698, 8080, 8443, 9107, 9108, 9109)
 """Every port of the site, and some that attackers like."""
 ADMIN = {"CHANCERY_CLIENT": "/run/admin/client.toml"}
 AUDIT = ("audit", "verify", "--config", "/etc/chancery/auditor.toml")
@@ -103,7 +103,7 @@ def test_a_revocation_is_seen_from_the_clients_zone(lab):
 
 
 def test_metrics_are_scraped_from_the_monitoring_host(lab):
-    for address in ("10.20.1.11:9108", "10.20.1.12:9109"):
+    for address in ("10.20.1.10:9107", "10.20.1.11:9108", "10.20.1.12:9109"):
         assert "# TYPE" in lab.hosts["mon1"].run("curl", "-fsS", f"http://{address}/metrics")
 
 

@@ -101,6 +101,7 @@ def _ca(site: Site, host: Host) -> CAConfig:
     return CAConfig(
         deployment="production",
         listen=Listen(host=host.address, port=site.ports.ca),
+        metrics=Listen(host=host.address, port=site.ports.ca_metrics) if site.running("monitoring") else None,
         tls=TLSSection(certificate=SERVER_CHAIN, key=SERVER_KEY, client_ca=PKI / "chain.pem"),
         database=database(site, "ca"),
     )

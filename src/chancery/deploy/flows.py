@@ -78,15 +78,19 @@ def _inner(site: Site) -> list[Flow]:
                 hsm, holder = site.one("hsm")
                 port, target = hsm_port(site, process, name), (_address(holder),)
                 found.append(Flow(name, hsm, (_address(host),), target, "tcp", port, f"PKCS#11 of {process}"))
+            elif process in TOKENS:
+                what, port = f"PKCS#11 of {process}", site.ports.hsm
+                found += [
+                    Flow(name, one, (_address(host),), (one,), "tcp", port, what) for one in site.hsm.servers
+                ]
     return found
 
 
 def _metrics(site: Site) -> list[Flow]:
-    scraped: list[tuple[Runs, int]] = [("ocsp", site.ports.ocsp_metrics), ("tsa", site.ports.tsa_metrics)]
     return [
         Flow(watcher, name, (_address(seat),), (_address(host),), "tcp", port, f"metrics of {process}")
         for watcher, seat in site.running("monitoring")
-        for process, port in scraped
+        for process, port in site.ports.metrics().items()
         for name, host in site.running(process)
         if name != watcher
     ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from chancery.config import encode
 from chancery.deploy.configs import ETC, PKI, SERVER_CHAIN, SERVER_KEY, SITE_CA, TLS, host_configs
 from chancery.deploy.files import MANIFEST, File, Manifest, expected, write_manifest
@@ -72,21 +70,16 @@ def secrets(site: Site, name: str, host: Host) -> list[File]:
 
 def listening(site: Site, name: str, host: Host) -> list[str]:
     """Return what a host listens on, as `protocol/address/port`; management by SSH among it."""
-    ports = {
-        "ca": [site.ports.ca],
-        "ocsp": [site.ports.ocsp, *([site.ports.ocsp_metrics] if site.running("monitoring") else [])],
-        "tsa": [site.ports.tsa, *([site.ports.tsa_metrics] if site.running("monitoring") else [])],
-        "database": [site.ports.database],
-    }
-    found = [f"tcp/{host.address}/{port}" for process in host.runs for port in ports.get(process, [])]
+    scraped = site.ports.metrics() if site.running("monitoring") else {}
+    found = [
+        f"tcp/{host.address}/{port}"
+        for process in host.runs
+        for port in (site.ports.served().get(process), scraped.get(process))
+        if port is not None
+    ]
     if "hsm" in host.runs:
         for role in set(TOKENS.values()):
             found += [f"tcp/{host.address}/{hsm_port(site, *one)}" for one in users(site, role)]
     if any(row.target == name and row.purpose == "management" for row in flows(site)):
         found.append("tcp/*/22")
     return found
-
-
-def rows(site: Site) -> Iterable[tuple[str, str, str, str]]:
-    """Return (from, to, protocol and port, what for) of every row that the firewalls allow."""
-    return [(one.origin, one.target, f"{one.protocol} {one.port}", one.purpose) for one in flows(site)]

@@ -17,7 +17,6 @@ from chancery.errors import OperatorError
 
 Runs = Literal["ca", "worker", "ocsp", "tsa", "database", "hsm", "router", "monitoring", "offline"]
 DNSName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")]
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 TOKENS = {"worker": "issuing", "ocsp": "ocsp", "tsa": "tsa"}
@@ -79,22 +78,39 @@ class Ports(Section, frozen=True, kw_only=True):
     tsa: Port = 80
     database: Port = 5432
     hsm: Annotated[int, msgspec.Meta(ge=1, le=65000)] = 5696
+    ca_metrics: Port = 9107
     ocsp_metrics: Port = 9108
     tsa_metrics: Port = 9109
+
+    def served(self) -> dict[Runs, int]:
+        """Return the port that each process listens on for others."""
+        return {"ca": self.ca, "ocsp": self.ocsp, "tsa": self.tsa, "database": self.database}
+
+    def metrics(self) -> dict[Runs, int]:
+        """Return the port of each process that monitoring asks."""
+        return {"ca": self.ca_metrics, "ocsp": self.ocsp_metrics, "tsa": self.tsa_metrics}
 
 
 class HSM(Section, frozen=True, kw_only=True):
     """
-    How keys are reached: `module` is the vendor's PKCS#11 library on each host that has keys.
+    How keys are reached: `module` is the vendor's PKCS#11 library on each host that has keys, and `servers` are
+    the addresses of the vendor's HSMs in the network, asked at `ports.hsm`.
 
     Without it the site's `hsm` host serves SoftHSM2 (`softhsm`) by p11-kit through mutual TLS, and `client` is
     p11-kit's module on the hosts that use it. That passes RSA and ECDSA, and no Ed25519 (docs/deployment.md).
     """
 
     module: Path | None = None
+    servers: tuple[str, ...] = ()
     client: Path = Path("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so")
     softhsm: Path = Path("/usr/lib/softhsm/libsofthsm2.so")
     reserved: str | None = None
+
+    def __post_init__(self) -> None:
+        for text in self.servers:
+            ipaddress.ip_address(text)
+        if self.servers and self.module is None:
+            raise ValueError("`servers` are those of the vendor's `module`")
 
 
 class Time(Section, frozen=True, kw_only=True):
@@ -204,22 +220,11 @@ def _sum_faults(site: Site) -> str | None:
     if len(site.running("worker")) > SERIAL_INSTANCES:
         return f"at most {SERIAL_INSTANCES} hosts run `worker`"
     for name, host in site.hosts.items():
-        shared = [port for process, port in _listened(site) if process in host.runs]
+        listened = [*site.ports.served().items(), *site.ports.metrics().items()]
+        shared = [port for process, port in listened if process in host.runs]
         if len(set(shared)) != len(shared):
             return f"host `{name}` would listen twice on one port: {sorted(shared)}"
     return None
-
-
-def _listened(site: Site) -> list[tuple[Runs, int]]:
-    ports = site.ports
-    return [
-        ("ca", ports.ca),
-        ("ocsp", ports.ocsp),
-        ("tsa", ports.tsa),
-        ("database", ports.database),
-        ("ocsp", ports.ocsp_metrics),
-        ("tsa", ports.tsa_metrics),
-    ]
 
 
 def read_site(file: Path) -> Site:

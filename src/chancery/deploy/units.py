@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from chancery.deploy.configs import ETC, TLS
 from chancery.deploy.files import File
-from chancery.deploy.flows import flows, hsm_port
+from chancery.deploy.flows import NTP, flows, hsm_port
 from chancery.deploy.site import TOKENS, Host, Site
 
 PROCESSES = ("worker", "ca", "ocsp", "tsa")
@@ -114,11 +114,20 @@ def _serving(site: Site, name: str, process: str) -> File:
         service.append(f"LoadCredential=pin:{ETC}/secrets/{process}.pin")
     if tunnelled:
         service.append(f"Environment=P11_KIT_SERVER_ADDRESS=unix:path={socket(process)}")
-    public = {"ca": {site.ports.ca}, "ocsp": {site.ports.ocsp}, "tsa": {site.ports.tsa}}
-    wanted = {site.ports.database} | public.get(process, set())
-    metrics = {"ocsp": site.ports.ocsp_metrics, "tsa": site.ports.tsa_metrics}
-    wanted |= {metrics[process]} if process in metrics else set()
-    return _unit(user, head, [*service, *_again(2)], _peers(site, name, wanted))
+    return _unit(user, head, [*service, *_again(2)], _peers(site, name, _ports(site, process)))
+
+
+def _ports(site: Site, process: str) -> set[int]:
+    """Return the ports of the rows that are a process's own."""
+    found = {site.ports.database}
+    found |= {
+        port for runs, port in (*site.ports.served().items(), *site.ports.metrics().items()) if runs == process
+    }
+    if process == "tsa":  # it may measure the clock itself
+        found.add(NTP)
+    if process in TOKENS and site.hsm.servers:
+        found.add(site.ports.hsm)
+    return found
 
 
 def socket(process: str) -> str:

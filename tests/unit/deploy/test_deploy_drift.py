@@ -54,7 +54,7 @@ def right():
     files = render(read_site(EXAMPLE), "1.0")["ca1"]
     manifest = read_manifest(next(one.content for one in files if one.path == MANIFEST))
     seen = {one.path: Seen(one.content, one.mode, one.owner, one.group) for one in files}
-    ports = ["tcp/10.20.1.10/443", "tcp/*/22"]
+    ports = ["tcp/10.20.1.10/443", "tcp/10.20.1.10/9107", "tcp/*/22"]
     return manifest, Host(seen, dict.fromkeys(manifest.units, "enabled/active"), ports)
 
 

@@ -98,6 +98,20 @@ def test_each_process_has_its_own_account_and_no_capability(tree):
     assert "root" not in seen.values()
 
 
+def test_a_process_talks_to_what_its_rows_name_and_to_nobody_else(tree):
+    def allowed(host, process):
+        text = (tree / host / f"etc/systemd/system/chancery-{process}.service").read_text()
+        assert "\nIPAddressDeny=any\n" in text
+        return set(re.search(r"^IPAddressAllow=(.*)$", text, re.MULTILINE)[1].split())
+
+    clock = {"10.20.3.20", "10.20.3.21", "10.20.3.22"}
+    assert {"localhost", "10.20.1.13"} == allowed("ca1", "worker")
+    assert {"localhost", "10.20.1.13", "10.20.0.0/24", "10.20.3.10"} == allowed("ca1", "ca")
+    assert {"localhost", "10.20.1.13", "10.20.0.0/24", "10.20.3.10"} | clock == allowed("tsa1", "tsa")
+    assert {"localhost", "10.20.2.10"} == allowed("ocsp1", "hsm-ocsp")
+    assert {"localhost", "10.20.1.11"} == allowed("hsm1", "tunnel-ocsp")
+
+
 def test_only_the_host_of_a_role_may_log_in_as_it(tree):
     hba = (tree / "db1/etc/postgresql/15/main/pg_hba.conf").read_text().splitlines()
     assert [

@@ -38,6 +38,7 @@ def test_the_rows_are_those_of_the_requirements_and_no_others():
         ("ca1", "hsm1", "tcp", 5696),
         ("ocsp1", "hsm1", "tcp", 5697),
         ("tsa1", "hsm1", "tcp", 5698),
+        ("mon1", "ca1", "tcp", 9107),
         ("mon1", "ocsp1", "tcp", 9108),
         ("mon1", "tsa1", "tcp", 9109),
     }
@@ -65,7 +66,17 @@ def test_each_user_of_a_token_has_a_port_of_its_own(tmp_path):
     assert [5696, 5697, 5698, 5699] == sorted(ports)
 
 
-def test_a_vendor_s_module_needs_no_hsm_host_and_no_row(tmp_path):
+def test_a_vendor_s_hsms_in_the_network_have_rows_of_their_own(tmp_path):
+    path = changed(
+        tmp_path,
+        ('hsm1 = { zone = "trusted", address = "10.20.2.10", runs = ["hsm"] }', ""),
+        ("[time]", '[hsm]\nmodule = "/opt/vendor/libpkcs11.so"\nservers = ["10.20.2.30"]\n[time]'),
+    )
+    rows = [(row.origin, row.target, row.port) for row in flows(read_site(path)) if row.purpose.startswith("PKCS")]
+    assert [(host, "10.20.2.30", 5696) for host in ("ca1", "ocsp1", "tsa1")] == rows
+
+
+def test_a_vendor_s_module_in_the_machine_needs_no_hsm_host_and_no_row(tmp_path):
     path = changed(
         tmp_path,
         ('hsm1 = { zone = "trusted", address = "10.20.2.10", runs = ["hsm"] }', ""),
@@ -99,6 +110,7 @@ def test_only_rows_between_networks_pass_a_router():
         ('runs = ["ocsp"]', 'runs = ["ocsp", "tsa"]', "host `ocsp1` would listen twice on one port: "),
         ('runs = ["offline"]', 'runs = ["offline"], zone = "trusted"', "neither zone nor address"),
         ('runs = ["database"]', 'runs = ["postgres"]', "key `hosts"),
+        ("[time]", '[hsm]\nservers = ["10.20.2.30"]\n[time]', "`servers` are those of the vendor's `module`"),
         ("organization =", "organisation =", "organisation"),
         ('address = "10.20.1.13", ', "", "a host has a `zone` and an `address` in it"),
     ],
