@@ -283,9 +283,29 @@ def test_a_foreign_ca_has_its_delegates_until_it_ends(partner):
 def test_an_issuer_of_ours_is_not_foreign(partner):
     Office(partner.database)
     der = kit.ca("Somebody else").public_bytes(Encoding.DER)
-    for name, given in (("issuing", der), ("other", kit.ca().public_bytes(Encoding.DER)), ("Not a name", der)):
+    for name, given in (("issuing", der), ("other", kit.ca().public_bytes(Encoding.DER))):
         with pytest.raises(PKIError, match="already"):
             partner.store.add(name, given, (kit.URL,), START, event())
+
+
+def test_a_name_and_a_url_that_are_none_are_said_to_be_none(partner):
+    der = kit.ca("Somebody else").public_bytes(Encoding.DER)
+    for name, url in (("Not a name", kit.URL), ("other", "http://example.org/" + "x" * 1000)):
+        with pytest.raises(PKIError, match="a name has small letters"):
+            partner.store.add(name, der, (url,), START, event())
+
+
+def test_a_foreign_ca_that_is_answered_for_does_not_become_an_issuer_of_ours(partner):
+    """Neither its name nor its key; the other direction is above."""
+    for name, spki in (("partner", bytes(32)), ("other", None)):
+        with pytest.raises(psycopg.errors.ExclusionViolation), connect(partner.database.role("owner")) as owner:
+            owner.execute(
+                "INSERT INTO chancery.issuer"
+                " (name, subject, certificate, spki_sha256, not_before, not_after, added_at)"
+                " SELECT %s, 'CN=x', 'x', coalesce(%s, spki_sha256), added_at, added_at + interval '1 day',"
+                " added_at FROM chancery.foreign_issuer",
+                (name, spki),
+            )
 
 
 def test_r29_entries_that_count_cannot_be_deleted_nor_an_old_end_be_changed(partner):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+from pathlib import Path
 
 import pgdata
 import psycopg
@@ -418,6 +420,32 @@ def test_a_listener_lives_through_a_restart_and_wakes_at_once(own_server, own_da
     assert listener.wait(LONG)  # something may have come meanwhile
     Office(own_database).submit("t1")
     assert listener.wait(LONG)
+    listener.close()
+
+
+class CountedPoll:
+    """A poll that says how often it was asked."""
+
+    def __init__(self, poll) -> None:
+        self.poll_, self.polls = poll, 0
+
+    def poll(self, milliseconds: float):
+        self.polls += 1
+        return self.poll_.poll(milliseconds)
+
+
+def test_a_listener_after_a_loss_waits_and_does_not_spin(own_server, own_database):
+    """The new socket has another number than the lost one, whose number stands for nothing any more."""
+    listener = Listener(own_database.role("worker"), (REQUESTS,))
+    assert listener.wait(LONG)
+    own_server.embedded.stop()
+    assert not listener.wait(0.3)
+    own_server.embedded.start()
+    with Path(os.devnull).open():  # takes the lost one's number
+        assert listener.wait(LONG)
+    listener._poll = counted = CountedPoll(listener._poll)
+    assert not listener.wait(0.5)
+    assert 1 == counted.polls
     listener.close()
 
 

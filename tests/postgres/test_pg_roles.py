@@ -472,7 +472,7 @@ def test_an_operator_is_removed_once_and_changed_never(full):
                 owner.execute(f"UPDATE chancery.operator SET {change}")
 
 
-@pytest.mark.parametrize("name", ["ra", "ocsp", "tsa", "auditor"])
+@pytest.mark.parametrize("name", ["ra", "ocsp", "tsa", "foreign", "auditor"])
 def test_who_is_not_the_worker_is_bounded_in_what_it_uses_up(full, name):
     [(most,)] = full.sql("SELECT setting::integer FROM pg_settings WHERE name = 'max_connections'")
     [(limit,)] = full.sql("SELECT rolconnlimit FROM pg_roles WHERE rolname = %s", f"chancery_{name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import getpass
 import signal
 import threading
@@ -11,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from chancery.cli import build
 from chancery.cli.clock import SystemClock
@@ -28,6 +31,7 @@ from chancery.ports import Event, EventKind, ForeignPoint
 from chancery.postgres.foreign import PgForeignStore
 from chancery.postgres.session import Session
 
+log = structlog.get_logger()
 foreign = typer.Typer(help="CAs whose keys are elsewhere, answered for from their CRLs.", no_args_is_help=True)
 Config = Annotated[Path, typer.Option("--config", help="The configuration of `foreign` (TOML).")]
 Name = Annotated[str, typer.Argument(help="The name that this installation calls the CA.")]
@@ -103,10 +107,23 @@ def delegate(
             found.verify_directly_issued_by(x509.load_der_x509_certificate(issuer.record.certificate))
         except (InvalidSignature, ValueError, TypeError) as error:
             raise OperatorError(f"{certificate} was not issued by {name}", "give the one that it made") from error
+        if found.not_valid_after_utc <= SystemClock().now() or not _signs_ocsp(found):
+            raise OperatorError(
+                f"{certificate} is over, or not for signing OCSP responses (RFC 6960 4.2.2.2)",
+                "have the CA make one with the extended key usage OCSPSigning",
+            )
         until = found.not_valid_after_utc.isoformat()
         event = _event(EventKind.FOREIGN_DELEGATE, name, serial=f"{found.serial_number:X}", not_after=until)
         store.add_delegate(name, der, event.at, event)
         show_pairs([("delegate of", name), ("until", until)])
+
+
+def _signs_ocsp(found: x509.Certificate) -> bool:
+    try:
+        usages = found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    return ExtendedKeyUsageOID.OCSP_SIGNING in usages
 
 
 @foreign.command("list")
@@ -118,12 +135,12 @@ def list_command(*, config: Config) -> None:
         show_rows(columns, [_row(one, at) for one in store.points()])
 
 
-def _row(point: ForeignPoint, at: object) -> Sequence[object]:
+def _row(point: ForeignPoint, at: datetime.datetime) -> Sequence[object]:
     until = point.next_update
     if until is None:
         state = "missing"
     else:
-        state = "current" if max(until, point.delta_next_update or until) > at else "out of date"  # type: ignore[operator]  # a moment
+        state = "current" if max(until, point.delta_next_update or until) > at else "out of date"
     return (
         point.issuer,
         point.url,
@@ -172,9 +189,10 @@ def fetch(
         while True:
             try:
                 failed = importer.fetch_all()
-            except PKIError:
+            except PKIError as error:
                 if every is None:
                     raise
+                log.error("foreign.round-failed", problem=error.detail)  # noqa: TRY400 - one line says it
                 failed = 1
             if every is None:
                 raise typer.Exit(3 if failed else 0)

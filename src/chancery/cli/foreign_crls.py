@@ -60,6 +60,8 @@ class Importer:
             try:
                 return self._import(self._pinned(name, points), points, own, url)
             except PKIError as error:
+                if error.type is ErrorType.SYSTEM_UNAVAIL:
+                    raise
                 self._refuse(name, url or str(file), error)
                 raise OperatorError(
                     f"{file}: {error.detail}", "get the CA's newest CRL, and the certificate that signs it"
@@ -100,6 +102,8 @@ class Importer:
                 self._download(client, source, file)
                 done = self._import(self._pinned(name, points), points, file, url)
         except PKIError as error:
+            if error.type is ErrorType.SYSTEM_UNAVAIL:
+                raise
             self._refuse(name, source, error)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             problem = str(error) or type(error).__name__
@@ -160,14 +164,14 @@ class Importer:
         return Event(EventKind.FOREIGN_CRL, self._clock.now(), _actor(), f"foreign:{point.issuer}", detail)
 
     def _refuse(self, name: str, source: str, error: PKIError) -> None:
-        """Journal that a CRL was not believed, once for each reason; an outage is no reason."""
+        """Journal that a CRL was not believed, once for each reason."""
         log.error("foreign.crl-refused", issuer=name, source=source, problem=error.detail)
-        if error.type is ErrorType.SYSTEM_UNAVAIL or (source, error.detail) in self._refused:
+        if (source, error.detail) in self._refused:
             return
-        self._refused.add((source, error.detail))
         detail = {"source": source[:1000], "problem": error.detail}
         event = Event(EventKind.FOREIGN_REFUSED, self._clock.now(), _actor(), f"foreign:{name}", detail)
         self._store.refused(event)
+        self._refused.add((source, error.detail))
 
 
 def _actor() -> str:

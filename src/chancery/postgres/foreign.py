@@ -142,13 +142,18 @@ class PgForeignStore:
         with self._session.transaction() as connection:
             try:
                 row = connection.execute(_ADD, (name, certificate, _spki_sha256(certificate), at)).fetchone()
-            except (psycopg.errors.UniqueViolation, psycopg.errors.CheckViolation) as error:
+                assert row is not None
+                for url in dict.fromkeys(urls):
+                    connection.execute(_ADD_POINT, (row[0], url))
+            except psycopg.errors.UniqueViolation as error:
                 raise PKIError(
                     ErrorType.BAD_REQUEST, f"there is an issuer {name}, or one with this key, already"
                 ) from error
-            assert row is not None
-            for url in dict.fromkeys(urls):
-                connection.execute(_ADD_POINT, (row[0], url))
+            except psycopg.errors.CheckViolation as error:
+                raise PKIError(
+                    ErrorType.BAD_REQUEST,
+                    "a name has small letters, digits and hyphens, at most 63; a CRL URL at most 1,000 characters",
+                ) from error
             insert_events(connection, [event])
 
     def end(self, name: str, at: datetime.datetime, event: Event) -> None:

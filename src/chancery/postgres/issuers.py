@@ -102,21 +102,27 @@ class PgIssuerStore:
         with self._session.transaction() as connection:
             if (known := _known(connection, issuer)) is not None:
                 return known
-            cursor = connection.execute(
-                _INSERT_ISSUER,
-                (
-                    issuer.name,
-                    rows.storable(certificate.subject.rfc4514_string()),
-                    issuer.certificate,
-                    _spki_sha256(certificate),
-                    certificate.not_valid_before_utc,
-                    certificate.not_valid_after_utc,
-                    None if issuer.parent is None else _issuer_id(connection, issuer.parent),
-                    issuer.token_label,
-                    issuer.key_label,
-                    at,
-                ),
-            )
+            try:
+                cursor = connection.execute(
+                    _INSERT_ISSUER,
+                    (
+                        issuer.name,
+                        rows.storable(certificate.subject.rfc4514_string()),
+                        issuer.certificate,
+                        _spki_sha256(certificate),
+                        certificate.not_valid_before_utc,
+                        certificate.not_valid_after_utc,
+                        None if issuer.parent is None else _issuer_id(connection, issuer.parent),
+                        issuer.token_label,
+                        issuer.key_label,
+                        at,
+                    ),
+                )
+            except psycopg.errors.ExclusionViolation as error:
+                raise PKIError(
+                    ErrorType.BAD_REQUEST,
+                    f"{issuer.name}, or its key, is a foreign CA's: `chancery ocsp foreign end` comes first",
+                ) from error
             # None: another transaction was faster by a moment.
             row = cursor.fetchone()
             if row is None and (known := _known(connection, issuer)) is not None:

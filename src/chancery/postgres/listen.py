@@ -88,14 +88,14 @@ class Listener:
             connection.close()
             raise
         self._connection = connection
+        # Anew: the server may have closed the one before, whose descriptor then stays in the old poll for ever.
+        self._poll = select.poll()
         self._poll.register(connection.fileno(), select.POLLIN)
 
     def close(self) -> None:
         """Close the connection; the next `wait` opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            if not connection.closed:
-                self._poll.unregister(connection.fileno())
             connection.close()
 
 

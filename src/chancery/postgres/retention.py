@@ -234,9 +234,7 @@ def _judge(
     if not rows:
         return None
     if source == CERTIFICATES:
-        (more,) = owner.execute(
-            "SELECT pg_total_relation_size(%s::regclass)", (f"chancery.{_intents(name)}",)
-        ).fetchall()
+        (more,) = owner.execute(_SIZE, (f"chancery.{_intents(name)}",)).fetchall()
         size += int(more[0])
     stays = None
     if below is None or newest >= _since(at, years):

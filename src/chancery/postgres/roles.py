@@ -19,7 +19,13 @@ ROLES = (
 READERS = ("chancery_ocsp", "chancery_auditor")
 """Roles whose sessions are read-only from the start; their grants hold without it."""
 DATABASE = "chancery"
-_SHARES = {"chancery_ra": 30, "chancery_ocsp": 30, "chancery_tsa": 20, "chancery_auditor": 5}
+_SHARES = {
+    "chancery_ra": 30,
+    "chancery_ocsp": 30,
+    "chancery_tsa": 20,
+    "chancery_foreign": 5,
+    "chancery_auditor": 5,
+}
 """Percent of the server's connections that a role may have: none keeps the worker and the superuser out."""
 _TEMPORARY = "4GB"
 """Most octets of temporary files of one session of these roles: a query must not fill the disk of the journal."""

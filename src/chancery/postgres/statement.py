@@ -116,8 +116,7 @@ class Statement:
         """As `run`, for an event loop; prepares it first where it is not yet."""
         wire, known = connection.pgconn, _prepared.setdefault(connection, set())
         if self.name not in known:
-            wire.send_prepare(self.name, self.sql, self._oids)
-            _check(wire, await _answer(wire))
+            await self._prepare_async(wire)
             known.add(self.name)
         wire.send_query_prepared(self.name, self._written(values), self._formats, Format.BINARY)
         answer = await _answer(wire)
@@ -125,13 +124,21 @@ class Statement:
             return _rows(connection, _check(wire, answer))
         except psycopg.errors.InvalidSqlStatementName:
             # psycopg says DEALLOCATE ALL some time after a ROLLBACK, and means ours, too. Nothing was done.
-            known.discard(self.name)
-            return await self.run_async(connection, values)
+            await self._prepare_async(wire)
+            wire.send_query_prepared(self.name, self._written(values), self._formats, Format.BINARY)
+            return _rows(connection, _check(wire, await _answer(wire)))
+
+    async def _prepare_async(self, wire: PGconn) -> None:
+        wire.send_prepare(self.name, self.sql, self._oids)
+        _check(wire, await _answer(wire))
 
     def _written(self, values: Sequence[object]) -> list[Any]:
         # Octets, or None for NULL, which the type of `exec_prepared` does not know of.
         pairs = zip(self._encoders, values, strict=True)
-        return [None if value is None else encode(value) for encode, value in pairs]
+        try:
+            return [None if value is None else encode(value) for encode, value in pairs]
+        except struct.error as error:
+            raise psycopg.DataError(f"a value that its type does not hold: {error}") from error
 
 
 class Rows:

@@ -344,7 +344,7 @@ class OCSPService:
         if kept is not None and now < kept.refresh:
             self._hits += 1
             return kept.full
-        return self._decoded(request, request.body, now)
+        return self._decoded(request, request.body, now, kept)
 
     def _get(self, request: Request) -> Reply | Awaitable[Reply]:
         now = self._clock.monotonic()
@@ -356,12 +356,16 @@ class OCSPService:
             body = from_path(request.target[len(_GET_PATH) :])
         except PKIError as error:
             return self._refuse(error.type)
-        return self._decoded(request, body, now)
+        return self._decoded(request, body, now, kept)
 
-    def _decoded(self, request: Request, body: bytes, now: float) -> Reply | Awaitable[Reply]:
-        """Read a request that is not kept under its own octets; perhaps its answer is, in another spelling."""
+    def _decoded(self, request: Request, body: bytes, now: float, kept: _Kept | None) -> Reply | Awaitable[Reply]:
+        """
+        Read a request whose answer is not fresh under its own octets; perhaps it is, in another spelling.
+
+        `kept` is the answer past half of its life, but true until nextUpdate: better than none when no more fit.
+        """
         if self._answerer.full:
-            return self._refuse_late()
+            return self._refuse_late() if kept is None else kept.late()
         try:
             asked = self._answerer.admit(ocsp.decode_request(body))
         except PKIError as error:

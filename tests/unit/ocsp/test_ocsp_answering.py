@@ -213,6 +213,19 @@ async def test_kept_answers_go_on_while_the_database_is_away_until_they_end(benc
 
 
 @with_bench()
+async def test_kept_answers_go_on_while_no_more_signatures_fit_until_they_end(bench):
+    request = ocspkit.request(GOOD)
+    _, _, body = await bench.ask(request)
+    bench.service._answerer._signing._max_pending = 0
+    bench.clock.advance(13 * 3600)
+    _, late, again = await bench.ask(request)
+    assert (body, "no-store") == (again, late["Cache-Control"])
+    assert "TRY_LATER" == await status_of(bench, ocspkit.request(GOOD, nonce=b"n"))
+    bench.clock.advance(11 * 3600)
+    assert "TRY_LATER" == await status_of(bench, request)
+
+
+@with_bench()
 async def test_r18_an_answer_is_made_anew_at_half_of_its_life(bench):
     request = ocspkit.request(GOOD)
     _, _, body = await bench.ask(request)
