@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from chancery.cli import layout
 from chancery.cli.clock import SystemClock
 from chancery.config import encode
-from chancery.deploy.files import MANIFEST, read_manifest
+from chancery.deploy.files import MANIFEST
 from chancery.deploy.identities import make_identities
-from chancery.deploy.machine import install, write_tree
+from chancery.deploy.machine import write_tree
 from chancery.deploy.rendering import render
 from chancery.deploy.site import Site, read_site
 from chancery.postgres.embedded import ensure_traversable
@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 INVENTORY = ROOT / "deploy" / "site.toml"
 PROGRAM = [sys.executable, "-m", "chancery.cli.main"]
 VERSION = importlib.metadata.version("chancery")
-CLIENT, OUTSIDER = "client1", "guest1"
+CLIENT = "client1"
 
 
 def installed_postgresql() -> Path:
@@ -121,7 +121,7 @@ class Lab:
         for zone in self.site.zones:
             switch.run("ip", "link", "add", f"br-{zone}"[:15], "type", "bridge")
             switch.run("ip", "link", "set", f"br-{zone}"[:15], "up")
-        for accounts in self.tree.glob("*/usr/lib/sysusers.d/chancery.conf"):
+        for accounts in self.tree.glob("*/etc/sysusers.d/chancery.conf"):
             for user in re.findall(r"^u (\S+) ", accounts.read_text(), re.MULTILINE):
                 self._account(user)
         self.addresses = plugged
@@ -195,8 +195,8 @@ class Lab:
         if not (tree / MANIFEST.lstrip("/")).exists():  # the offline host
             shutil.copytree(tree, files, dirs_exist_ok=True)
             return
-        data = (tree / MANIFEST.lstrip("/")).read_bytes()
-        install([tree, self.links / name], read_manifest(data).files, files)
+        links = ["--links", self.links / name] if (self.links / name).exists() else []
+        sh(*PROGRAM, "deploy", "install", tree, *links, "--root", files)
         for line in (tree / "etc/tmpfiles.d/chancery.conf").read_text().splitlines():
             _, path, mode, user, _, _ = line.split()
             machine.own(path, int(mode, 8), pwd.getpwnam(user))
@@ -316,13 +316,14 @@ class Lab:
             "tsa": self.key("tsa", "tsa", f"CN={organization} TSA,O={organization}"),
         }
         for process, csr in requests.items():
-            machine.at(f"/etc/chancery/pki/{process}.csr").write_bytes(csr)
+            machine.at(f"/var/lib/chancery-ca/{process}.csr").write_bytes(csr)
         self.site = msgspec.structs.replace(self.site, service_keys=tuple(sorted(map(_spki, requests.values()))))
         self._render()
         self._install()
         journal = machine.at("/etc/chancery/pki/journal.pem")
         journal.write_bytes(self.key("worker", "journal"))
-        machine.at("/etc/chancery/pki/issuing.csr").write_bytes(
+        machine.own("/var/lib/chancery-worker", 0o755, pwd.getpwnam("chancery-worker"))
+        machine.at("/var/lib/chancery-worker/issuing.csr").write_bytes(
             self.key("worker", "issuing", f"CN={organization} Issuing CA,O={organization}")
         )
         out = machine.own("/var/lib/chancery-worker/bundles", 0o700, pwd.getpwnam("chancery-worker"))
@@ -330,7 +331,7 @@ class Lab:
             "--key-label",
             "journal",
             "--csr",
-            "/etc/chancery/pki/issuing.csr",
+            "/var/lib/chancery-worker/issuing.csr",
             "--transaction-id",
             "issuing-1",
         ]
@@ -391,7 +392,7 @@ class Lab:
         self.start("chancery-worker")
         own = ["--config", "/etc/chancery/ca.toml"]
         for process in ("ocsp", "tsa"):
-            csr = ["--csr", f"/etc/chancery/pki/{process}.csr"]
+            csr = ["--csr", f"/var/lib/chancery-ca/{process}.csr"]
             self.chancery(ca, "deploy", "service", process, *own, *csr, user="chancery-ca")
         names = ["--host", self.site.names.ca, "--host", str(host.address)]
         self.chancery(ca, "deploy", "server", *own, *names, user="chancery-ca")
@@ -421,8 +422,7 @@ class Lab:
         self.chancery(machine.name, "deploy", "administrator", *own, *words, user="chancery-ca")
         shutil.copy(place / "admin.pem", folder)
         (folder / "root.pem").write_bytes(self.root)
-        hosts = client.at("/etc/hosts")
-        hosts.write_text(hosts.read_text() + (self.tree / "ca1/etc/chancery/hosts").read_text())
+        shutil.copy(self.tree / "ca1/etc/hosts", client.at("/etc/hosts"))
         settings = {"url": f"https://{self.site.names.ca}:{self.site.ports.ca}", "ca": "root.pem"}
         (folder / "client.toml").write_bytes(encode(_Client(**settings, certificate="admin.pem", key="admin.key")))
 
@@ -448,7 +448,8 @@ def main() -> None:
             print(f"the site runs ({time.monotonic() - began:.0f} s); a shell on a host of it:")
             for name, machine in sorted(lab.hosts.items()):
                 print(f"    {name:10} {' '.join(machine.words(['bash']))}")
-            print("as the administrator, on client1:  CHANCERY_CLIENT=/run/admin/client.toml chancery whoami")
+            program = f"CHANCERY_CLIENT=/run/admin/client.toml {sys.prefix}/bin/chancery"
+            print(f"as the administrator, on client1:  {program} whoami")
             print("Ctrl-C ends it")
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
         finally:

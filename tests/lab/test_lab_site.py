@@ -15,7 +15,7 @@ from chancery.deploy.flows import flows
 from lab.namespaces import LabError, sh, wait_for
 
 PROBING = Path(__file__).with_name("probing.py")
-OTHERS = (21, 22, 25, 53, 80, 443, 3128, 5432, 5433, 5696, 5697, 5698, 8080, 8443, 9107, 9108, 9109)
+OTHERS = (21, 22, 25, 53, 80, 443, 3128, 5432, 5433, 5696, 5697, 5698, 8080, 8443, 9100, 9107, 9108, 9109)
 """Every port of the site, and some that attackers like."""
 ADMIN = {"CHANCERY_CLIENT": "/run/admin/client.toml"}
 AUDIT = ("audit", "verify", "--config", "/etc/chancery/auditor.toml")
@@ -66,6 +66,27 @@ def status(lab, path):
     return done.stdout.decode().splitlines()[0].rpartition(": ")[2]
 
 
+def stamped(lab):
+    """Whether a client gets a timestamp that openssl verifies, within five seconds."""
+    client, above = (
+        lab.hosts["client1"],
+        ["-CAfile", "/run/admin/root.pem", "-untrusted", "/run/admin/issuing.pem"],
+    )
+    client.run("openssl", "ts", "-query", "-data", "/run/admin/root.pem", "-cert", "-out", "/run/admin/1.tsq")
+    ask = ["-H", "Content-Type: application/timestamp-query", "--data-binary", "@/run/admin/1.tsq"]
+    client.tries("curl", "-fsS", "-m", "5", *ask, "-o", "/run/admin/1.tsr", "http://tsa.example.org/tsa")
+    verify = ["openssl", "ts", "-verify", "-in", "/run/admin/1.tsr", "-queryfile", "/run/admin/1.tsq", *above]
+    return b"Verification: OK" in client.tries(*verify).stdout
+
+
+def fresh(lab, path):
+    """What the OCSP responder says with a nonce, so that it has to sign; nothing after five seconds."""
+    words = ["openssl", "ocsp", "-issuer", "/run/admin/issuing.pem", "-cert", path]
+    words += ["-url", "http://ocsp.example.org/ocsp", "-CAfile", "/run/admin/chain.pem", "-nonce"]
+    done = lab.hosts["client1"].tries("timeout", "5", *words)
+    return done.stdout.decode().partition(": ")[2].partition("\n")[0]
+
+
 def test_clients_get_certificates_status_lists_and_timestamps(lab):
     client = lab.hosts["client1"]
     path = issue(lab, "www.example.org")
@@ -84,12 +105,8 @@ def test_clients_get_certificates_status_lists_and_timestamps(lab):
     check = "openssl crl -inform DER -CAfile /run/admin/chain.pem -noout 2>&1"
     crl = client.run("sh", "-c", f"{fetch} | {check}")
     assert "verify OK" in crl
-    client.run("openssl", "ts", "-query", "-data", path, "-sha256", "-cert", "-out", "/run/admin/1.tsq")
-    ask = ["-H", "Content-Type: application/timestamp-query", "--data-binary", "@/run/admin/1.tsq"]
-    client.run("curl", "-fsS", *ask, "-o", "/run/admin/1.tsr", "http://tsa.example.org/tsa")
-    above = ["-CAfile", "/run/admin/root.pem", "-untrusted", "/run/admin/issuing.pem"]
-    said = client.run("openssl", "ts", "-verify", "-in", "/run/admin/1.tsr", "-data", path, *above)
-    assert "Verification: OK" in said
+    assert stamped(lab)
+    assert "good" == fresh(lab, path)
 
 
 def test_a_revocation_is_seen_from_the_clients_zone(lab):
@@ -246,11 +263,15 @@ def test_without_the_hsm_s_link_answers_that_are_there_go_on_and_issuance_waits(
         words = ["request", "--profile", "tls-server", "--csr", "/run/admin/kept.example.org.csr"]
         asking = [sys.executable, "-m", "chancery.cli.main", *words, "--out", "/run/admin/x.pem"]
         command = lab.hosts["client1"].words(asking, environment=ADMIN)
-        with pytest.raises((LabError, subprocess.TimeoutExpired)):
-            sh(*command, timeout=8)
+        with pytest.raises(subprocess.TimeoutExpired):
+            sh(*command, timeout=5)
+        assert not stamped(lab)
+        assert "good" != fresh(lab, path)
     finally:
         switch.run("ip", "link", "set", "hsm1-0", "up")
     wait_for("works again", lambda: _works(lab, path), 120)
+    wait_for("stamps again", lambda: stamped(lab), 120)
+    wait_for("signs answers again", lambda: fresh(lab, path) == "good", 120)
 
 
 def test_a_killed_database_is_an_outage_and_then_over(lab):
@@ -264,6 +285,29 @@ def test_a_killed_database_is_an_outage_and_then_over(lab):
     lab.start_database()
     wait_for("works again", lambda: _works(lab, path), 120)
     assert lab.chancery("ca1", *AUDIT, user="chancery-auditor")
+
+
+def test_drift_finds_nothing_but_what_the_lab_lacks_and_then_what_was_changed(lab):
+    host = lab.hosts["ca1"]
+    words = [sys.executable, "-m", "chancery.cli.main", "deploy", "drift", "--json"]
+
+    def found():
+        done = host.tries(*words)
+        assert 1 == done.returncode, done.stderr  # the lab has no systemd, no sshd, no node_exporter
+        assert done.stdout, done.stderr
+        return {(one["kind"], one["what"]) for one in json.loads(done.stdout) if one["kind"] != "unit"}
+
+    lacks = {("port", "tcp/*/22"), ("port", "tcp/10.20.1.10/9100")}
+    assert lacks == found()
+    host.run("nft", "add", "rule", "inet", "chancery", "input", "tcp", "dport", "4444", "accept")
+    config = host.at("/etc/chancery/worker.toml")
+    config.write_text(config.read_text() + "# seen to\n")
+    try:
+        changed = {("firewall", "/etc/chancery/nftables.conf"), ("file", "/etc/chancery/worker.toml")}
+        assert lacks | changed == found()
+    finally:
+        lab.install("ca1")
+    assert lacks == found()
 
 
 def test_an_edit_by_the_database_s_superuser_is_found(lab):

@@ -108,11 +108,14 @@ def install(
 @app.command()
 def drift(
     *,
-    root: Annotated[Path, typer.Option(help="Where the host's files are.", file_okay=False)] = Path("/"),
+    root: Annotated[
+        Path,
+        typer.Option(help="Where the files of another host are mounted: only they are compared.", file_okay=False),
+    ] = Path("/"),
     json: JSONOption = False,
 ) -> None:
     """Compare this host with its manifest: files, units, ports, firewall, version; exit status 1 if it differs."""
-    found = differences(read_manifest(manifest_of(root)), ThisHost(root), _version())
+    found = differences(read_manifest(manifest_of(root)), ThisHost(root), _version(), running=root == Path("/"))
     if json:
         show_json([{"kind": one.kind, "what": one.what, "how": one.how} for one in found])
     else:

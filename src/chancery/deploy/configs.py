@@ -33,6 +33,8 @@ SITE_CA = TLS / "site-ca.pem"
 CHECKPOINT = Path("/var/lib/chancery-worker/checkpoint")
 SERVER_CHAIN, SERVER_KEY = Path("/var/lib/chancery-ca/server.pem"), Path("/var/lib/chancery-ca/server.key")
 """Its own process has them renewed, so they are in its own directory."""
+WORKER_METRICS = Path("/var/lib/chancery-worker/chancery_worker.prom")
+"""For the textfile collector of node_exporter: the worker listens on nothing."""
 SOCKETS = Path("/var/run/postgresql")
 OCSP_KEY, TSA_KEY = "ocsp-issuing", "tsa"
 OFFLINE_INSTANCE = 0x70
@@ -114,6 +116,7 @@ def _worker(site: Site, name: str) -> WorkerConfig:
         issuers=(site.issuer,),
         default_issuer=site.issuer,
         health_file=Path("/run/chancery-worker/health"),
+        metrics_file=WORKER_METRICS if site.running("monitoring") else None,
         database=database(site, "worker"),
         token=token(site, "worker"),
         urls=urls(site),

@@ -55,8 +55,14 @@ class Difference:
     how: str
 
 
-def drift(manifest: Manifest, machine: Machine, version: str) -> list[Difference]:
-    """Return every difference, sorted; empty when the host is what its manifest says."""
+def drift(manifest: Manifest, machine: Machine, version: str, *, running: bool = True) -> list[Difference]:
+    """
+    Return every difference, sorted; empty when the host is what its manifest says.
+
+    Without `running`, of files alone: those of a host that is not the one that this runs on.
+    """
+    if not running:
+        return sorted(_files(manifest, machine))
     found = [*_files(manifest, machine), *_units(manifest, machine), *_ports(manifest, machine)]
     if version != manifest.version:
         found.append(Difference("version", "chancery", f"is {version}, should be {manifest.version}"))
@@ -99,7 +105,8 @@ def _differs(expected: Expected, seen: Seen) -> Iterable[str]:
 
 def _units(manifest: Manifest, machine: Machine) -> Iterable[Difference]:
     for name in manifest.units:
-        if (state := machine.unit(name)) != "enabled/active":
+        # A generator's unit, such as Debian's PostgreSQL cluster, is enabled at run time.
+        if (state := machine.unit(name)) not in {"enabled/active", "enabled-runtime/active"}:
             yield Difference("unit", name, f"is {state}, should be enabled/active")
 
 

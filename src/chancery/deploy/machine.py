@@ -20,7 +20,7 @@ _SECONDS = 30.0
 
 
 class ThisHost:
-    """The machine that this runs on, or what is mounted at `root`: then files alone are looked at."""
+    """The machine that this runs on; its files, or those of another that is mounted at `root`."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
@@ -157,7 +157,7 @@ def _ids(one: Expected) -> tuple[int, int]:
     except KeyError:
         raise OperatorError(
             f"{one.path} belongs to {one.owner}:{one.group}, and this host has no such account",
-            "run `systemd-sysusers` with the tree's usr/lib/sysusers.d/chancery.conf, then install again",
+            "run `systemd-sysusers` with the tree's etc/sysusers.d/chancery.conf, then install again",
         ) from None
 
 

@@ -39,6 +39,7 @@ def _host(site: Site, name: str, host: Host, version: str) -> list[File]:
     ]
     running = [one.path.rpartition("/")[2] for one in units]
     running += ["nftables.service", *(["chrony.service"] if site.time.servers and host.address else [])]
+    running += ["prometheus-node-exporter.service"] if "worker" in host.runs and site.running("monitoring") else []
     running += [f"postgresql@{site.postgresql}-main.service"] if "database" in host.runs else []
     listed = Manifest(
         host=name,

@@ -23,6 +23,8 @@ TOKENS = {"worker": "issuing", "ocsp": "ocsp", "tsa": "tsa"}
 """The process that may use a token, and the token's role."""
 DATABASE_USERS = {"ca": "ra", "worker": "worker", "ocsp": "ocsp", "tsa": "tsa"}
 """The process that has a database role, and its short name."""
+MAX_NAME = 55
+"""Characters of a host's name: with a process's before it, it is a common name of 64 (RFC 5280 A.1)."""
 SERIAL_INSTANCES = 0x6F
 """Instances of workers are 1 to this; above it are offline CAs."""
 
@@ -79,6 +81,7 @@ class Ports(Section, frozen=True, kw_only=True):
     database: Port = 5432
     hsm: Annotated[int, msgspec.Meta(ge=1, le=65000)] = 5696
     ca_metrics: Port = 9107
+    worker_metrics: Port = 9100
     ocsp_metrics: Port = 9108
     tsa_metrics: Port = 9109
 
@@ -87,8 +90,13 @@ class Ports(Section, frozen=True, kw_only=True):
         return {"ca": self.ca, "ocsp": self.ocsp, "tsa": self.tsa, "database": self.database}
 
     def metrics(self) -> dict[Runs, int]:
-        """Return the port of each process that monitoring asks."""
-        return {"ca": self.ca_metrics, "ocsp": self.ocsp_metrics, "tsa": self.tsa_metrics}
+        """Return the port where monitoring asks about each process; the worker's is node_exporter's."""
+        return {
+            "ca": self.ca_metrics,
+            "worker": self.worker_metrics,
+            "ocsp": self.ocsp_metrics,
+            "tsa": self.tsa_metrics,
+        }
 
 
 class HSM(Section, frozen=True, kw_only=True):
@@ -194,6 +202,8 @@ def _zone_faults(site: Site) -> str | None:
 def _host_faults(site: Site) -> str | None:
     seen: dict[str, str] = {}
     for name, host in sorted(site.hosts.items()):
+        if len(name) > MAX_NAME:
+            return f"host `{name}` has more than {MAX_NAME} characters"
         places = dict(host.addresses) if host.addresses else {}
         if host.zone is not None and host.address is not None:
             places[host.zone] = host.address

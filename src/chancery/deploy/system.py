@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chancery.deploy.configs import ETC, TLS
+from chancery.deploy.configs import ETC, TLS, WORKER_METRICS
 from chancery.deploy.files import File
 from chancery.deploy.site import DATABASE_USERS, TOKENS, Host, Site
 from chancery.deploy.units import PROCESSES, account
@@ -25,7 +25,7 @@ def system_files(site: Site, host: Host) -> list[File]:
     """Return what is the same in kind on every host."""
     found = [
         File.text(
-            "/usr/lib/sysusers.d/chancery.conf",
+            "/etc/sysusers.d/chancery.conf",
             *(f'u {user} - "Chancery" - /usr/sbin/nologin' for user in accounts(host)),
         ),
         File.text("/etc/tmpfiles.d/chancery.conf", *_directories(host)),
@@ -49,12 +49,16 @@ def system_files(site: Site, host: Host) -> list[File]:
             "ExecReload=",
             f"ExecReload=/usr/sbin/nft -f {ETC}/nftables.conf",
         ),
-        File.text(f"{ETC}/hosts", *_names(site)),
+        File.text("/etc/hosts", *_names(site)),
     ]
     if site.time.servers and host.address is not None:
         found.append(File.text("/etc/chrony/chrony.conf", *_chrony(site)))
     if "database" in host.runs:
         found += _postgresql(site, host)
+    if "worker" in host.runs and site.running("monitoring"):
+        listen = f"--web.listen-address={host.address}:{site.ports.worker_metrics}"
+        collect = f"--collector.textfile.directory={WORKER_METRICS.parent}"
+        found.append(File.text("/etc/default/prometheus-node-exporter", f'ARGS="{listen} {collect}"'))
     return found
 
 
@@ -63,6 +67,9 @@ def _directories(host: Host) -> list[str]:
     lines += [f"d {ETC}/secrets 0700 root root -"] if set(host.runs) & set(TOKENS) else []
     if "ca" in host.runs:
         lines.append("d /var/lib/chancery-ca 0755 chancery-ca chancery-ca -")
+    if "hsm" in host.runs:
+        users = [f"chancery-token-{role}" for role in sorted(set(TOKENS.values()))]
+        lines += [f"d /var/lib/{user} 0700 {user} {user} -" for user in users]
     return lines
 
 
@@ -88,7 +95,11 @@ def _sysctl(site: Site, host: Host) -> list[str]:
 
 
 def _names(site: Site) -> list[str]:
-    lines = ["# Appended to /etc/hosts: no host of the site asks a name server.", "127.0.0.1 localhost"]
+    lines = ["# Made from site.toml: no host of the site asks a name server.", "127.0.0.1 localhost"]
+    lines += [
+        "::1 localhost ip6-localhost",
+        *(f"{address} {name}" for address, name in sorted(site.time.nts.items())),
+    ]
     for name, host in sorted(site.hosts.items()):
         if host.address is not None:
             public = {"ca": site.names.ca, "ocsp": site.names.ocsp, "tsa": site.names.tsa}

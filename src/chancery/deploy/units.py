@@ -49,6 +49,7 @@ SystemCallErrorNumber=EPERM
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
 LimitCORE=0
 TasksMax=256""".splitlines()
+_NO_DEVICES = {"PrivateDevices=yes", "DevicePolicy=closed"}
 
 
 def account(process: str) -> str:
@@ -71,10 +72,13 @@ def host_units(site: Site, name: str, host: Host) -> list[File]:
     return found
 
 
-def _unit(name: str, head: Iterable[str], service: Iterable[str], allow: Iterable[str] | None) -> File:
+def _unit(
+    name: str, head: Iterable[str], service: Iterable[str], allow: Iterable[str] | None, *, devices: bool = False
+) -> File:
     # None: whoever the firewall lets through; a range of everything would say the same in more words.
     network = [] if allow is None else ["IPAddressDeny=any", f"IPAddressAllow={' '.join(sorted(allow))}"]
-    lines = ["[Unit]", *head, "", "[Service]", *service, *network, *_HARDENING]
+    hardening = [line for line in _HARDENING if devices is False or line not in _NO_DEVICES]
+    lines = ["[Unit]", *head, "", "[Service]", *service, *network, *hardening]
     return File.text(f"{_DIRECTORY}/{name}.service", *lines, "", "[Install]", "WantedBy=multi-user.target")
 
 
@@ -84,7 +88,8 @@ def _again(seconds: int) -> list[str]:
 
 def _peers(site: Site, name: str, ports: Iterable[int]) -> set[str] | None:
     """The addresses that a host's rows name, and `localhost`; None when the whole network is among them."""
-    found = {"localhost"}
+    # Two processes of one host meet at its own address, and no row names that.
+    found = {"localhost", str(site.hosts[name].address)}
     for row in flows(site):
         if row.port not in ports:
             continue
@@ -114,15 +119,18 @@ def _serving(site: Site, name: str, process: str) -> File:
         service.append(f"LoadCredential=pin:{ETC}/secrets/{process}.pin")
     if tunnelled:
         service.append(f"Environment=P11_KIT_SERVER_ADDRESS=unix:path={socket(process)}")
-    return _unit(user, head, [*service, *_again(2)], _peers(site, name, _ports(site, process)))
+    # A vendor's module without servers in the network opens a device of the machine.
+    devices = process in TOKENS and site.hsm.module is not None and not site.hsm.servers
+    peers = _peers(site, name, _ports(site, process))
+    return _unit(user, head, [*service, *_again(2)], peers, devices=devices)
 
 
 def _ports(site: Site, process: str) -> set[int]:
     """Return the ports of the rows that are a process's own."""
     found = {site.ports.database}
-    found |= {
-        port for runs, port in (*site.ports.served().items(), *site.ports.metrics().items()) if runs == process
-    }
+    listened = (*site.ports.served().items(), *site.ports.metrics().items())
+    # What is said of the worker is said by node_exporter: it listens on nothing.
+    found |= {port for runs, port in listened if runs == process != "worker"}
     if process == "tsa":  # it may measure the clock itself
         found.add(NTP)
     if process in TOKENS and site.hsm.servers:

@@ -54,7 +54,7 @@ def right():
     files = render(read_site(EXAMPLE), "1.0")["ca1"]
     manifest = read_manifest(next(one.content for one in files if one.path == MANIFEST))
     seen = {one.path: Seen(one.content, one.mode, one.owner, one.group) for one in files}
-    ports = ["tcp/10.20.1.10/443", "tcp/10.20.1.10/9107", "tcp/*/22"]
+    ports = ["tcp/10.20.1.10/443", "tcp/10.20.1.10/9107", "tcp/10.20.1.10/9100", "tcp/*/22"]
     return manifest, Host(seen, dict.fromkeys(manifest.units, "enabled/active"), ports)
 
 
@@ -128,6 +128,22 @@ def test_one_change_is_one_difference(right, act, found):
     manifest, host = right
     act(host)
     assert [found] == drift(manifest, host, "1.0")
+
+
+def test_a_generator_s_unit_is_enabled_at_run_time(right):
+    manifest, host = right
+    host.units["chancery-worker.service"] = "enabled-runtime/active"
+    assert [] == drift(manifest, host, "1.0")
+
+
+def test_of_another_host_s_files_nothing_that_runs_is_compared(right):
+    manifest, host = right
+    host.units.clear()
+    host.ports.clear()
+    host.loaded = None
+    host.files.pop("/etc/chancery/ca.toml")
+    found = Difference("file", "/etc/chancery/ca.toml", "is missing")
+    assert [found] == drift(manifest, host, "0.9", running=False)
 
 
 def test_another_version_is_a_difference(right):

@@ -18,7 +18,8 @@ from chancery.deploy.files import MANIFEST, read_manifest
 from chancery.deploy.identities import links, make_identities
 from chancery.deploy.machine import write_tree
 from chancery.deploy.rendering import render
-from chancery.deploy.site import read_site
+from chancery.deploy.site import HSM, Time, read_site
+from chancery.deploy.system import accounts
 from chancery.errors import OperatorError
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "site.toml"
@@ -105,11 +106,56 @@ def test_a_process_talks_to_what_its_rows_name_and_to_nobody_else(tree):
         return set(re.search(r"^IPAddressAllow=(.*)$", text, re.MULTILINE)[1].split())
 
     clock = {"10.20.3.20", "10.20.3.21", "10.20.3.22"}
-    assert {"localhost", "10.20.1.13"} == allowed("ca1", "worker")
-    assert {"localhost", "10.20.1.13", "10.20.0.0/24", "10.20.3.10"} == allowed("ca1", "ca")
-    assert {"localhost", "10.20.1.13", "10.20.0.0/24", "10.20.3.10"} | clock == allowed("tsa1", "tsa")
-    assert {"localhost", "10.20.2.10"} == allowed("ocsp1", "hsm-ocsp")
-    assert {"localhost", "10.20.1.11"} == allowed("hsm1", "tunnel-ocsp")
+    assert {"localhost", "10.20.1.10", "10.20.1.13"} == allowed("ca1", "worker")
+    asked = {"localhost", "10.20.1.13", "10.20.0.0/24", "10.20.3.10"}
+    assert asked | {"10.20.1.10"} == allowed("ca1", "ca")
+    assert asked | clock | {"10.20.1.12"} == allowed("tsa1", "tsa")
+    assert {"localhost", "10.20.1.11", "10.20.2.10"} == allowed("ocsp1", "hsm-ocsp")
+    assert {"localhost", "10.20.2.10", "10.20.1.11"} == allowed("hsm1", "tunnel-ocsp")
+
+
+def test_processes_of_one_host_meet_at_its_address(site, tmp_path):
+    both = msgspec.structs.replace(site.hosts["ca1"], runs=("ca", "worker", "database"))
+    hosts = {name: host for name, host in site.hosts.items() if name != "db1"} | {"ca1": both}
+    files = {one.path: one.content for one in render(msgspec.structs.replace(site, hosts=hosts), "1.0")["ca1"]}
+    unit = files["/etc/systemd/system/chancery-worker.service"].decode()
+    assert "10.20.1.10" in re.search(r"^IPAddressAllow=(.*)$", unit, re.MULTILINE)[1].split()
+
+
+def test_a_device_of_the_machine_can_be_opened_by_a_vendor_s_module(site):
+    def worker(**hsm):
+        made = msgspec.structs.replace(site, hsm=HSM(**hsm))
+        (found,) = [one for one in render(made, "1.0")["ca1"] if one.path.endswith("chancery-worker.service")]
+        return "PrivateDevices=yes" in found.content.decode()
+
+    module = Path("/opt/vendor/libpkcs11.so")
+    assert [True, True, False] == [worker(), worker(module=module, servers=("10.20.2.30",)), worker(module=module)]
+
+
+def test_what_the_system_is_told_is_read_by_its_programs(tree, tmp_path):
+    for name in ("ca1", "db1", "hsm1", "ocsp1", "router1", "tsa1"):
+        root = tmp_path / name
+        (root / "etc").mkdir(parents=True)
+        run("cp", "-a", f"{tree / name}/.", root)
+        for path in ("passwd", "group", "shadow", "gshadow"):
+            (root / "etc" / path).write_text("root:x:0:0::/root:/bin/sh\n" if path == "passwd" else "")
+        made = run("systemd-sysusers", f"--root={root}")
+        assert 0 == made.returncode, made.stderr
+        users = {line.split(":")[0] for line in (root / "etc/passwd").read_text().splitlines()}
+        assert set(accounts(read_site(EXAMPLE).hosts[name])) <= users
+        said = run("systemd-tmpfiles", "--create", f"--root={root}", "chancery.conf")
+        assert 0 == said.returncode, said.stderr
+    assert 0o700 == (tmp_path / "hsm1/var/lib/chancery-token-ocsp").stat().st_mode & 0o777
+    for path in tree.glob("*/etc/chrony/chrony.conf"):
+        read = run("chronyd", "-p", "-f", path)
+        assert (0, 3) == (read.returncode, read.stdout.count("server "))
+
+
+def test_nts_servers_have_names_without_a_name_server(site):
+    time = Time(servers=("10.20.3.20",), nts={"10.20.3.20": "time.example.org"})
+    files = {one.path: one.content for one in render(msgspec.structs.replace(site, time=time), "1.0")["tsa1"]}
+    assert b"10.20.3.20 time.example.org\n" in files["/etc/hosts"]
+    assert b"server time.example.org iburst nts\n" in files["/etc/chrony/chrony.conf"]
 
 
 def test_only_the_host_of_a_role_may_log_in_as_it(tree):
@@ -162,7 +208,7 @@ def test_the_commands_write_and_show(tmp_path, capsys):
             command_line("deploy")(["deploy", *map(str, words)])
         assert 0 == ended.value.code
     said = capsys.readouterr().out
-    assert f"ca1: 16 files in {tmp_path / 'ca1'}\n" in said
+    assert f"ca1: 17 files in {tmp_path / 'ca1'}\n" in said
     assert '"purpose": "PKCS#11 of worker"' in said
     assert (tmp_path / "db1/etc/chancery/owner.toml").exists()
 
