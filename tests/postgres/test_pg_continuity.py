@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -44,7 +45,9 @@ from chancery.ports import (
     StatusState,
 )
 from chancery.postgres.auditing import PgAuditReader
+from chancery.postgres.continuity import PgContinuityStore
 from chancery.postgres.directory import PgDirectory
+from chancery.postgres.dump import go_on
 from chancery.postgres.embedded import binaries
 from chancery.postgres.issuance import PgIssuanceStore
 from chancery.postgres.journal import PgJournalStore
@@ -89,23 +92,27 @@ class Site:
             )
         self.certificates = {}
 
-    def _standby(self):
-        (self.path / "standby-token").mkdir()
-        (self.path / "standby.toml").write_text(
+    def _configure(self, name):
+        """The configuration of the standby with this name, whose token is `NAME-token`."""
+        (self.path / f"{name}.toml").write_text(
             f"""
 process = "offline"
 deployment = "laptop"
-directory = "{self.path}/standby"
-name = "standby"
-subject = "O=Others,CN=Standby"
+directory = "{self.path}/{name}"
+name = "{name}"
+subject = "O=Others,CN={name.title()}"
 instance = 113
 key_kind = "ec-p256"
 [token]
-label = "standby"
-soft_directory = "{self.path}/standby-token"
+label = "{name}"
+soft_directory = "{self.path}/{name}-token"
 pin_file = "{self.path}/primary/pin"
 """
         )
+
+    def _standby(self):
+        (self.path / "standby-token").mkdir()
+        self._configure("standby")
         app = typer.Typer()
         commands_key.register(app)
         make = ("key", "make", "--config", self.path / "standby.toml", "--label")
@@ -158,8 +165,14 @@ pin_file = "{self.path}/primary/pin"
         about = f"{self.office.records()['issuing'].issuer_id}:{serial.hex()}"
         event = Event(EventKind.REVOCATION_REQUESTED, wish.received_at, "olga", about, {"reason": "superseded"})
         self.queue(lambda queue, _: queue.submit_revocation(wish, [event]))
+        assert 1 == settle_revocations(PgRevocationStore(self.office.session), CLOCK, "worker-1")
+        return self.publish()
+
+    def serial(self, name):
+        return f"{self.certificates[name].serial_number:x}"
+
+    def publish(self):
         store = PgRevocationStore(self.office.session)
-        assert 1 == settle_revocations(store, CLOCK, "worker-1")
         return make_crl(CRLMaking(self.issuer(), store, CLOCK, "worker-1", CRLSettings()))
 
     def prepare(self, out="kit", *words):
@@ -167,8 +180,26 @@ pin_file = "{self.path}/primary/pin"
         run(commands.app, "prepare", "--config", self.office.config, *given, "--out", self.path / out, *words)
         return self.path / out
 
-    def standby(self, command, *words, kit="kit", **how):
-        given = ("--config", self.path / "standby.toml", "--kit", self.path / kit)
+    def copy_token(self):
+        """A standby whose token holds a copy of the issuing CA's own key, by a kit for that CA."""
+        shutil.copytree(self.path / "primary" / "tokens", self.path / "issuing-token")
+        self._configure("issuing")
+        config, key = self.path / "issuing.toml", self.path / "issuing-key.pem"
+        text = (
+            (self.path / "standby.toml")
+            .read_text()
+            .replace("standby", "issuing")
+            .replace("CN=Standby", "CN=Issuing")
+        )
+        config.write_text(text.replace(f"{self.path}/issuing-token", f"{self.path}/copied-token"))
+        app = typer.Typer()
+        commands_key.register(app)
+        key.write_text(run(app, "key", "make", "--config", config, "--label", "issuing-bundles").stdout)
+        given = ("--issuer", "issuing", "--standby-key", key, "--key-label", "kits", "--out", self.path / "kit")
+        run(commands.app, "prepare", "--config", self.office.config, *given)
+
+    def standby(self, command, *words, kit="kit", config="standby.toml", **how):
+        given = ("--config", self.path / config, "--kit", self.path / kit)
         return run(commands.app, command, *words, *given, **how)
 
     def standby_issue(self, name, *words, **how):
@@ -332,6 +363,35 @@ def test_drill(site, server):
     site.take_back("--yes", file="back2")
     assert [] == site.findings()
     assert ("revoked", "good") == (site.openssl_says("third"), site.openssl_says("sixth"))
+
+
+def test_a_root_has_no_kit(site):
+    store = PgContinuityStore(site.office.session)
+    roots = [one.name for one in site.office.records().values() if one.parent_id is None]
+    assert 1 == len(roots)
+    with pytest.raises(PKIError, match="a root"):
+        store.gather(roots[0], CLOCK.now())
+
+
+COPY = {"config": "issuing.toml"}
+
+
+def test_a_copied_key_goes_on_above_the_numbers_of_a_restored_primary(site):
+    for name in ("first", "second"):
+        site.issue(name, make_csr("", (f"dns:{name}.example.org",)), "tls-server")
+    site.copy_token()
+    site.revoke("second")
+    site.standby_issue("third", "--yes", **COPY)
+    site.standby("revoke", site.serial("third"), "--reason", "superseded", "--operator", "olga", **COPY)
+    site.standby("hand-back", "--out", site.path / "back", "--yes", **COPY)
+    # The back-up is as old as the primary is now; numbers go on far above those that it may have published since.
+    restored = Event(EventKind.BACKUP_RESTORED, CLOCK.now(), "test", "backup:x", {})
+    assert ["issuing"] == go_on(site.database.role("owner"), restored)
+    site.take_back("--yes")
+    site.publish()
+    expected = {"first": "good", "second": "revoked", "third": "revoked"}
+    assert expected == {name: site.openssl_says(name) for name in expected}
+    assert [] == site.findings()
 
 
 def test_a_fork_is_refused(site):

@@ -38,8 +38,9 @@ from chancery.offline.kit import (
 from chancery.offline.media import read_file, write_file
 from chancery.offline.state import StoredRequest
 from chancery.offline.store import LocalStore
-from chancery.pkix.key import proof_of_possession
+from chancery.pkix.key import proof_of_possession, spki_der
 from chancery.pkix.name import name_text
+from chancery.pkix.path import is_self_signed
 from chancery.ports import (
     Clock,
     CRLRecord,
@@ -91,8 +92,10 @@ class Standby:
         Open the journal of this kit, under `directory`; begin it where there is none.
 
         That the kit is the one that the primary made, a person has told by its fingerprint. OperatorError when the
-        token holds other keys than the kit names, or the journal is another kit's.
+        token holds other keys than the kit names, or the journal is another kit's; for a root, which signs in
+        ceremonies only (R8); and for a kit that does not follow what was handed back here last.
         """
+        _check_no_root(directory, kit)
         place = directory_of(directory, kit)
         store = LocalStore(Journal(place, create=not (place / FILE).exists()), kit)
         made = cls(store, machine, kit)
@@ -255,6 +258,20 @@ class Standby:
 def actor(issuer: str) -> str:
     """Return who the journal says it was that signed."""
     return f"offline:{issuer}"
+
+
+def _check_no_root(directory: Path, kit: SignedKit) -> None:
+    """R8: no operator confirmed a kit, whoever made it: no root is its issuer, and no root's store a standby's."""
+    first, *above = map(x509.load_der_x509_certificate, kit.kit.chain)
+    if is_self_signed(first) or spki_der(first.public_key()) in {spki_der(one.public_key()) for one in above}:
+        raise OperatorError(
+            f"{kit.kit.issuer} is a root: it signs in ceremonies only (R8)", "give a kit for an issuer below it"
+        )
+    if (directory / FILE).exists():
+        raise OperatorError(
+            f"{directory} is the store of an offline CA, which signs in ceremonies only (R8)",
+            "give the standby a directory and a token of its own",
+        )
 
 
 def directory_of(directory: Path, kit: SignedKit) -> Path:

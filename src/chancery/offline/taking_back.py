@@ -49,6 +49,7 @@ from chancery.pkix.name import name_text, names_of
 from chancery.pkix.path import limits
 from chancery.pkix.profile import Profile
 from chancery.ports import (
+    STANDBY_GAP,
     BlockedKey,
     CertificateRecord,
     CRLRecord,
@@ -65,8 +66,6 @@ from chancery.ports import (
     TakenBack,
 )
 
-GAP = 1_000_000
-"""How far a standby's CRL numbers begin above those of an issuer whose key the primary has, too."""
 _KINDS = frozenset(
     {
         EventKind.REQUEST_RECEIVED,
@@ -131,7 +130,7 @@ def make_kit(signer: Signer, prepared: Prepared, terms: Terms, at: datetime.date
         created_at=_second(at),
         crl=crl.der if crl is not None and small else None,
         # Of a key that is here, too, CRLs are made until the very moment of the outage.
-        crl_number=prepared.crl_number + (GAP if prepared.issuer.key_label else 0),
+        crl_number=prepared.crl_number + (STANDBY_GAP if prepared.issuer.key_label else 0),
         epoch=prepared.epoch,
         format=KIT_FORMAT,
         installation_key=spki(signer.public_key),

@@ -4,6 +4,8 @@ from chancery.asn1.signature import Signer
 from chancery.ports.continuity import ContinuityStore, KitRecord, Prepared, Settled, TakenBack
 from chancery.ports.crls import (
     COMPLETE,
+    CRL_LEAP,
+    STANDBY_GAP,
     CRLRecord,
     CRLScope,
     CRLSelection,
@@ -81,6 +83,8 @@ from chancery.ports.values import (
 __all__ = [
     "COMPLETE",
     "COUNTED",
+    "CRL_LEAP",
+    "STANDBY_GAP",
     "Act",
     "BlockedKey",
     "CRLDraft",

@@ -37,6 +37,11 @@ class CRLScope:
 
 COMPLETE = CRLScope()
 
+CRL_LEAP = 1 << 20
+"""How far CRLNumber is moved on by a restore: further than any CRL that was published since the back-up."""
+STANDBY_GAP = CRL_LEAP << 12
+"""How far a standby's CRL numbers begin above those of a key that the primary has, too: above many restores."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CRLRecord:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import psycopg
 
 from chancery.errors import ErrorType, PKIError
+from chancery.pkix.path import is_self_signed, read_certificate
 from chancery.pkix.usage import kept_until
 from chancery.ports import (
     COMPLETE,
@@ -111,6 +112,8 @@ class PgContinuityStore:
             record = next((one for one in records.values() if one.name == issuer), None)
             if record is None:
                 raise _refuse(f"there is no issuer {issuer}")
+            if is_self_signed(read_certificate(record.certificate)):
+                raise _refuse(f"{issuer} is a root: it signs in ceremonies only (R8)")
             key = (record.issuer_id,)
             if connection.execute("SELECT FROM chancery.crl_shard WHERE issuer_id = %s", key).fetchone():
                 raise _refuse(f"the CRLs of {issuer} are in shards: give the standby an issuer of its own")

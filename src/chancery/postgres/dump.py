@@ -21,14 +21,12 @@ from typing import IO
 from psycopg import conninfo, sql
 
 from chancery.errors import OperatorError
-from chancery.ports import Event, EventKind
+from chancery.ports import CRL_LEAP, Event, EventKind
 from chancery.postgres.embedded import EmbeddedPostgres, binaries
 from chancery.postgres.journal import insert_events
 from chancery.postgres.session import Connection, PgConnection, connect, translated
 
 PIECE = 8 * 1024 * 1024
-CRL_LEAP = 1 << 20
-"""How far CRLNumber is moved on by a restore: further than any CRL that was published since the back-up."""
 EPOCH = 1 << 32
 _TABLES = """
 SELECT n.nspname, c.relname
