@@ -185,13 +185,6 @@ pin_file = "{self.path}/primary/pin"
         shutil.copytree(self.path / "primary" / "tokens", self.path / "issuing-token")
         self._configure("issuing")
         config, key = self.path / "issuing.toml", self.path / "issuing-key.pem"
-        text = (
-            (self.path / "standby.toml")
-            .read_text()
-            .replace("standby", "issuing")
-            .replace("CN=Standby", "CN=Issuing")
-        )
-        config.write_text(text.replace(f"{self.path}/issuing-token", f"{self.path}/copied-token"))
         app = typer.Typer()
         commands_key.register(app)
         key.write_text(run(app, "key", "make", "--config", config, "--label", "issuing-bundles").stdout)
