@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
+import cakit
 from cakit import PROFILES, make_csr
 from chancery.asn1.der import integer_octets
 from chancery.asn1.signature import KeySigner
@@ -158,15 +159,23 @@ pin_file = "{self.path}/primary/pin"
         operator = Operator(found, name, frozenset(roles))
         self.queue(lambda _, pool: PgDirectory(pool, CLOCK).add_operator(operator, CLOCK.now(), [event]))
 
-    def revoke(self, name):
-        """Revoke at the primary, and make its CRL."""
+    def revoke(self, name, reason=RevocationReason.SUPERSEDED):
+        """Revoke, suspend or reinstate at the primary, and make its CRL."""
         serial = integer_octets(self.certificates[name].serial_number)
-        wish = NewRevocation("issuing", serial, RevocationReason.SUPERSEDED, None, "olga", CLOCK.now())
+        wish = NewRevocation("issuing", serial, reason, None, "olga", CLOCK.now())
         about = f"{self.office.records()['issuing'].issuer_id}:{serial.hex()}"
-        event = Event(EventKind.REVOCATION_REQUESTED, wish.received_at, "olga", about, {"reason": "superseded"})
+        event = Event(
+            EventKind.REVOCATION_REQUESTED, wish.received_at, "olga", about, {"reason": reason.name.lower()}
+        )
         self.queue(lambda queue, _: queue.submit_revocation(wish, [event]))
         assert 1 == settle_revocations(PgRevocationStore(self.office.session), CLOCK, "worker-1")
         return self.publish()
+
+    def row(self, name):
+        """State, reason and day of revocation in the database."""
+        octets = integer_octets(self.certificates[name].serial_number).hex()
+        what = "SELECT state, reason, revoked_at FROM chancery.certificate_status WHERE serial = "
+        return self.sql(f"{what} '\\x{octets}'")[0]
 
     def serial(self, name):
         return f"{self.certificates[name].serial_number:x}"
@@ -385,6 +394,35 @@ def test_a_copied_key_goes_on_above_the_numbers_of_a_restored_primary(site):
     expected = {"first": "good", "second": "revoked", "third": "revoked"}
     assert expected == {name: site.openssl_says(name) for name in expected}
     assert [] == site.findings()
+
+
+def test_what_was_revoked_on_both_sides_stays_as_it_is_here(site):
+    for name in ("both", "held", "held since", "released since", "released before"):
+        site.issue(name, make_csr(f"CN={name},O=Example,C=XX", (), cakit.key(name)), "tls-client")
+    for name in ("held", "released since", "released before"):
+        site.revoke(name, RevocationReason.CERTIFICATE_HOLD)
+    site.revoke("released before", RevocationReason.REMOVE_FROM_CRL)
+    site.copy_token()
+    site.revoke("held since", RevocationReason.CERTIFICATE_HOLD)
+    site.revoke("released since", RevocationReason.REMOVE_FROM_CRL)
+    site.revoke("both", RevocationReason.SUPERSEDED)
+    here, held = site.row("both"), {name: site.row(name) for name in ("held", "held since")}
+    site.standby_issue("third", "--yes", **COPY)
+    names = ("both", "held", "held since", "released since", "released before", "third")
+    for name in names:
+        site.standby("revoke", site.serial(name), "--reason", "keyCompromise", "--operator", "olga", **COPY)
+    site.standby("hand-back", "--out", site.path / "back", "--yes", **COPY)
+    site.take_back("--yes")
+    assert here == site.row("both")
+    assert "taken back before" in site.take_back("--yes").stdout
+    [refused] = site.sql("SELECT detail FROM chancery.revocation_request WHERE state = 'refused'")
+    assert "already revoked here" in refused[0]
+    assert {("revoked", 1)} == {site.row(name)[:2] for name in names[1:]}
+    # The day of a suspension stays (X.509 9.5.3.2).
+    assert {name: one[2] for name, one in held.items()} == {name: site.row(name)[2] for name in held}
+    site.publish()
+    assert [] == site.findings()
+    assert {"revoked"} == {site.openssl_says(name) for name in names}
 
 
 def test_a_fork_is_refused(site):

@@ -24,10 +24,11 @@ from chancery.cli.show import show_pairs
 from chancery.config import OfflineConfig, WorkerConfig, load_checked, token_labelled
 from chancery.errors import OperatorError
 from chancery.offline.bundle import fingerprint
+from chancery.offline.epochs import directory_of
 from chancery.offline.journal import FILE
 from chancery.offline.kit import MAX_KIT, SignedKit, decode_kit, peek_epoch
 from chancery.offline.media import read_file, write_file
-from chancery.offline.standby import Machine, Standby, directory_of
+from chancery.offline.standby import Machine, Standby
 from chancery.offline.taking_back import Terms, make_kit, verify_hand_back
 from chancery.ports import CRLRecord, Event, EventDetail, EventKind, KitRecord, RevocationReason, TakenBack
 from chancery.postgres.continuity import PgContinuityStore

@@ -1,5 +1,5 @@
 """
-R8: what a confirmed ceremony permits, and that nothing else is signed once there are operators.
+R8: what a confirmed ceremony permits, and that nothing else is signed once there are operators or a ceremony.
 
 The journal decides: what may be signed is what the script says that stands there with its confirmations.
 """
@@ -73,13 +73,24 @@ class Holding:
         self.permitted = ()
 
     def permit(self, wanted: Callable[[Act], bool]) -> None:
-        """Refuse what the ceremony that is held does not say; without one, everything once there are operators."""
+        """
+        Refuse what the ceremony that is held does not say.
+
+        Without one, everything once there are operators, or a ceremony was confirmed that has not ended: a root
+        that it began is finished in it alone.
+        """
+        state = self._store.state
         if self.permitted:
             if not any(wanted(act) for act in self.permitted):
                 raise OperatorError("the ceremony does not say that this is signed", "write a script that says it")
-        elif self._store.state.operators is not None:
+        elif (name := state.unfinished_ceremony()) is not None:
             raise OperatorError(
-                f"{self._name} signs in a ceremony only: {self._store.state.operators.required} of its"
+                f"{self._name} signs in a ceremony only: {name} is confirmed and has not ended (R8)",
+                "go on with it: `chancery offline ceremony run SCRIPT`",
+            )
+        elif state.operators is not None:
+            raise OperatorError(
+                f"{self._name} signs in a ceremony only: {state.operators.required} of its"
                 " operators have to confirm (R8)",
                 "write a script, and `chancery offline ceremony run SCRIPT`",
             )

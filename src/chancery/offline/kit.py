@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from chancery.asn1.signature import PublicKey, Signer
+from chancery.errors import ErrorType, PKIError
 from chancery.offline.bundle import (
     DER,
     ProfileName,
@@ -33,16 +34,18 @@ from chancery.offline.bundle import (
     verify_part,
 )
 from chancery.pkix.profile import Profile, parse_profile
-from chancery.ports import CertificateStatus, CRLRecord, IssuerRecord, RevocationReason, StatusState
+from chancery.ports import MAX_STATUSES, CertificateStatus, CRLRecord, IssuerRecord, RevocationReason, StatusState
 
 KIT_FORMAT: Final = "chancery-kit/1"
 BACK_FORMAT: Final = "chancery-hand-back/1"
 MAX_KIT = 64 * 1024 * 1024
-MAX_STATUSES = 200_000
 MAX_LINES = 200_000
 MAX_CRL = 1024 * 1024
 FIRST_INSTANCE, LAST_INSTANCE = 113, 127
 """The octets of standbys' serials; 112 is the offline root's."""
+ISSUE = frozenset({"requestor", "officer"})
+REVOKE = frozenset({"officer", "administrator"})
+"""The roles of those who ask for certificates, and for revocations."""
 
 IssuerName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -203,6 +206,15 @@ def issuer_of(kit: Kit) -> IssuerRecord:
 def profiles_of(kit: Kit) -> dict[str, Profile]:
     """Return the profiles of a kit by name; OperatorError for a text that is none."""
     return {one.name: parse_profile(one.source) for one in kit.profiles}
+
+
+def check_operator(kit: Kit, name: str, roles: frozenset[str], profile: str | None = None) -> None:
+    """Refuse (NOT_AUTHORIZED) an operator to whom the kit gives none of these roles, or not the profile."""
+    found = next((one for one in kit.operators if one.name == name), None)
+    if found is None or not roles & set(found.roles):
+        raise PKIError(ErrorType.NOT_AUTHORIZED, f"the kit gives {name} no right to this")
+    if profile is not None and found.profiles is not None and profile not in found.profiles:
+        raise PKIError(ErrorType.NOT_AUTHORIZED, f"{name} has no right to the profile {profile}")
 
 
 def statuses_of(kit: Kit) -> list[CertificateStatus]:

@@ -23,14 +23,18 @@ from chancery.ca.revocation import settle_revocations
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.offline.bundle import sha256, spki
 from chancery.offline.ceremony import bundle_label
+from chancery.offline.epochs import check_epoch, directory_of
 from chancery.offline.journal import FILE, Journal
 from chancery.offline.keys import Token
 from chancery.offline.kit import (
     BACK_FORMAT,
+    ISSUE,
     MAX_KIT,
+    MAX_LINES,
+    REVOKE,
     HandBack,
-    KitOperator,
     SignedKit,
+    check_operator,
     encode_hand_back,
     issuer_of,
     profiles_of,
@@ -52,12 +56,15 @@ from chancery.ports import (
     NewRevocation,
     RequestState,
     RevocationReason,
+    StatusState,
 )
 
 PROTOCOL = "standby"
 BUNDLE_FILE = "hand-back"
-_ISSUE = frozenset({"requestor", "officer"})
-_REVOKE = frozenset({"officer", "administrator"})
+MARGIN = datetime.timedelta(minutes=5)
+"""Nothing begins this shortly before a kit's end: what ends after it does not come back."""
+_ROOM, _ROOM_LINES, _ENTRY = 8 * 1024 * 1024, 1000, 128
+"""What has to be free in a hand-back for what begins: octets, lines, and octets for each entry of a CRL."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,6 +107,7 @@ class Standby:
         store = LocalStore(Journal(place, create=not (place / FILE).exists()), kit)
         made = cls(store, machine, kit)
         try:
+            check_epoch(directory, kit)
             made._check_keys()
             made._begin()
         except BaseException:
@@ -119,7 +127,8 @@ class Standby:
 
         Raises PKIError as `ca.issuance` refuses, NOT_AUTHORIZED for an operator without the right.
         """
-        self._check(self._operator(operator, _ISSUE, profile))
+        self._check()
+        check_operator(self.kit, operator, ISSUE, profile)
         asked = canonical_request(csr, profile, names)
         transaction_id = f"standby-{self.kit.epoch}-{asked[:32]}"
         if self.store.outcome(operator, transaction_id) is None:
@@ -134,22 +143,34 @@ class Standby:
         """
         Revoke a certificate of this issuer, the standby's or one that the kit tells of; publish a CRL with it.
 
-        Raises PKIError(BAD_CERT_ID) for a serial of which neither tells. Revoked already: a fresh CRL only.
+        Raises PKIError: BAD_CERT_ID for a serial of which neither tells, CERT_REVOKED for what was revoked for
+        another reason, BAD_REQUEST for a suspension or its end. Revoked so already: a fresh CRL only.
         """
-        self._check(self._operator(operator, _REVOKE, None))
+        self._check()
+        check_operator(self.kit, operator, REVOKE)
+        if not reason.final:
+            raise PKIError(ErrorType.BAD_REQUEST, "a standby suspends nothing, and reinstates nothing")
+        self._settle()
         issuer_id, now = self.kit.issuer_id, self._machine.clock.now()
-        if self.store.status(issuer_id, serial) is None:
+        if (before := self.store.status(issuer_id, serial)) is None:
             raise PKIError(ErrorType.BAD_CERT_ID, "no certificate with this serial number is known here")
+        if before.reason is reason:
+            return self.publish_crl()
         wish = NewRevocation(self.kit.issuer, serial, reason, None, operator, now)
         about = f"{issuer_id}:{serial.hex()}"
         event = Event(EventKind.REVOCATION_REQUESTED, now, operator, about, {"reason": reason.name.lower()})
         self.store.submit_revocation(wish, issuer_id, [event])
+        number = self.store.state.last_revocation
+        self._settle()
+        if (why := self.store.state.refused.get(number)) is not None:
+            revoked = before.state is StatusState.REVOKED
+            raise PKIError(ErrorType.CERT_REVOKED if revoked else ErrorType.BAD_REQUEST, why)
         return self.publish_crl()
 
     def publish_crl(self) -> CRLRecord:
         """Settle what waits, and make a CRL, above every number of the primary."""
         self._check()
-        settle_revocations(self.store, self._machine.clock, self._actor)
+        self._settle()
         machine = self._machine
         return make_crl(CRLMaking(self._issuer(), self.store, machine.clock, self._actor, machine.crl))
 
@@ -166,8 +187,7 @@ class Standby:
                 raise OperatorError(f"{path} is not the bundle that was handed back", "restore it from a copy")
             return data
         recover(self._issuing())
-        if self.store.state.revocations:
-            settle_revocations(self.store, self._machine.clock, self._actor)
+        self._settle()
         now = self._machine.clock.now()
         lines = tuple(line.decode() for line in self.store.journal.lines())
         back = HandBack(
@@ -182,13 +202,19 @@ class Standby:
         self.store.close(sha256(data), now)
         return data
 
-    def _check(self, _: object = None) -> None:
-        """Refuse to sign after the hand-back, outside the window, and by a clock that went back."""
+    def _settle(self) -> None:
+        """Settle every revocation that waits, one about the same serial after the other."""
+        while self.store.state.revocations:
+            settle_revocations(self.store, self._machine.clock, self._actor)
+
+    def _check(self) -> None:
+        """Refuse to sign after the hand-back, outside the window, by a clock that went back, and without room."""
         now, kit = self._machine.clock.now(), self.kit
         if self.store.state.handed_back is not None:
             raise PKIError(ErrorType.NOT_AUTHORIZED, f"epoch {kit.epoch} was handed back: signing takes a new kit")
-        if not kit.not_before <= now <= kit.not_after:
-            window = f"{kit.not_before:%Y-%m-%d %H:%M} to {kit.not_after:%Y-%m-%d %H:%M} UTC"
+        end = kit.not_after - MARGIN
+        if not kit.not_before <= now <= end:
+            window = f"{kit.not_before:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
             raise PKIError(ErrorType.NOT_AUTHORIZED, f"this kit is for {window}, and it is {now:%Y-%m-%d %H:%M}")
         if (latest := self.store.state.latest) is not None and now < latest:
             raise OperatorError(
@@ -196,13 +222,19 @@ class Standby:
                 "set the clock of this machine",
             )
 
-    def _operator(self, name: str, roles: frozenset[str], profile: str | None) -> KitOperator:
-        found = next((one for one in self.kit.operators if one.name == name), None)
-        if found is None or not roles & set(found.roles):
-            raise PKIError(ErrorType.NOT_AUTHORIZED, f"the kit gives {name} no right to this")
-        if profile is not None and found.profiles is not None and profile not in found.profiles:
-            raise PKIError(ErrorType.NOT_AUTHORIZED, f"{name} has no right to the profile {profile}")
-        return found
+        self._check_room()
+
+    def _check_room(self) -> None:
+        """All of the journal has to fit into the bundle that hands it back, with the CRL that may follow now."""
+        lines = self.store.journal.lines()
+        # As strings of JSON: quotes and backslashes take two octets each.
+        size = sum(len(line) + line.count(b'"') + line.count(b"\\") + 3 for line in lines)
+        revoked = sum(one.state is StatusState.REVOKED for one in self.store.state.statuses.values())
+        if len(lines) + _ROOM_LINES > MAX_LINES or size + _ROOM + _ENTRY * revoked > MAX_KIT:
+            raise PKIError(
+                ErrorType.NOT_AUTHORIZED,
+                f"the journal of epoch {self.kit.epoch} is full: hand it back, and go on by the next kit",
+            )
 
     def _begin(self) -> None:
         kit = self.kit
@@ -272,11 +304,6 @@ def _check_no_root(directory: Path, kit: SignedKit) -> None:
             f"{directory} is the store of an offline CA, which signs in ceremonies only (R8)",
             "give the standby a directory and a token of its own",
         )
-
-
-def directory_of(directory: Path, kit: SignedKit) -> Path:
-    """Return where a kit's journal is: each epoch has one of its own."""
-    return directory / f"epoch-{kit.kit.epoch}"
 
 
 def canonical_request(csr: bytes, profile: str, names: tuple[str, ...]) -> str:

@@ -79,6 +79,11 @@ class Held:
     ended: bool = False
     void: bool = False
 
+    @property
+    def open(self) -> bool:
+        """Whether it is neither ended nor void."""
+        return not self.ended and not self.void
+
 
 class State:
     """Everything the journal says so far. Changed by `apply` alone."""
@@ -99,6 +104,8 @@ class State:
         self.statuses: dict[SerialKey, CertificateStatus] = {}
         self.revocations: dict[int, RevocationRequest] = {}
         self.last_revocation = 0
+        self.refused: dict[int, str] = {}
+        """Why, of the revocations that were refused, by their numbers."""
         self.crl_numbers: dict[int, int] = {}
         self.crls: dict[int, CRLRecord] = {}
         self.chains: dict[str, Chain] = {}
@@ -129,10 +136,11 @@ class State:
 
     def open_ceremony(self, digest: str) -> Held | None:
         """Return the ceremony whose script has this SHA-256, confirmed, neither ended nor void."""
-        found = (
-            one for one in self.ceremonies.values() if one.sha256 == digest and not one.ended and not one.void
-        )
-        return next(found, None)
+        return next((one for one in self.ceremonies.values() if one.sha256 == digest and one.open), None)
+
+    def unfinished_ceremony(self) -> str | None:
+        """Return the name of a ceremony that is confirmed, neither ended nor void."""
+        return next((name for name, one in self.ceremonies.items() if one.open), None)
 
 
 def _times(record: Record) -> list[datetime.datetime]:
@@ -322,6 +330,8 @@ def _check_revocation_received(state: State, record: records.RevocationReceived)
 
 def _revocation_settled(state: State, record: records.RevocationSettled) -> None:
     del state.revocations[record.revocation_id]
+    if record.refusal is not None:
+        state.refused[record.revocation_id] = record.refusal
     if record.status is not None:
         state.statuses[record.status.issuer_id, record.status.serial] = record.status
 
@@ -333,7 +343,10 @@ def _check_revocation_settled(state: State, record: records.RevocationSettled) -
     if status is None:
         return
     before = state.statuses.get((status.issuer_id, status.serial))
-    forwards = before is not None and before.state is not StatusState.REVOKED
+    # What is suspended may be revoked for good, as `ca.revocation` does.
+    forwards = before is not None and (
+        before.state is not StatusState.REVOKED or (before.held and request.reason.final)
+    )
     if (
         not forwards
         or status.state is not StatusState.REVOKED

@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidSignature
 from chancery.asn1 import der
 from chancery.asn1.signature import PublicKey, Signer, algorithm_from_identifier
 from chancery.asn1.x509 import split_signed
+from chancery.ca.crl import CRLSettings
 from chancery.ca.issuance import serial_prefix
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.offline import records
@@ -27,18 +28,22 @@ from chancery.offline.bundle import sha256, spki
 from chancery.offline.journal import START, read_line
 from chancery.offline.kit import (
     FIRST_INSTANCE,
+    ISSUE,
     KIT_FORMAT,
     LAST_INSTANCE,
     MAX_CRL,
+    REVOKE,
     Kit,
     KitOperator,
     KitProfile,
     SignedHandBack,
     SignedKit,
+    check_operator,
     decode_hand_back,
     encode_kit,
     kit_status,
     profiles_of,
+    statuses_of,
 )
 from chancery.offline.standby import PROTOCOL, actor, received_event
 from chancery.offline.state import State
@@ -211,6 +216,8 @@ class _Judge:
         self.path = tuple(map(x509.load_der_x509_certificate, self.kit.chain))
         self.profiles = _profiles(self.kit)
         self.operators = {one.name for one in self.kit.operators}
+        self.before = {one.serial: one for one in statuses_of(self.kit)}
+        self.blocked = frozenset(self.kit.blocked)
 
     def taken(self, signed: SignedHandBack, lines: Sequence[records.Record], head: str) -> TakenBack:
         """Judge everything and put it together."""
@@ -253,13 +260,15 @@ class _Judge:
             raise _refuse(f"{what} is none of a standby of {self.kit.issuer}")
         if not request.transaction_id.startswith(f"standby-{self.kit.epoch}-"):
             raise _refuse(f"{what} is not named as this epoch's are")
-        self._known(request.requestor, request.received_at, what)
+        self._entitled(request.requestor, ISSUE, request.profile, what)
+        self._inside(request.received_at, what)
         return request
 
-    def _known(self, operator: str, at: datetime.datetime, what: str) -> None:
-        if operator not in self.operators:
-            raise _refuse(f"{what} is of {operator}, whom the kit does not name")
-        self._inside(at, what)
+    def _entitled(self, operator: str, roles: frozenset[str], profile: str | None, what: str) -> None:
+        try:
+            check_operator(self.kit, operator, roles, profile)
+        except PKIError as error:
+            raise _refuse(f"{what} is of {operator}: {error.detail}") from None
 
     def _inside(self, at: datetime.datetime, what: str) -> None:
         if not self.kit.not_before <= at <= self.kit.not_after:
@@ -302,6 +311,8 @@ class _Judge:
         columns = (record.subject, record.names, record.spki_sha256, record.not_before, record.not_after)
         if columns != (subject, names, hashlib.sha256(key).digest(), not_before, not_after):
             raise _refuse(f"{what} is not what stands beside it")
+        if hashlib.sha256(key).hexdigest() in self.blocked:
+            raise _refuse(f"{what} is for a key that is blocked (R5)")
         if der.integer_octets(certificate.serial_number) != record.serial or record.profile != request.profile:
             raise _refuse(f"{what} has another serial number or profile than it was asked for under")
         self._inside(record.issued_at, what)
@@ -310,19 +321,21 @@ class _Judge:
     def _revocation(self, received: records.RevocationReceived, settled: records.RevocationSettled) -> Settled:
         request, events = received.request, list(map(read_event, settled.events))
         what = f"the revocation of {request.serial.hex()}"
-        self._known(request.requestor, request.received_at, what)
+        self._entitled(request.requestor, REVOKE, None, what)
+        self._inside(request.received_at, what)
         if request.issuer_id != self.kit.issuer_id or not request.reason.final or not events:
             raise _refuse(f"{what} is none of this issuer, or without an event")
         # It may be settled after the kit's end: to revoke late is better than not to.
         at = max(one.at for one in events)
-        status = settled.status
-        if status is not None and status.revoked_at != at.replace(microsecond=0):
+        status, before = settled.status, self.before.get(request.serial)
+        since = before.revoked_at if before is not None and before.held else at.replace(microsecond=0)
+        if status is not None and status.revoked_at != since:
             raise _refuse(f"{what} is of another moment than its event")
         return Settled(request, status, settled.refusal, at)
 
     def _crl(self, record: CRLRecord) -> CRLRecord:
         """A CRL is this issuer's, lints, and lists nothing but what is revoked at the end."""
-        what, longest = f"CRL {record.number}", datetime.timedelta(days=10)
+        what, longest = f"CRL {record.number}", CRLSettings().longest
         try:
             crl = x509.load_der_x509_crl(record.der)
             number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number

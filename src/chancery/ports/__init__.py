@@ -1,7 +1,7 @@
 """What the core asks of the world: frozen values and Protocols whose docstrings are contracts."""
 
 from chancery.asn1.signature import Signer
-from chancery.ports.continuity import ContinuityStore, KitRecord, Prepared, Settled, TakenBack
+from chancery.ports.continuity import MAX_STATUSES, ContinuityStore, KitRecord, Prepared, Settled, TakenBack
 from chancery.ports.crls import (
     COMPLETE,
     CRL_LEAP,
@@ -84,6 +84,7 @@ __all__ = [
     "COMPLETE",
     "COUNTED",
     "CRL_LEAP",
+    "MAX_STATUSES",
     "STANDBY_GAP",
     "Act",
     "BlockedKey",

@@ -21,6 +21,9 @@ from chancery.ports.values import (
     RevocationRequest,
 )
 
+MAX_STATUSES = 200_000
+"""Most statuses, and most blocked keys, of one kit."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KitRecord:

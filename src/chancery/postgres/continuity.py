@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import psycopg
 
@@ -13,6 +13,7 @@ from chancery.pkix.path import is_self_signed, read_certificate
 from chancery.pkix.usage import kept_until
 from chancery.ports import (
     COMPLETE,
+    MAX_STATUSES,
     CertificateStatus,
     Event,
     EventDetail,
@@ -34,7 +35,6 @@ from chancery.postgres.requests import request_fingerprint
 from chancery.postgres.revocation import set_statuses
 from chancery.postgres.session import Connection, PgConnection, Session, session
 
-MAX_STATUSES = 200_000
 _PAGE = 2000
 _STATUSES = f"""
 SELECT s.issuer_id, s.serial, s.state, s.not_after, s.revoked_at, s.reason, s.invalidity_date, s.released_at,
@@ -89,7 +89,9 @@ INSERT INTO chancery.revocation_request (issuer_id, serial, reason, invalidity_d
 VALUES (%s, %s, %s, %s, %s, %s) RETURNING revocation_id"""
 _END = "UPDATE chancery.revocation_request SET state = %s, detail = %s WHERE revocation_id = %s"
 _INSERT_NUMBER = "INSERT INTO chancery.crl_number (issuer_id, number) VALUES (%s, %s)"
-_KNOWN = "SELECT serial, state FROM chancery.certificate_status WHERE issuer_id = %s AND serial = ANY (%s)"
+_KNOWN = """
+SELECT issuer_id, serial, state, not_after, revoked_at, reason, invalidity_date, released_at
+FROM chancery.certificate_status WHERE issuer_id = %s AND serial = ANY (%s) ORDER BY serial FOR UPDATE"""
 
 
 class PgContinuityStore:
@@ -187,7 +189,9 @@ def _store(connection: PgConnection, taken: TakenBack, at: datetime.datetime, ev
     for key in taken.blocked:
         # Before the statuses, whose trigger would block it in other words.
         blocklist.insert(connection, key)
-    revocations = _revocations(connection, taken)
+    settled = _settled(connection, taken)
+    revocations = {one.request.revocation_id: _revocation(connection, one) for one in settled}
+    set_statuses(connection, [(one.status, one.at) for one in settled if one.status is not None])
     highest = _one(connection, _NUMBER, (taken.issuer_id,))
     if taken.numbers and min(taken.numbers) <= highest:
         raise _refuse(f"CRL number {min(taken.numbers)} is not above {highest}: a fork")
@@ -195,7 +199,9 @@ def _store(connection: PgConnection, taken: TakenBack, at: datetime.datetime, ev
         cursor.executemany(_INSERT_NUMBER, [(taken.issuer_id, number) for number in taken.numbers])
     for crl in taken.crls:
         insert_crl(connection, crl, None)
-    insert_events(connection, [*_renumbered(taken.events, requests, revocations), *events])
+    refused = {one.request.revocation_id: one.refusal for one in settled if one.refusal is not None}
+    told = _renumbered(_as_stored(taken.events, refused), requests, revocations)
+    insert_events(connection, [*told, *events])
 
 
 def _requests(connection: PgConnection, taken: TakenBack) -> dict[int, int]:
@@ -246,20 +252,45 @@ def _requests(connection: PgConnection, taken: TakenBack) -> dict[int, int]:
     return ids
 
 
-def _revocations(connection: PgConnection, taken: TakenBack) -> dict[int, int]:
-    """Store revocations with their statuses; return the id of each by the standby's."""
+def _settled(connection: PgConnection, taken: TakenBack) -> list[Settled]:
+    """Return the revocations as they are to be stored, by what is known here of their serials."""
     serials = [one.request.serial for one in taken.revocations if one.status is not None]
-    known = {bytes(serial): state for serial, state in connection.execute(_KNOWN, (taken.issuer_id, serials))}
-    for serial in serials:
-        if serial not in known:
-            raise _refuse(f"{serial.hex()} is not known here: restore a back-up that is not older than the kit")
-        if known[serial] == StatusState.REVOKED.value:
-            raise _refuse(f"{serial.hex()} was revoked here, too: a fork")
-    ids = dict[int, int]()
-    for one in taken.revocations:
-        ids[one.request.revocation_id] = _revocation(connection, one)
-    set_statuses(connection, [(one.status, one.at) for one in taken.revocations if one.status is not None])
-    return ids
+    found = connection.execute(_KNOWN, (taken.issuer_id, serials))
+    known = {status.serial: status for status in map(rows.status, found)}
+    return [_after(one, known.get(one.request.serial)) for one in taken.revocations]
+
+
+def _after(one: Settled, here: CertificateStatus | None) -> Settled:
+    """
+    Return a revocation as it follows the status here.
+
+    What was revoked here since the kit stays as it is, and the standby's request ends as refused.
+    """
+    if one.status is None:
+        return one
+    if here is None:
+        serial = one.request.serial.hex()
+        raise _refuse(f"{serial} is not known here: restore a back-up that is not older than the kit")
+    if here.state is StatusState.REVOKED and not here.held:
+        assert here.revoked_at is not None
+        reason = "" if here.reason is None else f" for {here.reason.name.lower()}"
+        why = f"already revoked here at {here.revoked_at:%Y-%m-%d %H:%M:%S} UTC{reason}; by the standby, too"
+        return dataclasses.replace(one, status=None, refusal=why)
+    # The day of a suspension stays (X.509 9.5.3.2), and so does what is known of the last one's end.
+    since = here.revoked_at if here.held else one.at.replace(microsecond=0)
+    status = dataclasses.replace(one.status, revoked_at=since, released_at=here.released_at)
+    return dataclasses.replace(one, status=status)
+
+
+def _as_stored(events: Sequence[Event], refused: Mapping[int, str]) -> Iterator[Event]:
+    """Give the standby's events, the revocations that are not taken over as refused."""
+    for event in events:
+        number = event.detail.get("revocation")
+        if event.kind is EventKind.CERTIFICATE_REVOKED and isinstance(number, int) and number in refused:
+            detail: EventDetail = {**event.detail, "why": refused[number]}
+            yield dataclasses.replace(event, kind=EventKind.REVOCATION_REFUSED, detail=detail)
+        else:
+            yield event
 
 
 def _revocation(connection: PgConnection, one: Settled) -> int:
@@ -272,7 +303,7 @@ def _revocation(connection: PgConnection, one: Settled) -> int:
 
 
 def _renumbered(
-    events: Sequence[Event], requests: Mapping[int, int], revocations: Mapping[int, int]
+    events: Iterable[Event], requests: Mapping[int, int], revocations: Mapping[int, int]
 ) -> Iterator[Event]:
     """Give the standby's events with the ids that requests and revocations have here."""
     for event in events:

@@ -14,9 +14,9 @@ from chancery.asn1.signature import KeySigner
 from chancery.ca.issuer import IssuerURLs
 from chancery.errors import OperatorError
 from chancery.offline import importing, records
-from chancery.offline.bundle import RequestEntry, sha256
+from chancery.offline.bundle import RequestEntry, canonical, sha256
 from chancery.offline.ceremony import ROOT_ID, Ceremony, OfflineCA, RootSettings, bundle_label
-from chancery.offline.journal import Journal
+from chancery.offline.journal import START, Journal, _Line
 from chancery.offline.store import LocalStore
 from chancery.pkix.profile import shipped_profiles
 from chancery.ports import StatusState
@@ -176,6 +176,15 @@ class Machine:
 
 def _sha(data):
     return sha256(data).encode()
+
+
+def relinked(lines):
+    """A journal's lines (octets) of these records, each linked to the one before: no link shows a change."""
+    head, found = START, []
+    for number, record in enumerate(lines, 1):
+        found.append(canonical(_Line(number=number, previous=head, record=record)))
+        head = sha256(found[-1])
+    return found
 
 
 def csr(key=ISSUING_KEY, name="Example Issuing CA"):

@@ -10,15 +10,12 @@ import msgspec
 from cakit import PROFILES, URLS, issuing_record, key, make_csr, root_certificate
 from chancery.asn1.signature import KeySigner
 from chancery.offline import standby as standbys
-from chancery.offline.bundle import canonical, sha256
 from chancery.offline.ceremony import bundle_label
-from chancery.offline.journal import START as FIRST_HEAD
-from chancery.offline.journal import _Line
 from chancery.offline.kit import BACK_FORMAT, HandBack, decode_kit, encode_hand_back, encode_kit
 from chancery.offline.taking_back import Terms, make_kit
 from chancery.ports import CertificateStatus, Operator, Prepared, RevocationReason, Role, StatusState
 from fakes import FakeClock, FakeEntropy
-from unit.offline.ceremonies import MemoryToken
+from unit.offline.ceremonies import MemoryToken, relinked
 
 NAME = "issuing"
 INSTALLATION = KeySigner(key("installation"))
@@ -77,13 +74,9 @@ def changed(kit, **changes):
 
 def bundle(kit, records):
     """These lines, linked and signed by the standby's key: what a standby with another program could hand back."""
-    head, lines = FIRST_HEAD, []
-    for number, record in enumerate(records, 1):
-        line = canonical(_Line(number=number, previous=head, record=record))
-        head = sha256(line)
-        lines.append(line.decode())
+    lines = tuple(line.decode() for line in relinked(records))
     back = HandBack(
-        created_at=kit.kit.not_before, epoch=kit.kit.epoch, format=BACK_FORMAT, kit=kit.sha256, lines=tuple(lines)
+        created_at=kit.kit.not_before, epoch=kit.kit.epoch, format=BACK_FORMAT, kit=kit.sha256, lines=lines
     )
     return encode_hand_back(KeySigner(key("standby-bundles")), back)
 

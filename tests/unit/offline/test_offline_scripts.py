@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -13,8 +14,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chancery.errors import ErrorType, OperatorError, PKIError
-from chancery.offline import operators
+from chancery.errors import OperatorError, PKIError
+from chancery.offline import operators, records
 from chancery.offline.bundle import decode_response, fingerprint
 from chancery.offline.ceremony import ROOT_ID, OfflineCA, root
 from chancery.offline.conducting import check, hold, rehearse
@@ -27,7 +28,7 @@ from chancery.pkix.profile import shipped_profiles
 from chancery.ports import RevocationReason
 from fakes import Faults, Killed
 from unit.offline import ceremonies, scripts
-from unit.offline.ceremonies import Machine, request
+from unit.offline.ceremonies import Machine, relinked, request
 
 PEOPLE = ("anna", "bela", "cleo")
 FIRST = scripts.enrolment(*PEOPLE) + scripts.ROOT
@@ -265,15 +266,19 @@ def test_a_confirmed_ceremony_has_its_time(led):
 
 def test_a_journal_whose_confirmation_was_changed_is_refused(led):
     ceremony(led, scripts.plan("second", scripts.CRL), "anna", "bela")
-    store = LocalStore(Journal(led.directory))
-    held = store.state.ceremonies["second"]
-    store.journal.close()
-    swapped = [
-        operators.Confirmation(operator=one.operator, at=one.at, signature=bytes(64)) for one in held.confirmations
-    ]
-    with pytest.raises(PKIError) as refused:
-        operators.check_confirmations("root", held.script, held.sha256, store.state.operators, swapped)
-    assert ErrorType.NOT_AUTHORIZED is refused.value.type
+    with Journal(led.directory) as journal:
+        lines = list(journal.records)
+    [*_, at] = [at for at, one in enumerate(lines) if isinstance(one, records.CeremonyConfirmed)]
+    rewritten = b"\n".join(relinked(lines)) + b"\n"
+    assert journal_of(led) == rewritten
+    swapped = [msgspec.structs.replace(one, signature=bytes(64)) for one in lines[at].confirmations]
+    lines[at] = msgspec.structs.replace(lines[at], confirmations=tuple(swapped))
+    (led.directory / "journal.jsonl").write_bytes(b"\n".join(relinked(lines)) + b"\n")
+    # Every link is right; the line is refused for what it says.
+    with Journal(led.directory) as journal:
+        assert lines == list(journal.records)
+        with pytest.raises(OperatorError, match=rf"line {at + 1}: .*not for this script"):
+            LocalStore(journal)
 
 
 # Holding
@@ -349,18 +354,19 @@ def test_a_ceremony_that_died_anywhere_goes_on_without_new_confirmations(tmp_pat
     pytest.fail("it never ended")
 
 
-def test_a_root_that_a_ceremony_began_is_not_finished_outside_of_it(machine):
-    plan = scripts.plan("first", FIRST)
+@pytest.mark.parametrize("acts", [FIRST, scripts.ROOT + scripts.enrolment(*PEOPLE)])
+def test_a_root_that_a_ceremony_began_is_not_finished_outside_of_it(machine, acts):
+    plan = scripts.plan("first", acts)
     with OfflineCA.begin(machine.directory, machine.ceremony()) as ca:
         ca.holding.confirm(plan.data, scripts.confirmations(plan, machine.clock.now(), *PEOPLE))
         # The second line from here on is the first key's.
         machine.faults = Faults(2)
         with pytest.raises(PKIError):
             hold(ca, plan)
-    before = journal_of(machine)
+    before, made = journal_of(machine), list(machine.token.generated)
     with pytest.raises(OperatorError, match="ceremony only"):
         machine.init()
-    assert ([], before) == (machine.token.generated, journal_of(machine))
+    assert (made, before) == (machine.token.generated, journal_of(machine))
     with OfflineCA.begin(machine.directory, machine.ceremony()) as ca:
         hold(ca, plan)
 
