@@ -222,8 +222,9 @@ class _Judge:
     def taken(self, signed: SignedHandBack, lines: Sequence[records.Record], head: str) -> TakenBack:
         """Judge everything and put it together."""
         requests = [self._request(one.request) for one in self.state.requests.values()]
-        certificates = [self._certificate(one) for one in self.state.certificates.values()]
+        # A certificate is judged by its intent.
         intents = [self._intent(one.intent) for one in self.state.intents.values()]
+        certificates = [self._certificate(one) for one in self.state.certificates.values()]
         open_ = [one for one in self.state.intents.values() if not one.settled]
         if open_:
             raise _refuse("an intent has neither certificate nor mark: let the standby hand back")
