@@ -328,6 +328,8 @@ class _Judge:
             raise _refuse(f"{what} is none of this issuer, or without an event")
         # It may be settled after the kit's end: to revoke late is better than not to.
         at = max(one.at for one in events)
+        if at < request.received_at:
+            raise _refuse(f"{what} is settled before it was asked for")
         status, before = settled.status, self.before.get(request.serial)
         since = before.revoked_at if before is not None and before.held else at.replace(microsecond=0)
         if status is not None and status.revoked_at != since:

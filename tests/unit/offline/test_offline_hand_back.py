@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cakit import issuing_certificate, key
 from chancery.errors import ErrorType, PKIError
 from chancery.offline import records
-from chancery.offline.taking_back import verify_hand_back
+from chancery.offline.taking_back import read_event, verify_hand_back
 from chancery.ports import Event, EventKind, RevocationReason
 from fakes import START
 from unit.offline.standbys import GOOD, HOURS, Site, bundle, changed, csr
@@ -145,6 +145,11 @@ def blocks(bodies):
     return (*bodies, Event(EventKind.KEY_BLOCKED, START, "offline:issuing", "key:zz", {}).body())
 
 
+def earlier(bodies):
+    events = map(read_event, bodies)
+    return tuple(dataclasses.replace(event, at=event.at - SECOND).body() for event in events)
+
+
 PLANNED = records.KeyPlanned(label="x", key_kind="ec-p256", events=())
 REFUSED = {
     "a root's line": (lambda lines: [*lines, PLANNED], "none that a standby writes"),
@@ -198,6 +203,10 @@ REFUSED = {
         "goes forwards only",
     ),
     "a day before": (status(revoked_at=START - SECOND), "of another moment than its event"),
+    "settled before it was asked for": (
+        both(says(records.RevocationSettled, earlier), status(revoked_at=START - SECOND)),
+        "settled before it was asked for",
+    ),
     "a CRL of another": (published("root"), "cannot be read, or is not signed"),
     "what is no CRL": (crl(der=b"0"), "cannot be read, or is not signed"),
     "another number": (crl(number=1), "says something else"),
