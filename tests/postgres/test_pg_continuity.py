@@ -444,6 +444,22 @@ def test_a_fork_is_refused(site):
     assert kit.kit.epoch == 1
 
 
+def test_a_kit_is_asked_about_until_it_is_adopted(site):
+    kit = site.prepare()
+    # What an attempt with another token leaves.
+    shutil.move(site.path / "standby-token", site.path / "away")
+    shutil.copytree(site.path / "primary" / "tokens", site.path / "standby-token")
+    assert 0 != site.standby_issue("a", answer="y\n", ok=False).exit_code
+    shutil.rmtree(site.path / "standby-token")
+    shutil.move(site.path / "away", site.path / "standby-token")
+    refused = site.standby_issue("a", answer="n\n", ok=False)
+    assert 1 == refused.exit_code
+    assert "a" not in site.certificates
+    assert fingerprint(kit.read_bytes()) in refused.output
+    site.standby_issue("a", answer="y\n")
+    assert fingerprint(kit.read_bytes()) not in site.standby_issue("b").output
+
+
 def test_what_a_kit_does_not_allow_is_refused_on_the_standby(site):
     site.prepare()
     site.standby_issue("a", "--yes")

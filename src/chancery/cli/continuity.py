@@ -24,8 +24,7 @@ from chancery.cli.show import show_pairs
 from chancery.config import OfflineConfig, WorkerConfig, load_checked, token_labelled
 from chancery.errors import OperatorError
 from chancery.offline.bundle import fingerprint
-from chancery.offline.epochs import directory_of
-from chancery.offline.journal import FILE
+from chancery.offline.epochs import adopted
 from chancery.offline.kit import MAX_KIT, SignedKit, decode_kit, peek_epoch
 from chancery.offline.media import read_file, write_file
 from chancery.offline.standby import Machine, Standby
@@ -178,7 +177,7 @@ def opened(config: Path, kit_file: Path, *, yes: bool) -> Iterator[Standby]:
             f"the kit is for {kit.kit.issuer}, and {config} is of {settings.name}",
             "give the kit and the configuration that belong together",
         )
-    if not (directory_of(settings.directory, kit) / FILE).exists():
+    if not adopted(settings.directory, kit):
         _show_kit(kit)
         if not yes:
             typer.confirm("Is this the fingerprint that the primary showed?", abort=True)

@@ -23,6 +23,19 @@ def directory_of(directory: Path, kit: SignedKit) -> Path:
     return directory / f"{_PREFIX}{kit.kit.epoch}"
 
 
+def adopted(directory: Path, kit: SignedKit) -> bool:
+    """
+    Return whether a kit of this epoch is worked by here already: then a person compared it, and no other is taken.
+
+    OperatorError for a journal that another process has open, or that is not what was written.
+    """
+    place = directory_of(directory, kit)
+    if not (place / FILE).exists():
+        return False
+    with Journal(place) as journal:
+        return _adopted(journal)
+
+
 def check_epoch(directory: Path, kit: SignedKit) -> None:
     """
     Refuse a kit that is not the next one here; call it with this kit's own journal open, so locked.
@@ -58,5 +71,9 @@ def _begun(directory: Path, but: int) -> Iterator[tuple[int, Sequence[records.Re
         if not number.isdecimal() or int(number) == but or not (place / FILE).exists():
             continue
         with Journal(place) as journal:
-            if any(isinstance(one, records.KitAdopted) for one in journal.records):
+            if _adopted(journal):
                 yield int(number), journal.records
+
+
+def _adopted(journal: Journal) -> bool:
+    return any(isinstance(one, records.KitAdopted) for one in journal.records)
