@@ -53,10 +53,12 @@ from chancery.pkix.lint import Finding, blocking, lint, lint_crl
 from chancery.pkix.name import name_text, names_of
 from chancery.pkix.path import limits
 from chancery.pkix.profile import Profile
+from chancery.pkix.usage import kept_until
 from chancery.ports import (
     STANDBY_GAP,
     BlockedKey,
     CertificateRecord,
+    CertificateStatus,
     CRLRecord,
     EnrolmentRequest,
     Event,
@@ -66,6 +68,7 @@ from chancery.ports import (
     Prepared,
     Refusal,
     RequestState,
+    RevocationRequest,
     Settled,
     StatusState,
     TakenBack,
@@ -193,11 +196,12 @@ def _replay(signed: SignedHandBack, kit: SignedKit) -> tuple[State, list[records
             raise _refuse(f"line {number} is none that a standby writes")
         try:
             state.check(record)
+            state.apply(record)
         except PKIError as error:
             raise _refuse(f"line {number}: {error.detail}") from None
-        except (KeyError, AssertionError):
-            raise _refuse(f"line {number} speaks of what is not there") from None
-        state.apply(record)
+        except (KeyError, AssertionError, TypeError):
+            # Among them a time without a zone, which is compared with others.
+            raise _refuse(f"line {number} speaks of what is not there, or of no time") from None
         head = sha256(text)
         found.append(record)
     if state.adopted is None or state.opened is None or state.opened.instance != kit.kit.instance:
@@ -272,7 +276,7 @@ class _Judge:
             raise _refuse(f"{what} is of {operator}: {error.detail}") from None
 
     def _inside(self, at: datetime.datetime, what: str) -> None:
-        if not self.kit.not_before <= at <= self.kit.not_after:
+        if at.tzinfo is None or not self.kit.not_before <= at <= self.kit.not_after:
             raise _refuse(f"{what} is of {at:%Y-%m-%d %H:%M} UTC, outside the kit's window")
 
     def _intent(self, intent: Intent) -> Intent:
@@ -326,6 +330,8 @@ class _Judge:
         self._inside(request.received_at, what)
         if request.issuer_id != self.kit.issuer_id or not request.reason.final or not events:
             raise _refuse(f"{what} is none of this issuer, or without an event")
+        if request.invalidity_date is not None:
+            raise _refuse(f"{what} has an invalidity date, which a standby is not asked for")
         # It may be settled after the kit's end: to revoke late is better than not to.
         at = max(one.at for one in events)
         if at < request.received_at:
@@ -334,7 +340,18 @@ class _Judge:
         since = before.revoked_at if before is not None and before.held else at.replace(microsecond=0)
         if status is not None and status.revoked_at != since:
             raise _refuse(f"{what} is of another moment than its event")
+        if status is not None and status != self._revoked(request, since):
+            raise _refuse(f"{what} makes of its status what it is not (R16)")
         return Settled(request, status, settled.refusal, at)
+
+    def _revoked(self, request: RevocationRequest, since: datetime.datetime | None) -> CertificateStatus:
+        """Return the status that a revocation makes; how long it is listed, kit or intent say (R16)."""
+        key = (request.issuer_id, request.serial)
+        if (stored := self.state.intents.get(key)) is not None:
+            until, kept = stored.intent.not_after, kept_until(stored.intent.tbs, stored.intent.not_after)
+        else:
+            until, kept = self.before[request.serial].not_after, self.before[request.serial].kept_until
+        return CertificateStatus(*key, StatusState.REVOKED, until, since, request.reason, kept_until=kept)
 
     def _crl(self, record: CRLRecord) -> CRLRecord:
         """A CRL is this issuer's, lints, and lists nothing but what is revoked at the end."""
