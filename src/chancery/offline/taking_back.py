@@ -48,7 +48,7 @@ from chancery.offline.kit import (
 from chancery.offline.standby import PROTOCOL, actor, received_event
 from chancery.offline.state import State
 from chancery.pkix.granting import grant, requested
-from chancery.pkix.key import key_of, spki_der
+from chancery.pkix.key import key_of, spki_der, tbs_key_sha256
 from chancery.pkix.lint import Finding, blocking, lint, lint_crl
 from chancery.pkix.name import name_text, names_of
 from chancery.pkix.path import limits
@@ -255,7 +255,7 @@ class _Judge:
             revocations=tuple(revocations),
             numbers=tuple(numbers),
             crls=tuple(crls),
-            blocked=tuple(_blocked(events)),
+            blocked=tuple(self._blocks(events)),
             events=tuple(events),
         )
 
@@ -408,6 +408,24 @@ class _Judge:
             if isinstance(line, records.RequestsReceived):
                 self._receipts(line)
 
+    def _blocks(self, events: Sequence[Event]) -> Iterator[BlockedKey]:
+        """R5: a standby blocks the keys of what it signed and revoked as compromised, and no others."""
+        compromised = {
+            tbs_key_sha256(one.intent.tbs)
+            for key, one in self.state.intents.items()
+            if (reason := self.state.statuses[key].reason) is not None and reason.compromised
+        }
+        for event in events:
+            if event.kind is EventKind.KEY_BLOCKED:
+                try:
+                    key = bytes.fromhex(event.subject.removeprefix("key:"))
+                    block = BlockedKey(key, str(event.detail["reason"]), event.at, str(event.detail["requestor"]))
+                except (ValueError, KeyError):
+                    raise _refuse("an event blocks no key") from None
+                if key not in compromised:
+                    raise _refuse(f"the key {key.hex()} is blocked, and is of nothing that was compromised (R5)")
+                yield block
+
     def _receipts(self, line: records.RequestsReceived) -> None:
         told = [received_event(_new(one)).body() for one in line.requests]
         if list(line.events) != told or line.bundle is not None:
@@ -442,16 +460,6 @@ def _revocations(
             waiting[line.request.revocation_id] = line
         elif isinstance(line, records.RevocationSettled):
             yield waiting.pop(line.revocation_id), line
-
-
-def _blocked(events: Sequence[Event]) -> Iterator[BlockedKey]:
-    for event in events:
-        if event.kind is EventKind.KEY_BLOCKED:
-            try:
-                key = bytes.fromhex(event.subject.removeprefix("key:"))
-                yield BlockedKey(key, str(event.detail["reason"]), event.at, str(event.detail["requestor"]))
-            except (ValueError, KeyError):
-                raise _refuse("an event blocks no key") from None
 
 
 def _columns(

@@ -141,8 +141,9 @@ def renamed(bodies):
     return tuple(body.replace('"offline:issuing"', '"mallory"') for body in bodies)
 
 
-def blocks(bodies):
-    return (*bodies, Event(EventKind.KEY_BLOCKED, START, "offline:issuing", "key:zz", {}).body())
+def blocks(key_, **detail):
+    event = Event(EventKind.KEY_BLOCKED, START, "offline:issuing", f"key:{key_}", detail)
+    return lambda bodies: (*bodies, event.body())
 
 
 def earlier(bodies):
@@ -228,7 +229,11 @@ REFUSED = {
     "a number again": (line(records.CRLNumbered, number=7), "CRLNumber is not above"),
     "a stranger's event": (says(records.CertificatesRecorded, renamed), "writes no certificate.issued event"),
     "no receipt": (says(records.RequestsReceived, ()), "not received as it is journalled"),
-    "a key that is none": (says(records.RevocationSettled, blocks), "blocks no key"),
+    "a key that is none": (says(records.RevocationSettled, blocks("zz")), "blocks no key"),
+    "a key of nobody here": (
+        says(records.RevocationSettled, blocks("ab" * 32, reason="x", requestor="olga")),
+        "is of nothing that was compromised",
+    ),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 
 from cakit import PROFILES, key, make_csr, root_certificate, root_issuer
+from chancery.asn1.der import integer_octets
 from chancery.ca.issuance import make_serial
 from chancery.errors import ErrorType, OperatorError, PKIError
 from chancery.offline import standby as standby_module
@@ -142,6 +143,16 @@ def test_what_is_suspended_is_revoked_for_good_since_then(site):
     [one] = taken.revocations
     assert (RevocationReason.KEY_COMPROMISE, since) == (one.status.reason, one.status.revoked_at)
     assert site.clock.now() == one.at
+
+
+def test_the_key_of_what_was_compromised_is_blocked(site):
+    with site.open() as standby:
+        serial = integer_octets(
+            x509.load_der_x509_certificate(standby.issue("olga", csr(), "tls-server")).serial_number
+        )
+        standby.revoke("olga", serial, RevocationReason.KEY_COMPROMISE)
+        taken = verify_hand_back(standby.hand_back(), site.kit, site.clock.now())
+    assert [taken.certificates[0].spki_sha256] == [one.spki_sha256 for one in taken.blocked]
 
 
 def test_a_revocation_that_is_refused_is_no_success(site):
