@@ -8,10 +8,12 @@ to be tricked by, and any `tar` reads it. The last member, `manifest.json`, says
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import tarfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -84,6 +86,23 @@ def member(name: str, data: bytes) -> Iterator[bytes]:
     yield head(name, len(data))
     yield data
     yield bytes(-len(data) % BLOCK)
+
+
+class Packer:
+    """Makes the members of one archive: of each name one, and no more than are read again."""
+
+    def __init__(self, limit: int = MAX_MEMBERS) -> None:
+        self._limit = limit
+        self._names: set[str] = set()
+
+    def member(self, name: str, data: bytes) -> Iterator[bytes]:
+        """Yield the octets of a member. OperatorError for a name twice, one too many, and as `member`."""
+        if name in self._names:
+            raise OperatorError(f"{name} would stand in the back-up twice", "give each path once")
+        if len(self._names) >= self._limit:
+            raise OperatorError(f"there are more than {self._limit} files", "make several back-ups of them")
+        self._names.add(name)
+        yield from member(name, data)
 
 
 class Pull:
@@ -183,6 +202,17 @@ class Unpacker:
             raise _strange(f"{info.name!r} stands in it twice, or is one too many")
         self._names.add(info.name)
         return info.name, info.size
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError of writing to an open file, such as a full disk's, the path that it is about."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def check(manifest: Manifest, found: dict[str, tuple[int, str]], dump: tuple[int, str]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,22 +78,61 @@ def new() -> tuple[str, str]:
     return str(made), str(made.to_public())
 
 
+class _Keeping:
+    """A binary file that keeps what using it raised: of that the library tells a text alone, if anything."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.raised: BaseException | None = None
+
+    def read(self, size: int = -1, /) -> bytes:
+        return bytes(self._keep(self._file.read, size))
+
+    def write(self, data: bytes, /) -> int:
+        return int(self._keep(self._file.write, data))
+
+    def flush(self) -> None:
+        self._keep(self._file.flush)
+
+    def _keep(self, call: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return call(*given)
+        except BaseException as error:
+            self.raised = error
+            raise
+
+
+@contextlib.contextmanager
+def _kept(source: Readable, target: Writable) -> Iterator[tuple[_Keeping, _Keeping]]:
+    """Give the two files to the library; what using them raised is raised again in place of its words for it."""
+    files = _Keeping(source), _Keeping(target)
+    try:
+        yield files
+    except BaseException:
+        for one in files:
+            if one.raised is not None:
+                raise one.raised from None
+        raise
+
+
 def encrypt(source: Readable, target: Writable, to: Sequence[Any]) -> None:
     """Encrypt `source` to its end for recipients; what `source` and `target` raise passes through."""
-    _age().encrypt_io(source, target, list(to))
+    with _kept(source, target) as files:
+        _age().encrypt_io(*files, list(to))
 
 
 def decrypt(source: Readable, target: Writable, keys: Sequence[Any]) -> None:
     """
-    Decrypt `source` to its end; what `target` raises passes through.
+    Decrypt `source` to its end; what `source` and `target` raise passes through.
 
     OperatorError when none of the identities opens it, or it was cut off or changed; `target` may have its
     beginning then.
     """
     age = _age()
-    try:
-        age.decrypt_io(source, target, list(keys))
-    except (age.DecryptError, OSError) as error:
-        raise OperatorError(
-            f"it cannot be opened: {error}", "give the identity of one of its recipients, or another copy"
-        ) from error
+    with _kept(source, target) as files:
+        try:
+            age.decrypt_io(*files, list(keys))
+        except (age.DecryptError, OSError) as error:
+            raise OperatorError(
+                f"it cannot be opened: {error}", "give the identity of one of its recipients, or another copy"
+            ) from error

@@ -28,6 +28,7 @@ from chancery.postgres.session import Connection
 
 _OF_STATE = ("suite.toml", "conf", "tokens", "secrets", "pki", "offline", "admin", "tls")
 _OF_WORKER = ("checkpoint", "checkpoint.tree")
+_WENT = "it went away meanwhile"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,13 +60,14 @@ def make(wanted: Wanted, out: Path, to: Sequence[Any], at: datetime.datetime, ve
     if out.exists():
         raise OperatorError(f"{out} exists", "give another name: a back-up is never written over")
     temporary = out.with_name(f".{out.name}.{os.urandom(8).hex()}")
-    writing = _Writing(wanted, at, version)
+    writing = Writing(wanted, at, version)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            hashed = _Hashed(file)
-            backup_keys.encrypt(archive.Pull(writing.pieces()), hashed, to)
-            file.flush()
+            hashed = _Hashed(file, out)
+            with contextlib.closing(writing.pieces()) as pieces:
+                backup_keys.encrypt(archive.Pull(pieces), hashed, to)
+            hashed.flush()
             os.fsync(descriptor)
         # Not `replace`: what is there meanwhile is somebody's back-up.
         os.link(temporary, out)
@@ -78,30 +80,33 @@ def make(wanted: Wanted, out: Path, to: Sequence[Any], at: datetime.datetime, ve
 class _Hashed:
     """A binary file to write to that knows size and hash of what went through."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file, self._path = file, path
         self.hash = hashlib.sha256()
         self.size = 0
 
     def write(self, data: bytes) -> int:
         self.hash.update(data)
         self.size += len(data)
-        return self._file.write(data)
+        with archive.naming(self._path):
+            return self._file.write(data)
 
     def flush(self) -> None:
-        self._file.flush()
+        with archive.naming(self._path):
+            self._file.flush()
 
 
-class _Writing:
-    """The members of one archive, in order; the manifest is known when they are through."""
+class Writing:
+    """The members of one archive, in order; `manifest` and `left_out` are known when they are through."""
 
     def __init__(self, wanted: Wanted, at: datetime.datetime, version: str) -> None:
         self._wanted, self._at, self._version = wanted, at, version
         self.manifest: archive.Manifest | None = None
         self.left_out: list[str] = []
         self._entries: list[archive.Entry] = []
+        self._packer = archive.Packer()
 
-    def pieces(self) -> Iterator[bytes]:
+    def pieces(self) -> Generator[bytes]:
         """Yield the archive. The files come first: a checkpoint among them is never newer than the database."""
         for path, name in self._roots():
             yield from self._walk(path, name)
@@ -120,16 +125,15 @@ class _Writing:
             entries=tuple(self._entries),
         )
         text = msgspec.json.format(msgspec.json.encode(self.manifest, order="sorted"), indent=1)
-        yield from archive.member(archive.MANIFEST, text)
+        yield from self._packer.member(archive.MANIFEST, text)
         yield archive.END
 
     def _roots(self) -> Iterator[tuple[Path, str]]:
         if (place := self._wanted.place) is not None:
-            for name in _OF_STATE:
-                yield place.state / name, archive.STATE + name
-            for name in _OF_WORKER:
-                yield place.run / "worker" / name, f"{archive.STATE}run/worker/{name}"
-            yield place.imported, f"{archive.STATE}run/{place.imported.name}"
+            of_run = [f"run/worker/{name}" for name in _OF_WORKER]
+            for name in (*_OF_STATE, *of_run, f"run/{place.imported.name}"):
+                if _is_there(place.state / name):
+                    yield place.state / name, archive.STATE + name
         for path in self._wanted.include:
             if not path.exists():
                 raise OperatorError(f"{path} does not exist", "correct --include")
@@ -141,38 +145,65 @@ class _Writing:
         for number, piece in enumerate(dump.dump(self._wanted.database, snapshot, self._wanted.programs)):
             digest.update(piece)
             size += len(piece)
-            yield from archive.member(f"{archive.DUMP}{number:06}", piece)
+            yield from self._packer.member(f"{archive.DUMP}{number:06}", piece)
         return size, digest.hexdigest()
 
     def _walk(self, path: Path, name: str) -> Iterator[bytes]:
-        with contextlib.suppress(FileNotFoundError):
-            parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                yield from self._any(parent, path.name, name)
-            finally:
-                os.close(parent)
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield from self._any(parent, path.name, name)
+        finally:
+            os.close(parent)
 
     def _any(self, parent: int, own: str, name: str) -> Iterator[bytes]:
-        """Yield what stands at a name in a directory; links, sockets and devices are left out, and said so."""
-        found = os.stat(own, dir_fd=parent, follow_symlinks=False)
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            self.left_out.append(f"{name}: no plain file")
+        """Yield what stands at a name in a directory; what is left out, such as links and devices, is said."""
+        descriptor = self._opened(parent, own, name)
+        if descriptor is None:
             return
-        # The directory may be another account's, which could put a link there now.
-        descriptor = os.open(own, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
         try:
             status = os.fstat(descriptor)
             if stat.S_ISDIR(status.st_mode):
                 self._entries.append(_entry(name, status, None))
-                for inner in sorted(os.listdir(descriptor)):  # noqa: PTH208 - of a descriptor, which no link leads elsewhere
+                for inner in self._inner(descriptor, name):
                     yield from self._any(descriptor, inner, f"{name}/{inner}")
             elif stat.S_ISREG(status.st_mode):
                 with os.fdopen(descriptor, "rb", closefd=False) as file:
                     data = file.read(archive.MAX_MEMBER + 1)
                 self._entries.append(_entry(name, status, data))
-                yield from archive.member(name, data)
+                yield from self._packer.member(name, data)
+            else:
+                self.left_out.append(f"{name}: no plain file")
         finally:
             os.close(descriptor)
+
+    def _opened(self, parent: int, own: str, name: str) -> int | None:
+        """Return a descriptor of one plain file or directory; None when it is neither, or went away meanwhile."""
+        try:
+            found = os.stat(own, dir_fd=parent, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
+                # The directory may be another account's, which could put a link there now.
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                return os.open(own, flags, dir_fd=parent)
+            self.left_out.append(f"{name}: no plain file")
+        except FileNotFoundError:
+            self.left_out.append(f"{name}: {_WENT}")
+        return None
+
+    def _inner(self, descriptor: int, name: str) -> list[str]:
+        try:
+            return sorted(os.listdir(descriptor))
+        except FileNotFoundError:
+            self.left_out.append(f"{name}: {_WENT}")
+            return []
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether something stands there; OSError when that cannot be told (`exists` would say no)."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _entry(name: str, status: os.stat_result, data: bytes | None) -> archive.Entry:

@@ -88,7 +88,11 @@ class _Taking:
         self._manifest: Manifest | None = None
 
     def take(self, name: str, data: bytes) -> None:
-        """Write one member. OperatorError for one that has no place."""
+        """Write one member. OperatorError for one that has no place, OSError when the disk is full."""
+        with archive.naming(self._folder.parent):
+            self._take(name, data)
+
+    def _take(self, name: str, data: bytes) -> None:
         if self._manifest is not None:
             raise OperatorError("something follows the manifest of this back-up", "take another one")
         if name == archive.MANIFEST:

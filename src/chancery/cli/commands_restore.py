@@ -12,6 +12,7 @@ import typer
 from chancery.audit.verify import Audit
 from chancery.cli import backup_keys, backup_restore, build, layout
 from chancery.cli.audit import FOUND, show_audit
+from chancery.cli.backup_archive import FILES
 from chancery.cli.backup_restore import Unpacked
 from chancery.cli.clock import SystemClock
 from chancery.cli.commands_backup import DEFAULT_GIB, SHA256, Identity, MaxGiB, Programs
@@ -70,15 +71,24 @@ def restore(
             show_audit(audit, 1)
             show_pairs([("next", f"chancery up --state {state}")])
             raise typer.Exit(FOUND if audit.findings else 0)
+        if files is not None:
+            # Before the database is: it cannot be taken back.
+            said += [("account not here", one) for one in _files(found)]
         if config is not None:
             owner = build.connection(load_checked(config, OwnerConfig).database, "restore")
             said += [("migration", one) for one in _database(found, owner, file.name, programs)]
         if files is not None:
-            said += [("account not here", one) for one in backup_restore.settle(found)]
             (found.folder / "files").rename(files)
     show_pairs([*said, ("restored", file)])
     if config is not None:
         show_pairs([("next", "chancery audit verify --config AUDITOR.toml --remember FILE")])
+
+
+def _files(found: Unpacked) -> list[str]:
+    """Make the files ready to be moved; return whose accounts are not here. OperatorError when there are none."""
+    if not any(one.path.startswith(FILES) for one in found.manifest.entries):
+        raise OperatorError("this back-up holds no files of --include", "leave out --files, or take another one")
+    return backup_restore.settle(found)
 
 
 def _database(found: Unpacked, owner: Connection, name: str, programs: Path | None) -> list[str]:
